@@ -1,0 +1,35 @@
+"""The one kind of error that a user is meant to read, and how commands end on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """Something the user can mend: the message is one line that says what, where and what to do."""
+
+
+def run_command(main: Callable[[], object]) -> NoReturn:
+    """Run a command's `main` and end the process: status 0, 2 after a user's fault, 130 after Ctrl-C.
+
+    A `UserError` or an `OSError` (missing file, no permission, disk full) ends with one line on stderr. Any
+    other exception is a defect of ours and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        _fail(" ".join(str(error).split()))
+    except OSError as error:
+        place = f" {error.filename!r}" if error.filename else ""
+        _fail(f"{error.strerror or error}{place}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,100 @@
+"""Paths: finding what the user names, numbering run folders, and writing files that survive a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence[str] = ("",)) -> Path:
+    """Find `name` as given (relative to the working directory), then in each of `folders`, with each suffix.
+
+    Raises:
+        UserError: nothing is there; the message proposes the nearest names of those folders.
+    """
+    wanted = Path(name).expanduser()
+    for folder in (Path(), *folders):
+        for suffix in suffixes:
+            candidate = folder / f"{wanted}{suffix}"
+            if candidate.is_file():
+                return candidate
+    known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
+    near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UserError(f"file '{name}' not found{hint}")
+
+
+def increment_path(path: Path, exist_ok: bool = False) -> Path:
+    """Create and return a fresh run folder: `path`, else `path2`, `path3`, …; `path` itself with `exist_ok`.
+
+    Creating is the test for existence, so two runs that start together get two folders.
+
+    Raises:
+        UserError: the folder cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if exist_ok:
+            path.mkdir(exist_ok=True)
+            return path
+        number = 1
+        while True:
+            candidate = path if number == 1 else path.with_name(f"{path.name}{number}")
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+            number += 1
+    except OSError as error:
+        raise UserError(
+            f"cannot create run folder '{path}': {error.strerror}; choose a writable --project"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that becomes `path` only when the block ends well.
+
+    The bytes go to a temporary file in the same folder, are flushed to disk and then renamed over `path`, so
+    that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture.
+
+    Raises:
+        OSError: the folder is not writable or the disk is full; `path` is untouched and nothing is left behind.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)  # there is no call that reads it without setting it
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Not every platform can open a folder; there the rename alone has to do."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

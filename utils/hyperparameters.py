@@ -1,0 +1,94 @@
+"""Training hyper-parameters: one typed, frozen record, read from a yaml in `data/hyps/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Everything that shapes learning but not the model. Defaults are those of `hyp.scratch-low.yaml`."""
+
+    # optimisation
+    lr0: float = 0.01  # initial learning rate
+    lrf: float = 0.01  # final learning rate, as a fraction of lr0
+    momentum: float = 0.937  # SGD momentum, or Adam's beta1
+    weight_decay: float = 0.0005
+    warmup_epochs: float = 3.0
+    warmup_momentum: float = 0.8
+    warmup_bias_lr: float = 0.1
+    nominal_batch: int = 64  # gradients accumulate until about this many images have been seen
+    # loss
+    box: float = 0.05
+    cls: float = 0.5
+    cls_pw: float = 1.0  # weight of positives in the class BCE
+    obj: float = 1.0
+    obj_pw: float = 1.0  # weight of positives in the objectness BCE
+    iou_t: float = 0.20  # kept for compatible files; the assignment uses anchor_t
+    anchor_t: float = 4.0  # largest ratio between the sides of a label and of its anchor
+    anchors: float | None = None  # anchors per level; replaces those of the model yaml
+    fl_gamma: float = 0.0  # focal loss exponent, 0 = plain BCE
+    label_smoothing: float = 0.0
+    # augmentation
+    hsv_h: float = 0.015
+    hsv_s: float = 0.7
+    hsv_v: float = 0.4
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: float = 0.5
+    shear: float = 0.0
+    perspective: float = 0.0
+    flipud: float = 0.0
+    fliplr: float = 0.5
+    mosaic: float = 1.0
+    mixup: float = 0.0
+    copy_paste: float = 0.0
+
+    def scaled(self, nl: int, nc: int, imgsz: int) -> Hyperparameters:
+        """The same with loss gains scaled to `nl` detection levels, `nc` classes and `imgsz` pixels."""
+        per_level = 3 / nl
+        return dataclasses.replace(
+            self,
+            box=self.box * per_level,
+            cls=self.cls * nc / 80 * per_level,
+            obj=self.obj * (imgsz / 640) ** 2 * per_level,
+        )
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Hyperparameters)}
+
+
+def load_hyperparameters(path: Path) -> Hyperparameters:
+    """Read a hyper-parameter yaml; keys that the file leaves out keep their defaults.
+
+    Raises:
+        UserError: not a mapping, an unknown key, or a value that is not a finite number.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid yaml: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of hyper-parameters, found {type(content).__name__}")
+    return Hyperparameters(**{str(key): _checked(path, str(key), value) for key, value in content.items()})
+
+
+def _checked(path: Path, key: str, value: object) -> float | int | None:
+    if key not in FIELDS:
+        near = difflib.get_close_matches(key, FIELDS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"
+        raise UserError(f"{path}: unknown hyper-parameter '{key}'{hint}")
+    if key == "anchors" and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+        raise UserError(f"{path}: hyper-parameter '{key}' must be a number, found {value!r}")
+    if key != "anchors" and value < 0:
+        raise UserError(f"{path}: hyper-parameter '{key}' must not be negative, found {value}")
+    return int(value) if key == "nominal_batch" else value
