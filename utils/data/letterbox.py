@@ -1,0 +1,87 @@
+"""Fitting an image of any shape into the network's input: one scale for both axes, grey around it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+BACKGROUND = 114  # grey level of everything that is not image
+
+
+class Fit(NamedTuple):
+    """Where a letterboxed image lies; all sizes in pixels of the output."""
+
+    scale: float  # output pixels per source pixel
+    inner: tuple[int, int]  # height, width of the resized image
+    pad: tuple[float, float]  # half of the padding: (left and right, top and bottom), may end in .5
+
+    @property
+    def borders(self) -> tuple[int, int, int, int]:
+        """Top, bottom, left, right padding; an odd pixel goes to the bottom or to the right."""
+        (left, right), (top, bottom) = (_split(half) for half in self.pad)
+        return top, bottom, left, right
+
+
+def _split(half: float) -> tuple[int, int]:
+    return round(half - 0.1), round(half + 0.1)
+
+
+def fit(
+    shape: tuple[int, int],
+    new_shape: int | tuple[int, int],
+    *,
+    stride: int = 32,
+    auto: bool = True,
+    scaleup: bool = True,
+) -> Fit:
+    """How an image of `shape` (height, width) goes into `new_shape` (a side, or height and width).
+
+    `auto` pads only to the next multiple of `stride` instead of to the whole of `new_shape`; without `scaleup`
+    a small image keeps its size.
+    """
+    height, width = shape
+    target = (new_shape, new_shape) if isinstance(new_shape, int) else new_shape
+    scale = min(target[0] / height, target[1] / width)
+    if not scaleup:
+        scale = min(scale, 1.0)
+    inner = (max(round(height * scale), 1), max(round(width * scale), 1))
+    spare_h, spare_w = target[0] - inner[0], target[1] - inner[1]
+    if auto:
+        spare_h, spare_w = spare_h % stride, spare_w % stride
+    return Fit(scale, inner, (spare_w / 2, spare_h / 2))
+
+
+def letterbox(
+    image: np.ndarray,
+    new_shape: int | tuple[int, int] = 640,
+    *,
+    stride: int = 32,
+    auto: bool = True,
+    scaleup: bool = True,
+    color: int | tuple[int, int, int] = BACKGROUND,
+) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
+    """Resize (bilinear) and pad an image; see `fit` for the arguments.
+
+    Args:
+        image: (H, W, 3) uint8.
+        new_shape: the side of a square, or (height, width), in pixels.
+        color: the padding's value, one for all channels or one a channel.
+
+    Returns:
+        The (H', W', 3) uint8 image, contiguous; the ratio (width, height) of output to source pixels; and the
+        padding (left, top) before rounding, as boxes need it: `x' = x * ratio[0] + pad[0]`.
+    """
+    plan = fit((image.shape[0], image.shape[1]), new_shape, stride=stride, auto=auto, scaleup=scaleup)
+    inner_h, inner_w = plan.inner
+    if (inner_h, inner_w) != image.shape[:2]:
+        image = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
+    ratio = (plan.scale, plan.scale)
+    top, bottom, left, right = plan.borders
+    if not any(plan.borders):
+        return np.ascontiguousarray(image), ratio, plan.pad
+    canvas = np.empty((top + inner_h + bottom, left + inner_w + right, 3), np.uint8)
+    canvas[:] = color
+    canvas[top : top + inner_h, left : left + inner_w] = image
+    return canvas, ratio, plan.pad
