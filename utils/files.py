@@ -67,19 +67,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture.
 
     Raises:
-        OSError: the folder is not writable or the disk is full; `path` is untouched and nothing is left behind.
+        OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     _sync_folder(path.parent)
 
