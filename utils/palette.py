@@ -1,6 +1,6 @@
 """One colour per class, shared by plots and annotated images."""
 
-# Twenty hues that stay apart from each other on photographs, ordered so that neighbours in a class list differ.
+# Twenty hues that stay apart on photographs, ordered so that neighbours in a class list differ.
 _HEX_COLOURS = (
     "E6194B", "3CB44B", "4363D8", "F58231", "911EB4", "00A6B4", "F032E6", "7FB800", "B5651D", "0072B2",
     "D55E00", "009E73", "CC4F8B", "6A4C93", "A67C00", "2F4B7C", "FF6361", "1B998B", "8D5A97", "58508D",

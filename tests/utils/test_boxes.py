@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utils import boxes as B
+
+
+def random_xyxy(count: int, seed: int = 0) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    low = draw.uniform(0, 60, (count, 2))
+    return np.concatenate([low, low + draw.uniform(1, 40, (count, 2))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_forms_of_a_box(convert):
+    corners = convert(np.array([[10.0, 20.0, 30.0, 60.0]], dtype=np.float32))
+    # centre ((10 + 30) / 2, (20 + 60) / 2), size (30 - 10, 60 - 20)
+    centred = B.xyxy_to_xywh(corners)
+    assert type(centred) is type(corners)
+    assert centred.tolist() == [[20.0, 40.0, 20.0, 40.0]]
+    assert B.xywh_to_xyxy(centred).tolist() == corners.tolist()
+    # an image 80 high, 40 wide: x over 40, y over 80
+    fractions = B.normalize(centred, (80, 40))
+    assert fractions.tolist() == [[0.5, 0.5, 0.5, 0.5]]
+    assert B.denormalize(fractions, (80, 40)).tolist() == centred.tolist()
+    assert corners.tolist() == [[10.0, 20.0, 30.0, 60.0]], "the input is left alone"
+
+
+def test_conversions_keep_leading_dimensions_and_emptiness():
+    assert B.xywh_to_xyxy(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
+    assert B.xyxy_to_xywh(np.zeros((0, 4), dtype=np.float32)).shape == (0, 4)
+
+
+def test_clip_limits_each_axis_by_its_own_side():
+    out = B.clip_boxes(np.array([[-5.0, -1.0, 50.0, 90.0]]), (80, 40))
+    assert out.tolist() == [[0.0, 0.0, 40.0, 80.0]]
+
+
+def test_scale_boxes_undoes_ratio_and_pad():
+    # source 100 x 200 (h, w) at ratio 0.5 is 50 x 100, on 64 x 128 with pads 14 left and 7 above:
+    # x = (39 - 14) / 0.5 = 50, y = (17 - 7) / 0.5 = 20; right edge (200 - 14) / 0.5 = 372 clips to 200
+    found = torch.tensor([[39.0, 17.0, 200.0, 32.0]])
+    out = B.scale_boxes(found, (64, 128), (100, 200), ratio=(0.5, 0.5), pad=(14.0, 7.0))
+    assert out.tolist() == [[50.0, 20.0, 200.0, 50.0]]
+
+
+def test_scale_boxes_derives_ratio_and_pad_from_shapes():
+    # 100 x 200 into 64 x 64: ratio 64 / 200 = 0.32, height 32, 16 rows above
+    out = B.scale_boxes(np.array([[32.0, 32.0, 48.0, 48.0]]), (64, 64), (100, 200))
+    np.testing.assert_allclose(out, [[100.0, 50.0, 150.0, 100.0]])
+
+
+def test_scale_boxes_accepts_different_ratios_per_axis():
+    out = B.scale_boxes(np.array([[10.0, 10.0, 20.0, 20.0]]), (64, 64), (64, 64), (0.5, 2.0), (0.0, 0.0))
+    assert out.tolist() == [[20.0, 5.0, 40.0, 10.0]]
+
+
+def naive_iou(a: np.ndarray, b: np.ndarray) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_box_iou_against_a_loop(convert):
+    rows, columns = random_xyxy(17), random_xyxy(23, seed=1)
+    expected = [[naive_iou(a, b) for b in columns] for a in rows]
+    np.testing.assert_allclose(B.box_iou(convert(rows), convert(columns)), expected, atol=1e-5)
+
+
+def test_box_iou_of_nothing_and_of_empty_boxes():
+    assert B.box_iou(torch.zeros(0, 4), torch.ones(3, 4)).shape == (0, 3)
+    point = np.array([[5.0, 5.0, 5.0, 5.0]])
+    assert B.box_iou(point, point).tolist() == [[0.0]]
+
+
+def test_paired_kinds_by_hand():
+    # two 2 x 2 squares, centres 1 apart in x: shared 1 x 2 = 2, union 4 + 4 - 2 = 6, hull 3 x 2
+    a, b = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([2.0, 1.0, 2.0, 2.0])
+    assert B.iou(a, b).item() == pytest.approx(2 / 6, abs=1e-6)
+    assert B.iou(a, b, "GIoU").item() == pytest.approx(2 / 6 - (6 - 6) / 6, abs=1e-6)
+    # squared centre distance 1, squared hull diagonal 9 + 4
+    assert B.iou(a, b, "DIoU").item() == pytest.approx(2 / 6 - 1 / 13, abs=1e-6)
+    # same aspect ratio: CIoU is DIoU
+    assert B.iou(a, b, "CIoU").item() == pytest.approx(2 / 6 - 1 / 13, abs=1e-6)
+
+
+def test_ciou_aspect_term_by_hand():
+    # 4 x 1 and 1 x 1 around one centre: shared 1, union 4, no distance
+    a, b = torch.tensor([0.0, 0.0, 4.0, 1.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    aspect = 4 / math.pi**2 * (math.atan(1) - math.atan(4)) ** 2
+    weight = aspect / (1 - 1 / 4 + aspect)
+    assert B.iou(a, b, "CIoU").item() == pytest.approx(1 / 4 - weight * aspect, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_equal_the_recorded_values(golden, kind):
+    data = np.load(golden / "iou_xywh.npz")
+    out = B.iou(torch.tensor(data["b1"]), torch.tensor(data["b2"]), kind)
+    np.testing.assert_allclose(out, data[kind], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_are_one_for_equal_boxes_and_have_finite_gradients(kind):
+    box = torch.tensor([[3.0, 4.0, 2.0, 5.0]], dtype=torch.float64)
+    assert B.iou(box, box, kind).item() == pytest.approx(1, abs=1e-6)
+    degenerate = torch.tensor([[3.0, 4.0, 0.0, 0.0], [9.0, 9.0, 1.0, 1.0]], requires_grad=True)
+    B.iou(degenerate, torch.tensor([3.0, 4.0, 0.0, 0.0]), kind).sum().backward()
+    assert degenerate.grad is not None and degenerate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["IoU", "GIoU", "DIoU"])  # CIoU's weight is held constant on purpose
+def test_paired_gradients_numerically(kind):
+    draw = torch.Generator().manual_seed(0)
+    a = torch.rand(8, 4, generator=draw, dtype=torch.float64) + 0.5
+    b = torch.rand(8, 4, generator=draw, dtype=torch.float64) + 0.5
+    assert torch.autograd.gradcheck(lambda x: B.iou(x, b, kind), a.requires_grad_())
+
+
+def test_unknown_kind_names_the_known_ones():
+    with pytest.raises(ValueError, match="'XIoU'; known: IoU, GIoU, DIoU, CIoU"):
+        B.iou(torch.zeros(4), torch.zeros(4), "XIoU")  # type: ignore[arg-type]

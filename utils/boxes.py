@@ -1,0 +1,196 @@
+"""Boxes as arrays: conversions between their forms, and how much two of them overlap.
+
+Two forms exist. `xyxy` is left, top, right, bottom; `xywh` is centre x, centre y, width, height. Coordinates
+grow to the right and down. A box array is (..., 4), a float tensor or a float numpy array; conversions return
+a new array of the same kind and leave their input alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Boxes = TypeVar("Boxes", Tensor, np.ndarray)
+IoUKind = Literal["IoU", "GIoU", "DIoU", "CIoU"]
+
+
+def xyxy_to_xywh(boxes: Boxes) -> Boxes:
+    """(..., 4) corners to centre and size, in the same unit."""
+    low, high = boxes[..., :2], boxes[..., 2:4]
+    return _join((low + high) / 2, high - low)
+
+
+def xywh_to_xyxy(boxes: Boxes) -> Boxes:
+    """(..., 4) centre and size to corners, in the same unit."""
+    centre, half = boxes[..., :2], boxes[..., 2:4] / 2
+    return _join(centre - half, centre + half)
+
+
+def normalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
+    """Pixel boxes of either form to fractions of an image of `shape` (height, width)."""
+    return boxes / _sides(boxes, shape)
+
+
+def denormalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
+    """Boxes of either form in fractions of an image of `shape` (height, width) to pixels."""
+    return boxes * _sides(boxes, shape)
+
+
+def clip_boxes(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
+    """(..., 4) xyxy pixels, limited to an image of `shape` (height, width)."""
+    height, width = shape
+    x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
+    return _join(x[..., :1], y[..., :1], x[..., 1:], y[..., 1:])
+
+
+def scale_boxes(
+    boxes: Boxes,
+    from_shape: tuple[int, int],
+    to_shape: tuple[int, int],
+    ratio: tuple[float, float] | None = None,
+    pad: tuple[float, float] | None = None,
+) -> Boxes:
+    """Boxes found on a letterboxed image, placed on the source image and clipped to it.
+
+    Args:
+        boxes: (..., 4) xyxy pixels of the letterboxed image.
+        from_shape: its (height, width).
+        to_shape: (height, width) of the source image.
+        ratio: horizontal and vertical scale that the letterbox applied; by default the scale that makes the
+            source fit into `from_shape`.
+        pad: pixels added left and on top; by default what centres the scaled source in `from_shape`.
+    """
+    if ratio is None:
+        ratio = (min(from_shape[0] / to_shape[0], from_shape[1] / to_shape[1]),) * 2
+    if pad is None:
+        pad = ((from_shape[1] - to_shape[1] * ratio[0]) / 2, (from_shape[0] - to_shape[0] * ratio[1]) / 2)
+    unpadded = boxes - _row(boxes, pad + pad)
+    return clip_boxes(unpadded / _row(boxes, ratio + ratio), to_shape)
+
+
+def box_iou(boxes: Boxes, others: Boxes) -> Boxes:
+    """Overlap of every box with every other one: (N, 4) and (M, 4) xyxy -> (N, M), 0–1; 0 for empty boxes."""
+    low = _larger(boxes[:, None, :2], others[None, :, :2])
+    high = -_larger(-boxes[:, None, 2:4], -others[None, :, 2:4])
+    sides = (high - low).clip(0)
+    shared = sides[..., 0] * sides[..., 1]
+    union = _area(boxes)[:, None] + _area(others)[None, :] - shared
+    return shared / (union + 1e-7)
+
+
+@dataclass(frozen=True)
+class PairGeometry:
+    """What the overlap measures of paired boxes are made of; every field but `eps` is a tensor (...,)."""
+
+    w1: Tensor
+    h1: Tensor
+    w2: Tensor
+    h2: Tensor
+    iou: Tensor
+    union: Tensor
+    dx: Tensor  # centre of the second box minus centre of the first
+    dy: Tensor
+    hull_w: Tensor  # sides of the smallest box around both
+    hull_h: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, box1: Tensor, box2: Tensor, eps: float) -> PairGeometry:
+        """Measure xywh boxes (..., 4) pair by pair."""
+        x1, y1, w1, h1 = box1.unbind(-1)
+        x2, y2, w2, h2 = box2.unbind(-1)
+        dx, dy = x2 - x1, y2 - y1
+        shared_w, hull_w = _span(dx, w1, w2)
+        shared_h, hull_h = _span(dy, h1, h2)
+        shared = shared_w.clamp(min=0) * shared_h.clamp(min=0)
+        union = w1 * h1 + w2 * h2 - shared + eps
+        return cls(w1, h1, w2, h2, shared / union, union, dx, dy, hull_w, hull_h, eps)
+
+
+def _giou(pair: PairGeometry) -> Tensor:
+    """IoU less the share of the hull that neither box covers (Rezatofighi et al., arXiv:1902.09630)."""
+    hull = pair.hull_w * pair.hull_h + pair.eps
+    return pair.iou - (hull - pair.union) / hull
+
+
+def _diou(pair: PairGeometry) -> Tensor:
+    """IoU less squared centre distance over squared hull diagonal (Zheng et al., arXiv:1911.08287)."""
+    distance = pair.dx.square() + pair.dy.square()
+    return pair.iou - distance / (pair.hull_w.square() + pair.hull_h.square() + pair.eps)
+
+
+def _ciou(pair: PairGeometry) -> Tensor:
+    """DIoU less a penalty on different aspect ratios (same paper); its weight carries no gradient."""
+    angle = torch.atan(pair.w2 / (pair.h2 + pair.eps)) - torch.atan(pair.w1 / (pair.h1 + pair.eps))
+    aspect = (2 / math.pi * angle).square()
+    weight = (aspect / (aspect - pair.iou + 1 + pair.eps)).detach()
+    return _diou(pair) - weight * aspect
+
+
+# A new overlap measure is one function of a PairGeometry and one line here.
+IOU_KINDS: dict[str, Callable[[PairGeometry], Tensor]] = {
+    "IoU": lambda pair: pair.iou,
+    "GIoU": _giou,
+    "DIoU": _diou,
+    "CIoU": _ciou,
+}
+
+
+def iou(box1: Tensor, box2: Tensor, kind: IoUKind = "IoU", eps: float = 1e-7) -> Tensor:
+    """Overlap of boxes pair by pair, differentiable in both.
+
+    Args:
+        box1: (..., 4) float, xywh in any unit.
+        box2: the same, broadcastable to `box1`.
+        kind: a key of `IOU_KINDS`.
+        eps: keeps degenerate boxes from dividing by zero.
+
+    Returns:
+        (...,) at most 1; the kinds other than IoU go below 0.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in IOU_KINDS:
+        raise ValueError(f"unknown overlap measure {kind!r}; known: {', '.join(IOU_KINDS)}")
+    return IOU_KINDS[kind](PairGeometry.of(box1, box2, eps))
+
+
+def _span(offset: Tensor, side1: Tensor, side2: Tensor) -> tuple[Tensor, Tensor]:
+    """Along one axis: length shared by two intervals (negative when apart) and length that covers both."""
+    half1, half2 = side1 / 2, side2 / 2
+    shared = torch.minimum(half1, offset + half2) - torch.maximum(-half1, offset - half2)
+    hull = torch.maximum(half1, offset + half2) - torch.minimum(-half1, offset - half2)
+    return shared, hull
+
+
+def _join(*parts: Boxes) -> Boxes:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts, dim=-1)
+    return np.concatenate(parts, axis=-1)
+
+
+def _larger(a: Boxes, b: Boxes) -> Boxes:
+    return torch.maximum(a, b) if isinstance(a, Tensor) else np.maximum(a, b)
+
+
+def _area(boxes: Boxes) -> Boxes:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _sides(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
+    height, width = shape
+    return _row(boxes, [width, height, width, height])
+
+
+def _row(like: Boxes, values: Sequence[float]) -> Boxes:
+    """Four numbers as an array that combines with `like` without changing its type or device."""
+    if isinstance(like, Tensor):
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return np.asarray(values, dtype=like.dtype)
