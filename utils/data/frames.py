@@ -1,0 +1,40 @@
+"""The picture as it travels from a source to the detector, and what a source is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+Mode = Literal["image", "video", "stream"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and where it comes from."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    path: str  # file, URL, or address of the camera
+    mode: Mode
+    index: int = 0  # which item of the source (file or camera), from 0
+    count: int = 0  # how many items the source has; 0 when nobody knows
+    number: int = 0  # which frame of a video or stream, from 0
+    frames: int = 0  # how many frames the video will give; 0 when nobody knows
+    fps: float = 0.0  # frames a second that the item gives after skipping; 0 when nobody knows
+
+
+class Source(Protocol):
+    """Iterating gives lists of frames to be looked at together."""
+
+    live: bool  # a frame that is not taken soon is out of date
+    length: int | None  # how many lists come, when that is known without opening every file
+
+    def __iter__(self) -> Iterator[list[Frame]]: ...
+
+
+def warn(message: str) -> None:
+    """A fault that does not end the run, as one line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)

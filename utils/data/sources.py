@@ -1,0 +1,239 @@
+"""Where detect.py's pictures come from: one text, as given to --source, becomes a source of frames."""
+
+from __future__ import annotations
+
+import glob
+import math
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.data.frames import Frame, Source, warn
+from utils.data.images import IMAGE_SUFFIXES, read_image
+from utils.data.streams import ScreenSource, StreamSource, open_capture
+from utils.errors import UserError
+from utils.files import ROOT
+
+VIDEOS = frozenset(
+    {".asf", ".avi", ".flv", ".gif", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
+    | {".3gp", ".ts", ".webm", ".wmv"}
+)
+MEDIA = IMAGE_SUFFIXES | VIDEOS
+WEB = frozenset({"http", "https"})
+STREAMS = WEB | {"rtsp", "rtsps", "rtmp", "rtp", "tcp", "udp", "srt"}
+WILDCARDS = frozenset("*?[")
+TIMEOUT = 20  # seconds for the download of a picture
+
+
+def open_source(text: str, *, vid_stride: int = 1) -> Source:
+    """The source that a text names.
+
+    Args:
+        text: an image or video file, a folder, a glob, a list file (`*.txt`: files; `*.streams`: cameras), a
+            webcam number, the URL of a picture, video or stream, `screen …` (see `ScreenSource`), or `-` for
+            paths on standard input. A relative path is looked up in the working directory, then beside the
+            program.
+        vid_stride: use every this manieth frame of videos and streams.
+
+    Raises:
+        UserError: nothing is there, or it is nothing that can be read.
+    """
+    if text == "-":
+        return StdinSource(sys.stdin, vid_stride=vid_stride)
+    if text.split()[:1] == ["screen"] and not Path(text).exists():
+        return ScreenSource(text, vid_stride=vid_stride)
+    if Path(text).suffix == ".streams":
+        return StreamSource(_listed(find_path(text)), vid_stride=vid_stride)
+    if is_stream(text):
+        return StreamSource([text], vid_stride=vid_stride)
+    return FileSource(expand(text), vid_stride=vid_stride)
+
+
+def is_stream(text: str) -> bool:
+    """Whether a text names a camera or stream, in contrast to files and to URLs of picture or video files.
+
+    Raises:
+        UserError: a URL of a kind that nobody here can open.
+    """
+    if text.isdecimal():
+        return not Path(text).exists()
+    if "://" not in text:
+        return False
+    scheme = urllib.parse.urlsplit(text).scheme.lower()
+    if scheme not in STREAMS:
+        raise UserError(f"source '{text}': cannot open '{scheme}://'; known are {', '.join(sorted(STREAMS))}")
+    return scheme not in WEB or suffix_of(text) not in MEDIA
+
+
+def suffix_of(item: str) -> str:
+    """File suffix of a path or URL in lower case, without the query of a URL."""
+    return Path(urllib.parse.urlsplit(item).path if "://" in item else item).suffix.lower()
+
+
+def find_path(text: str) -> Path:
+    """An existing file or folder, relative to the working directory or to the program's folder."""
+    given = Path(text).expanduser()
+    for candidate in (given, ROOT / given):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"source '{text}' not found (looked in {Path.cwd()} and {ROOT})")
+
+
+def expand(text: str, base: Path | None = None) -> list[str]:
+    """The image and video files that a file, folder, glob, list file or file URL names.
+
+    Args:
+        text: what the user gave.
+        base: folder of the list file that `text` stands in; relative paths are tried there first.
+    """
+    if "://" in text:
+        if is_stream(text):
+            raise UserError(f"'{text}' is a stream; give streams as --source or in a list named *.streams")
+        return [text]
+    if base is not None and (base / text).exists():
+        text = str(base / text)
+    if WILDCARDS & set(text) and not Path(text).exists():
+        pattern = str(Path(text).expanduser())
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute ones
+        return _media(matches, f"source '{text}' matches")
+    path = find_path(text)
+    if path.is_dir():
+        return _media([str(p) for p in sorted(path.iterdir())], f"folder '{text}' has")
+    if path.suffix == ".txt":
+        return [file for line in _listed(path) for file in expand(line, base=path.parent)]
+    if path.suffix.lower() not in MEDIA:
+        raise UserError(
+            f"source '{text}': '{path.suffix}' is no image or video format; known are "
+            f"{' '.join(sorted(MEDIA))}, and .txt and .streams for lists"
+        )
+    return [str(path)]
+
+
+def _media(paths: Iterable[str], subject: str) -> list[str]:
+    chosen = [p for p in paths if suffix_of(p) in MEDIA and Path(p).is_file()]
+    if not chosen:
+        raise UserError(f"{subject} no image or video files")
+    return chosen
+
+
+def _listed(path: Path) -> list[str]:
+    """The lines of a list file; blank lines and those that begin with # do not count."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read list file '{path}': {error}") from error
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not entries:
+        raise UserError(f"list file '{path}' is empty")
+    return entries
+
+
+class FileSource:
+    """Image and video files (or URLs of such), one after the other.
+
+    Among several files an unreadable one is reported and left out.
+
+    Raises (while iterating):
+        UserError: the only file, or every file, is unreadable.
+    """
+
+    live = False
+
+    def __init__(self, files: Sequence[str], *, vid_stride: int = 1) -> None:
+        self.files = list(files)
+        self.vid_stride = vid_stride
+        self.length: int | None = None if any(suffix_of(f) in VIDEOS for f in self.files) else len(self.files)
+
+    def __iter__(self) -> Iterator[list[Frame]]:
+        some = False
+        for index, file in enumerate(self.files):
+            try:
+                for frame in read_file(file, index, len(self.files), self.vid_stride):
+                    some = True
+                    yield [frame]
+            except UserError as error:
+                if len(self.files) == 1:
+                    raise
+                warn(f"left out: {error}")
+        if not some:
+            raise UserError(f"none of the {len(self.files)} files could be read")
+
+
+class StdinSource:
+    """Image and video files whose paths come on standard input, a line each, as they come."""
+
+    live = False
+    length: int | None = None
+
+    def __init__(self, lines: Iterable[str], *, vid_stride: int = 1) -> None:
+        self.lines = lines
+        self.vid_stride = vid_stride
+
+    def __iter__(self) -> Iterator[list[Frame]]:
+        index = 0
+        for line in self.lines:
+            if not line.strip():
+                continue
+            try:
+                for file in expand(line.strip()):
+                    for frame in read_file(file, index, 0, self.vid_stride):
+                        yield [frame]
+                    index += 1
+            except UserError as error:
+                warn(f"left out: {error}")
+        if not index:
+            raise UserError("standard input named no readable image; give one path a line")
+
+
+def read_file(file: str, index: int, count: int, vid_stride: int) -> Iterator[Frame]:
+    """The frames of one image or video file or URL; `index` of `count` is its place in the source."""
+    if suffix_of(file) in VIDEOS:
+        yield from _read_video(file, index, count, vid_stride)
+    else:
+        image = _fetch_image(file) if "://" in file else read_image(file)
+        yield Frame(image, file, "image", index=index, count=count)
+
+
+def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[Frame]:
+    capture = open_capture(file)
+    try:
+        if not capture.isOpened():
+            raise UserError(f"cannot open video '{file}': damaged, or a codec that OpenCV does not have")
+        total = max(
+            int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        )  # a guess of the container, may be negative
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        fps = rate / vid_stride if 0 < rate <= 1000 else 0.0
+        frames = math.ceil(total / vid_stride)
+        number = 0
+        while capture.grab():
+            if number % vid_stride == 0:
+                good, image = capture.retrieve()
+                if not good:
+                    break
+                place = number // vid_stride
+                yield Frame(image, file, "video", index, count, place, max(frames, place + 1), fps)
+            number += 1
+        if number == 0:
+            raise UserError(f"video '{file}' has no readable frame")
+    finally:
+        capture.release()
+
+
+def _fetch_image(url: str) -> np.ndarray:
+    """The picture behind a URL that the user gave."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+            data = reply.read()
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise UserError(f"cannot get '{url}': {error}") from error
+    try:
+        return read_image(data)
+    except UserError as error:
+        raise UserError(f"'{url}' is no readable image: {error}") from error
