@@ -38,7 +38,7 @@ def fit(
 ) -> Fit:
     """How an image of `shape` (height, width) goes into `new_shape` (a side, or height and width).
 
-    `auto` pads only to the next multiple of `stride` instead of to the whole of `new_shape`; without `scaleup`
+    `auto` pads only to the next multiple of `stride` not to the whole of `new_shape`; without `scaleup`
     a small image keeps its size.
     """
     height, width = shape

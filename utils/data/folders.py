@@ -1,0 +1,78 @@
+"""The folders of a data set: which images a source stands for, labels without image, where not to write."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.data.images import IMAGE_SUFFIXES
+from utils.data.report import Fault
+from utils.errors import UserError
+
+
+def list_images(sources: Iterable[Path]) -> list[str]:
+    """All image paths of `sources`, each source sorted, in the order of the sources.
+
+    Raises:
+        UserError: a source does not exist, or is a file that is neither a list nor an image.
+    """
+    found: list[str] = []
+    for source in sources:
+        if source.is_dir():
+            found += sorted(_walk(source))
+        elif not source.exists():
+            raise UserError(f"image source '{source}' does not exist")
+        elif source.suffix.lower() == ".txt":
+            found += _read_list(source)
+        elif source.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(str(source))
+        else:
+            raise UserError(f"image source '{source}' is neither a folder, a .txt list nor an image")
+    return found
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    for parent, _, files in os.walk(folder, followlinks=True):
+        for name in files:
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122
+                yield os.path.join(parent, name)  # noqa: PTH118 - Path costs more than the rest of the loop
+
+
+def _read_list(file: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"image list '{file}' is not UTF-8 text") from error
+    entries = [line for line in lines if line and not line.startswith("#")]
+    relative = [line for line in entries if not os.path.isabs(line)]  # noqa: PTH117
+    # The first entry decides for all: two look-ups for each of 100 000 lines would take longer than the scan.
+    beside = bool(relative) and ((file.parent / relative[0]).exists() or not Path(relative[0]).exists())
+    return [os.path.normpath(file.parent / line) if beside else os.path.normpath(line) for line in entries]
+
+
+def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
+    """Label files that no image claims, in the label folders of sources that are folders."""
+    if not all(source.is_dir() for source in sources):
+        return []  # a list may well name a part of what lies in a folder
+    expected = set(labels)
+    faults = []
+    for folder in sorted({os.path.dirname(path) for path in labels}):  # noqa: PTH120
+        if os.path.isdir(folder):  # noqa: PTH112
+            files = sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".txt"))
+            orphans = [path for path in files if path not in expected and _looks_like_labels(path)]
+            faults += [Fault("label without image", 0, "no image of this name", path) for path in orphans]
+    return faults
+
+
+def _looks_like_labels(path: str) -> bool:
+    """Not a readme or a list of class names that happens to lie beside the images."""
+    return "/labels/" in path or Path(path).stem.isdecimal()
+
+
+def refuse_read_only(folder: Path) -> None:
+    """Raise PermissionError for a folder marked read-only for everybody: root would not notice."""
+    if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EACCES, "folder is read-only", str(folder))

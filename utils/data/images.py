@@ -1,0 +1,199 @@
+"""Reading image files of any kind as 8-bit, three-channel, upright arrays, and their sizes without decoding.
+
+JPEG, PNG and BMP go through OpenCV; the rest through Pillow, which is imported only then. Orientation is read
+here and not left to the decoder, so that `read_image` and `image_shape` cannot disagree about it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.errors import UserError
+
+_SUFFIXES = "jpg jpeg jpe jfif mpo png apng bmp dib webp tif tiff gif jp2 avif ppm pgm pbm pnm"
+IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
+
+_JPEG, _PNG, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
+_TIFF = (b"II*\0", b"MM\0*")
+_HEADER_BYTES = 1 << 15  # holds the frame header of nearly every JPEG; the whole file is read otherwise
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length field
+_ORIENTATION_TAG = 0x0112
+
+
+class ImageError(UserError):
+    """An image that cannot be used: `reason` says why, `kind` is "unreadable", "truncated" or "missing"."""
+
+    def __init__(self, name: str, reason: str, kind: str = "unreadable") -> None:
+        super().__init__(f"{name}: {kind} image ({reason})")
+        self.reason, self.kind = reason, kind
+
+
+def read_image(source: str | os.PathLike[str] | bytes, *, halve: bool = False) -> np.ndarray:
+    """Decode an image file, or its bytes, to (H, W, 3) uint8 BGR, turned upright as its EXIF data asks.
+
+    Grey, palette and CMYK images are converted, alpha is dropped, 16 bits become the upper 8, and of an
+    animation the first frame counts.
+
+    Args:
+        halve: decode a JPEG at half its size, rounded up, which costs less than decoding and shrinking it;
+            other formats come out whole, so compare the shape before relying on it.
+
+    Raises:
+        ImageError: no such file, not an image, or cut short.
+    """
+    if isinstance(source, bytes):
+        name, content = "image", source
+    else:
+        name, content = os.fspath(source), _read_bytes(os.fspath(source))
+    if content.startswith(_JPEG):
+        flags = cv2.IMREAD_REDUCED_COLOR_2 if halve else cv2.IMREAD_COLOR
+        image = _decode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is not None:
+            _, orientation = _jpeg_header(content, name)
+            return _upright(image, orientation)
+    elif content.startswith(_BMP) or (content.startswith(_PNG) and not _png_has_exif(content)):
+        image = _decode(content, cv2.IMREAD_COLOR)
+        if image is not None:
+            return image
+    return _read_with_pillow(content, name)
+
+
+def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width that `read_image` would give; a JPEG or PNG that looks complete is not decoded.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:  # noqa: PTH123 - a Path per image doubles the time of a scan
+            head = file.read(_HEADER_BYTES)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 64, 0))
+            tail = file.read()
+    except OSError as error:
+        raise _missing(name, error) from error
+    if head.startswith(_JPEG) and b"\xff\xd9" in tail:
+        try:
+            shape, orientation = _jpeg_header(head, name)
+        except ImageError:
+            if size <= len(head):
+                raise
+            shape, orientation = _jpeg_header(_read_bytes(name), name)
+        return shape if orientation < 5 else (shape[1], shape[0])
+    if head.startswith(_PNG) and b"IEND" in tail and not _png_has_exif(head):
+        width, height = struct.unpack_from(">II", head, 16)
+        return height, width
+    height, width = read_image(name).shape[:2]
+    return height, width
+
+
+def _read_bytes(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise _missing(name, error) from error
+
+
+def _missing(name: str, error: OSError) -> ImageError:
+    kind = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+    return ImageError(name, error.strerror or str(error), kind)
+
+
+def _decode(content: bytes, flags: int) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _jpeg_header(content: bytes, name: str) -> tuple[tuple[int, int], int]:
+    """(height, width) as stored, and the EXIF orientation 1–8, from the segments before the picture."""
+    at, orientation = 2, 1
+    while at + 9 <= len(content):
+        lead, marker, length = struct.unpack_from(">BBH", content, at)
+        if lead != 0xFF:
+            break
+        if marker == 0xFF or marker in _BARE_MARKERS:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _FRAME_MARKERS:
+            return struct.unpack_from(">HH", content, at + 5), orientation
+        if marker == 0xE1 and content[at + 4 : at + 10] == b"Exif\0\0" and orientation == 1:
+            orientation = _exif_orientation(content[at + 10 : at + 2 + length])
+        at += 2 + length
+    raise ImageError(name, "no JPEG frame header")
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """The orientation 1–8 in a block of EXIF data; 1 when it is absent or damaged."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (first,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, first)
+        for entry in range(first + 2, first + 2 + 12 * entries, 12):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, entry)
+            if tag == _ORIENTATION_TAG:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _png_has_exif(content: bytes) -> bool:
+    return b"eXIf" in content[: content.find(b"IDAT")]
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation: 5–8 are stored transposed, and each of 2–8 but 5 is mirrored in some axis."""
+    if orientation >= 5:
+        image = cv2.transpose(image)
+    mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image if mirror is None else cv2.flip(image, mirror)
+
+
+def _read_with_pillow(content: bytes, name: str) -> np.ndarray:
+    import io
+
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.seek(0)
+            image.load()
+            return _eight_bit_bgr(ImageOps.exif_transpose(image))
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise anything from SyntaxError to struct.error on bad files
+        decoded = _decode(content, cv2.IMREAD_COLOR) if content.startswith(_TIFF) else None
+        if decoded is not None:  # Pillow knows no TIFF with 16 bits in each of three channels
+            return decoded
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if not content:
+            reason = "empty file"
+        elif "identify" in reason:
+            reason = "not an image format that is known here"
+        cut = "truncated" in reason or "Truncated" in reason
+        raise ImageError(name, reason, "truncated" if cut else "unreadable") from error
+
+
+def _eight_bit_bgr(image: Any) -> np.ndarray:
+    """A loaded Pillow image of any mode as (H, W, 3) uint8 BGR."""
+    if image.mode[0] not in "IF":
+        return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
+    values = np.asarray(image)
+    if image.mode == "F":
+        values = values * 255 if values.max(initial=0) <= 1 else values
+        values = np.nan_to_num(values)
+    elif values.dtype.itemsize > 1 and (image.mode != "I" or values.max(initial=0) > 255):
+        values = values >> 8
+    return cv2.cvtColor(np.clip(values, 0, 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)

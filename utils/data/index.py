@@ -1,0 +1,280 @@
+"""One scan of a split becomes a packed index: a handful of flat arrays, however many images there are.
+
+Lists of Python objects would be copied into every worker process page by page, as their reference counts
+change; these arrays are shared. The index is kept in an .npz beside the labels, and is read back from there
+while nothing changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.folders import find_orphans, list_images, refuse_read_only
+from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
+from utils.data.labels import Labels, label_path, parse_labels
+from utils.data.report import Fault, LabelReport
+from utils.errors import UserError
+from utils.files import atomic_write
+
+LOG = logging.getLogger(__name__)
+VERSION = 1  # raise it when the scan changes what it finds, so that older caches are not believed
+SMALLEST_SIDE = 10  # pixels
+SUFFIX = ".lean5-index.npz"
+CHUNK = 128
+PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
+
+
+@dataclass
+class DatasetIndex:
+    """The images and labels of one split, N images with M boxes in all."""
+
+    path_bytes: np.ndarray  # (P,) uint8: all paths, one after the other
+    path_offsets: np.ndarray  # (N + 1,) int64 into path_bytes
+    shapes: np.ndarray  # (N, 2) int32: height, width in pixels, upright
+    boxes: np.ndarray  # (M, 5) float32: class, xc, yc, w, h normalised
+    offsets: np.ndarray  # (N + 1,) int64: image i has the boxes offsets[i]:offsets[i + 1]
+    points: np.ndarray  # (K, 2) float32: polygon corners x, y normalised
+    point_offsets: np.ndarray  # (M + 1,) int64 into points; box j has no polygon when both ends are equal
+    names: dict[int, str]
+    report: LabelReport = field(default_factory=LabelReport)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def path(self, i: int) -> str:
+        """The path of image `i`, absolute or relative to the working directory as the source was."""
+        return os.fsdecode(self.path_bytes[self.path_offsets[i] : self.path_offsets[i + 1]].tobytes())
+
+    def paths(self) -> list[str]:
+        return [self.path(i) for i in range(len(self))]
+
+    def labels(self, i: int) -> np.ndarray:
+        """(n, 5) float32 class, xc, yc, w, h of image `i`: a view, not to be written to."""
+        return self.boxes[self.offsets[i] : self.offsets[i + 1]]
+
+    def polygons(self, i: int) -> list[np.ndarray]:
+        """For each box of image `i` its polygon, (k, 2) float32 x, y in 0–1; k = 0 where there is none."""
+        ends = self.point_offsets[self.offsets[i] : self.offsets[i + 1] + 1]
+        return [self.points[a:b] for a, b in itertools.pairwise(ends)]
+
+    @property
+    def has_polygons(self) -> bool:
+        return len(self.points) > 0
+
+
+_ARRAYS = ("path_bytes", "path_offsets", "shapes", "boxes", "offsets", "points", "point_offsets")
+
+
+def build_index(
+    sources: Sequence[Path],
+    names: dict[int, str],
+    *,
+    single_cls: bool = False,
+    strict: bool = False,
+    cache: bool = True,
+) -> DatasetIndex:
+    """Scan the images of `sources` and their labels.
+
+    Args:
+        sources: folders (searched recursively), list files (`.txt`, one path a line, relative to the file's
+            folder or to the working directory), or single images.
+        names: class number -> name; labels with other classes are dropped.
+        single_cls: every label becomes class 0, after the check against `names`.
+        strict: any fault is an error.
+        cache: read and write the cache beside the labels; where that folder is read-only, nothing is kept.
+
+    Raises:
+        UserError: no usable image, or with `strict` any fault.
+    """
+    images = list_images(sources)
+    if not images:
+        places = ", ".join(f"'{source}'" for source in sources)
+        raise UserError(f"no images found in {places}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}")
+    labels = [label_path(image) for image in images]
+    key = _fingerprint(images, labels, len(names))
+    file = _cache_file(sources, labels[0])
+    index = _load(file, key, names) if cache else None
+    if index is None:
+        index = _scan(images, labels, names)
+        if cache:
+            _save(file, key, index)
+    index.report.faults.extend(find_orphans(sources, labels))
+    if strict:
+        index.report.raise_if_any()
+    if not len(index):
+        first = index.report.faults[0]
+        raise UserError(f"none of {len(images)} images can be used; the first: {first.place}: {first.kind}")
+    if single_cls:
+        index.boxes[:, 0] = 0
+    return index
+
+
+def _scan(images: list[str], labels: list[str], names: dict[int, str]) -> DatasetIndex:
+    """Threads wait for the disk together; for a large set, processes parse together as well."""
+    chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+    cores = os.cpu_count() or 1
+    pool: Executor
+    if len(images) >= PROCESSES_FROM and cores > 1 and "fork" in multiprocessing.get_all_start_methods():
+        fork = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(min(8, cores), mp_context=fork, initializer=_leave_signals_to_the_parent)
+    else:
+        pool = ThreadPoolExecutor(min(8, cores + 2))
+    try:
+        jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], names) for chunk in chunks]
+        with tqdm(total=len(images), desc="scanning labels", unit=" images", delay=2, leave=False) as bar:
+            parts = []
+            for job, chunk in zip(jobs, chunks):
+                parts.append(job.result())
+                bar.update(len(images[chunk]))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return _concatenate(parts, names)
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _scan_chunk(images: list[str], labels: list[str], names: dict[int, str]) -> DatasetIndex:
+    """The index of a few images."""
+    paths: list[bytes] = []
+    shapes: list[tuple[int, int]] = []
+    rows: list[Labels] = []
+    faults: list[Fault] = []
+    for image, label in zip(images, labels):
+        shape, content, wrong = _scan_one(image, label, len(names))
+        faults += wrong
+        if shape is not None:
+            paths.append(os.fsencode(image))
+            shapes.append(shape)
+            rows.append(content)
+    polygons = [polygon for found in rows for polygon in found.polygons]
+    arrays = {
+        "path_bytes": np.frombuffer(b"".join(paths), np.uint8),
+        "path_offsets": _ends(len(path) for path in paths),
+        "shapes": np.array(shapes, np.int32).reshape(-1, 2),
+        "boxes": np.concatenate([np.zeros((0, 5), np.float32), *(found.boxes for found in rows)]),
+        "offsets": _ends(len(found.boxes) for found in rows),
+        "points": np.concatenate([np.zeros((0, 2), np.float32), *polygons]),
+        "point_offsets": _ends(len(polygon) for polygon in polygons),
+    }
+    return _assemble(arrays, names, faults)
+
+
+class _Found(NamedTuple):
+    """One image: no shape when it cannot be used."""
+
+    shape: tuple[int, int] | None
+    labels: Labels
+    faults: list[Fault]
+
+
+def _scan_one(image: str, label: str, classes: int) -> _Found:
+    try:
+        shape = image_shape(image)
+    except ImageError as error:
+        return _unusable(f"{error.kind} image", error.reason, image)
+    if min(shape) < SMALLEST_SIDE:
+        detail = f"{shape[1]}x{shape[0]} pixels, at least {SMALLEST_SIDE} a side are needed"
+        return _unusable("image too small", detail, image)
+    try:
+        with open(label, "rb") as file:  # noqa: PTH123
+            labels = parse_labels(file.read(), classes)
+    except FileNotFoundError:
+        labels = Labels()
+    except OSError as error:
+        return _unusable("unreadable label file", error.strerror or str(error), label)
+    return _Found(shape, labels, [fault._replace(file=label) for fault in labels.faults])
+
+
+def _unusable(kind: str, detail: str, file: str) -> _Found:
+    return _Found(None, Labels(), [Fault(kind, 0, detail, file)])
+
+
+def _concatenate(parts: list[DatasetIndex], names: dict[int, str]) -> DatasetIndex:
+    def joined(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        if not name.endswith("offsets"):
+            return np.concatenate(arrays)
+        return _ends(length for array in arrays for length in np.diff(array))
+
+    faults = [fault for part in parts for fault in part.report.faults]
+    return _assemble({name: joined(name) for name in _ARRAYS}, names, faults)
+
+
+def _ends(lengths: Iterable[int]) -> np.ndarray:
+    """Offsets (n + 1,) int64 of runs of these lengths."""
+    return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))]).astype(np.int64)
+
+
+def _assemble(arrays: dict[str, np.ndarray], names: dict[int, str], faults: list[Fault]) -> DatasetIndex:
+    empty = int((np.diff(arrays["offsets"]) == 0).sum())
+    report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
+    return DatasetIndex(**arrays, names=names, report=report)
+
+
+def _fingerprint(images: list[str], labels: list[str], classes: int) -> str:
+    """A hash over name, size and modification time of every image and label file."""
+    digest = hashlib.blake2b(f"{VERSION} {classes}".encode(), digest_size=16)
+    for pair in zip(images, labels):
+        for path in pair:
+            try:
+                status = os.stat(path)  # noqa: PTH116
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "absent"
+            digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _cache_file(sources: Sequence[Path], first_label: str) -> Path:
+    """Beside the label folder of the first image; the name tells apart splits that share that folder."""
+    folder = Path(first_label).parent
+    which = hashlib.blake2b("\0".join(map(str, sources)).encode(), digest_size=4).hexdigest()
+    return folder.parent / f"{folder.name}-{which}{SUFFIX}"
+
+
+def _save(file: Path, key: str, index: DatasetIndex) -> None:
+    faults = "\n".join("\t".join(map(str, fault)) for fault in map(_one_line, index.report.faults))
+    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays["faults"] = np.frombuffer(faults.encode("utf-8", "surrogateescape"), np.uint8)
+    arrays["key"] = np.frombuffer(key.encode(), np.uint8)
+    try:
+        refuse_read_only(file.parent)
+        with atomic_write(file) as stream:
+            np.savez(stream, **arrays)
+    except OSError as error:
+        LOG.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
+
+
+def _one_line(fault: Fault) -> Fault:
+    clean = [str(value).replace("\t", " ").replace("\n", " ") for value in (fault.detail, fault.file)]
+    return fault._replace(detail=clean[0], file=clean[1])
+
+
+def _load(file: Path, key: str, names: dict[int, str]) -> DatasetIndex | None:
+    """The cached index, or None when there is none, it is damaged, or anything has changed."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            if archive["key"].tobytes().decode() != key:
+                return None
+            arrays = {name: archive[name] for name in _ARRAYS}
+            lines = archive["faults"].tobytes().decode("utf-8", "surrogateescape").splitlines()
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    rows = [line.split("\t") for line in lines]
+    return _assemble(arrays, names, [Fault(kind, int(line), *text) for kind, line, *text in rows])

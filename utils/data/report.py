@@ -1,0 +1,111 @@
+"""What was wrong with a data set: every fault with its place, a summary table and a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.errors import UserError
+from utils.files import atomic_write
+
+# kind of fault -> what was done about it
+ACTIONS = {
+    "missing image": "image left out",
+    "unreadable image": "image left out",
+    "truncated image": "image left out",
+    "image too small": "image left out",
+    "unreadable label file": "image left out",
+    "label without image": "ignored",
+    "wrong encoding": "read as far as possible",
+    "wrong column count": "row dropped",
+    "not a number": "row dropped",
+    "not finite": "row dropped",
+    "class not an integer": "row dropped",
+    "class out of range": "row dropped",
+    "no area": "row dropped",
+    "degenerate polygon": "row dropped",
+    "out of bounds": "row dropped",
+    "slightly out of bounds": "clipped",
+    "duplicate row": "row dropped",
+}
+IMAGE_FAULTS = frozenset(kind for kind, action in ACTIONS.items() if action == "image left out")
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: a key of `ACTIONS`, the line (from 1; 0: whole file), and what was seen."""
+
+    kind: str
+    line: int
+    detail: str
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass
+class LabelReport:
+    """All faults of one split, and what is left of it."""
+
+    faults: list[Fault] = field(default_factory=list)
+    images: int = 0  # usable ones, backgrounds included
+    backgrounds: int = 0  # usable images without a box
+    boxes: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of faults by kind, most frequent first."""
+        return dict(Counter(fault.kind for fault in self.faults).most_common())
+
+    def summary(self) -> str:
+        """A table for the terminal: one line when all is well, otherwise one line for each kind of fault."""
+        lines = [f"{self.images} images, {self.boxes} boxes, {self.backgrounds} backgrounds"]
+        first = {fault.kind: fault for fault in reversed(self.faults)}
+        for kind, count in self.counts.items():
+            example = first[kind]
+            lines.append(f"{count:>8}  {kind:<24} {ACTIONS[kind]:<24} {example.place}: {example.detail}")
+        return "\n".join(lines)
+
+    def write_report(self, folder: Path, name: str = "label_report.csv") -> Path | None:
+        """Write one row for each fault to `folder/name`; nothing when there is none.
+
+        Raises:
+            OSError: the folder is not writable.
+        """
+        if not self.faults:
+            return None
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["file", "line", "fault", "action", "detail"])
+        table.writerows([f.file, f.line or "", f.kind, ACTIONS[f.kind], f.detail] for f in self.faults)
+        with atomic_write(folder / name) as file:
+            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+        return folder / name
+
+    def raise_if_any(self) -> None:
+        """Make faults fatal.
+
+        Raises:
+            UserError: there is one; the message names the first and counts the rest.
+        """
+        if self.faults:
+            first = self.faults[0]
+            total = f"{len(self.faults)} faults in all, fatal with --strict"
+            raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
+
+
+def merge(reports: Iterable[LabelReport]) -> LabelReport:
+    """One report over several splits."""
+    total = LabelReport()
+    for report in reports:
+        total.faults += report.faults
+        total.images += report.images
+        total.backgrounds += report.backgrounds
+        total.boxes += report.boxes
+    return total
