@@ -1,0 +1,11 @@
+"""The building blocks, one family a file. Importing the package imports, and so registers, every family."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+# Found, not listed: a new family is one new file and nothing else.
+FAMILIES = tuple(
+    importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+)

@@ -1,0 +1,92 @@
+"""Bottlenecks and cross-stage partial (CSP, arXiv 1911.11929) stacks: BottleneckCSP, C3 and C3's shell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.conv import Conv, CrossConv, batch_norm
+from models.registry import register, scaled, stacked
+
+
+@register(scaled)
+class Bottleneck(nn.Module):
+    """1x1 Conv to c2 * e channels, 3x3 Conv to c2, plus the input when `shortcut` and c1 = c2."""
+
+    def __init__(self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden)
+        self.cv2 = Conv(hidden, c2, k=3, g=g)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+def bottlenecks(channels: int, n: int, *, shortcut: bool, g: int) -> nn.Sequential:
+    """`n` full-width bottlenecks in a row."""
+    return nn.Sequential(*(Bottleneck(channels, channels, shortcut, g=g, e=1.0) for _ in range(n)))
+
+
+@register(stacked)
+class BottleneckCSP(nn.Module):
+    """The CSP stack of YOLOv5 before v4.0, with a common BatchNorm and SiLU over both concatenated branches.
+
+    `activation:` does not reach that SiLU, as in official models.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden)
+        self.cv2 = nn.Conv2d(c1, hidden, kernel_size=1, bias=False)
+        self.cv3 = nn.Conv2d(hidden, hidden, kernel_size=1, bias=False)
+        self.cv4 = Conv(2 * hidden, c2)
+        self.bn = batch_norm(2 * hidden)
+        self.act = nn.SiLU(inplace=True)
+        self.m = bottlenecks(hidden, n, shortcut=shortcut, g=g)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), dim=1)
+        return self.cv4(self.act(self.bn(both)))
+
+
+class C3Shell(nn.Module):
+    """`cv3(inside(cv1(x)) | cv2(x))`: three 1x1 Convs around any module that keeps `hidden` channels."""
+
+    def __init__(self, c1: int, c2: int, hidden: int, inside: nn.Module) -> None:
+        super().__init__()
+        self.cv1 = Conv(c1, hidden)
+        self.cv2 = Conv(c1, hidden)
+        self.cv3 = Conv(2 * hidden, c2)
+        self.m = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
+
+
+@register(stacked)
+class C3(C3Shell):
+    """The CSP stack of YOLOv5 since v4.0: n bottlenecks on one of two branches."""
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        super().__init__(c1, c2, hidden, bottlenecks(hidden, n, shortcut=shortcut, g=g))
+
+
+@register(stacked)
+class C3x(C3Shell):
+    """C3 with n cross-convolutions (1x3, then 3x1) inside."""
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        crosses = (CrossConv(hidden, hidden, k=3, g=g, shortcut=shortcut) for _ in range(n))
+        super().__init__(c1, c2, hidden, nn.Sequential(*crosses))

@@ -1,0 +1,72 @@
+"""Ghost modules (GhostNet, arXiv 1911.11907): half of the features by convolution, half by a cheap operation on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.activation import Activation
+from models.blocks.conv import Conv, DWConv
+from models.blocks.csp import C3Shell
+from models.registry import register, scaled, stacked
+
+
+@register(scaled)
+class GhostConv(nn.Module):
+    """`a | cv2(a)` with `a = cv1(x)` of c2/2 channels and `cv2` a depthwise 5x5 Conv.
+
+    Deviation from the paper: the cheap operation is 5x5, not 3x3, and c2 must be even.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
+    ) -> None:
+        super().__init__()
+        if c2 % 2:
+            raise ValueError(f"GhostConv makes its channels in two halves: c2 must be even, got {c2}")
+        self.cv1 = Conv(c1, c2 // 2, k, s, g=g, act=act)
+        self.cv2 = Conv(c2 // 2, c2 // 2, k=5, g=c2 // 2, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        primary = self.cv1(x)
+        return torch.cat((primary, self.cv2(primary)), dim=1)
+
+
+@register(scaled)
+class GhostBottleneck(nn.Module):
+    """GhostConv to c2/2, a depthwise k x k Conv when s = 2, GhostConv to c2 without activation, plus a shortcut.
+
+    The shortcut is the input itself, or at s = 2 a depthwise and a 1x1 Conv without activations. At s = 1, c1 must
+    equal c2. Deviations from the paper: the hidden width is c2/2, and there is no squeeze-and-excitation.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
+        super().__init__()
+        if s not in (1, 2) or (s == 1 and c1 != c2):
+            raise ValueError(
+                f"GhostBottleneck takes s = 1 with c1 = c2, or s = 2; got s = {s}, c1 = {c1}, c2 = {c2}"
+            )
+        hidden, halves = c2 // 2, s == 2
+        self.conv = nn.Sequential(
+            GhostConv(c1, hidden),
+            DWConv(hidden, hidden, k, s, act=False) if halves else nn.Identity(),
+            GhostConv(hidden, c2, act=False),
+        )
+        self.shortcut = (
+            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False)) if halves else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.shortcut(x)
+
+
+@register(stacked)
+class C3Ghost(C3Shell):
+    """C3 with n ghost bottlenecks inside; `shortcut` and `g` are C3's and have no effect."""
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        ghosts = nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(n)))
+        super().__init__(c1, c2, hidden, ghosts)

@@ -1,0 +1,142 @@
+"""GSConv and the slim neck (arXiv 2206.02424): a dense and a depthwise half, mixed by a fixed channel shuffle."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks.activation import Activation
+from models.blocks.conv import Conv, DWConv
+from models.registry import register, scaled, stacked
+
+
+def deinterleave(x: Tensor) -> Tensor:
+    """The even channels of `x`, then its odd channels. (B, C, H, W), C even.
+
+    Channel 2i + j goes to place j * C/2 + i: a transpose of the channel axis seen as (C/2, 2). The batch axis stays
+    alone, so that the operation exports for any batch size.
+    """
+    return x.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+
+
+@register(scaled)
+class GSConv(nn.Module):
+    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5, then the even and the odd channels of `a | b`.
+
+    Deviations: the paper draws an interleave of the halves; its public code, which trained weights follow,
+    de-interleaves, and so do we. That code folds the batch into the shuffle, which TensorRT rejects; we do not.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
+    ) -> None:
+        super().__init__()
+        if c2 % 2:
+            raise ValueError(f"{type(self).__name__} makes its channels in two halves: c2 must be even, got {c2}")
+        half = c2 // 2
+        self.cv1 = Conv(c1, half, k, s, g=g, act=act)
+        self.cv2 = Conv(half, half, k=5, g=half, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dense = self.cv1(x)
+        return self.mix(torch.cat((dense, self.cv2(dense)), dim=1))
+
+    def mix(self, both: Tensor) -> Tensor:
+        """Bring dense and depthwise channels together."""
+        return deinterleave(both)
+
+
+@register(scaled)
+class GSConvns(GSConv):
+    """GSConv whose shuffle is learned ("native shuffle"): `ReLU(shuf(a | b))`, a 1x1 convolution without bias.
+
+    Deviations from the public code: it drops k, s and g, and replaces the tensor by a ReLU module instead of
+    applying one; here k, s and g count and ReLU is applied.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
+    ) -> None:
+        super().__init__(c1, c2, k, s, g, act)
+        self.shuf = nn.Conv2d(c2, c2, kernel_size=1, bias=False)
+
+    def mix(self, both: Tensor) -> Tensor:
+        return self.shuf(both).relu()
+
+
+@register(scaled)
+class GSBottleneck(nn.Module):
+    """Two GSConv (1x1 to c2 * e; k x k to c2, no activation) beside a 1x1 Conv shortcut, summed.
+
+    Deviation from the public code: it ignores `k` and `s`; here they are those of the second GSConv, and the
+    shortcut follows `s`. The defaults agree.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        self.conv_lighting = _lighting(c1, int(c2 * e), c2, k, s)
+        self.shortcut: Conv = Conv(c1, c2, k=1, s=s, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_lighting(x) + self.shortcut(x)
+
+
+@register(scaled)
+class GSBottleneckC(nn.Module):
+    """GSBottleneck with a depthwise shortcut of kernel `k` and stride `s`; the second GSConv is always 3x3."""
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, e: float = 0.5) -> None:
+        super().__init__()
+        self.conv_lighting = _lighting(c1, int(c2 * e), c2, 3, s)
+        self.shortcut = DWConv(c1, c2, k, s, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_lighting(x) + self.shortcut(x)
+
+
+def _lighting(c1: int, hidden: int, c2: int, k: int, s: int) -> nn.Sequential:
+    return nn.Sequential(GSConv(c1, hidden), GSConv(hidden, c2, k, s, act=False))
+
+
+class _SlimShell(nn.Module):
+    """`cv3(cv2(x) | gsb(cv1(x)))`: the one-shot aggregation of the slim neck around any inside of equal width.
+
+    The public classes own one more 3x3 Conv, `res`, that their forward never uses: it inflates the parameter count
+    and stalls data-parallel training. Ours have none.
+    """
+
+    def __init__(self, c1: int, c2: int, hidden: int, inside: nn.Module) -> None:
+        super().__init__()
+        self.cv1 = Conv(c1, hidden)
+        self.cv2 = Conv(c1, hidden)
+        self.gsb = inside
+        self.cv3 = Conv(2 * hidden, c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(torch.cat((self.cv2(x), self.gsb(self.cv1(x))), dim=1))
+
+
+@register(stacked)
+class VoVGSCSP(_SlimShell):
+    """The slim neck's replacement for C3: n GSBottlenecks (e = 1) on one of two branches, without `res`.
+
+    `shortcut` and `g` keep C3's signature and have no effect.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        inside = nn.Sequential(*(GSBottleneck(hidden, hidden, e=1.0) for _ in range(n)))
+        super().__init__(c1, c2, hidden, inside)
+
+
+@register(stacked)
+class VoVGSCSPC(_SlimShell):
+    """VoVGSCSP with a single GSBottleneckC, whatever `n`, as in the public code; without `res`."""
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        super().__init__(c1, c2, hidden, GSBottleneckC(hidden, hidden, k=1, s=1))

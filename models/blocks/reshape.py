@@ -1,0 +1,63 @@
+"""Layers without weights that join or rearrange maps, each with its wiring rule beside it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import Row, Wiring, register
+
+
+def _summed(row: Row) -> Wiring:
+    if row.argument(0, 1) != 1:
+        raise ValueError(f"joins along the channels in a model yaml: its argument must be 1, got {row.args[0]}")
+    return Wiring(row.args, sum(row.channels), joins=True)
+
+
+@register(_summed)
+class Concat(nn.Module):
+    """Concatenate a list of tensors along `dimension` (1: channels)."""
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        return torch.cat(x, dim=self.d)
+
+
+def _contracted(row: Row) -> Wiring:
+    return Wiring(row.args, row.c1 * row.argument(0, 2) ** 2)
+
+
+@register(_contracted)
+class Contract(nn.Module):
+    """Space to depth: (B, C, H, W) -> (B, C * gain^2, H / gain, W / gain); H and W must be multiples of gain."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H/g, g, W/g, g)
+        return patches.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # offsets in front of the channels
+
+
+def _expanded(row: Row) -> Wiring:
+    c1, gain = row.c1, row.argument(0, 2)
+    if gain < 1 or c1 % gain**2:
+        raise ValueError(f"needs a multiple of gain^2 = {gain**2} channels, got {c1}")
+    return Wiring(row.args, c1 // gain**2)
+
+
+@register(_expanded)
+class Expand(nn.Module):
+    """Depth to space, the inverse of Contract: (B, C, H, W) -> (B, C / gain^2, H * gain, W * gain)."""
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.unflatten(1, (self.gain, self.gain, -1))  # (B, g, g, C/g^2, H, W)
+        return patches.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)

@@ -1,0 +1,179 @@
+"""Model yamls: finding one by name, reading it safely, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UserError
+from utils.files import ROOT, find_file
+
+FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
+MULTIPLES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
+REQUIRED = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
+OPTIONAL = ("activation", "ch", "inplace")  # `inplace` stands in old yamls and has no effect
+MAX_REPEATS = 1000
+MAX_VALUES = 100_000  # a yaml of aliases on aliases can unfold to billions
+
+_SIZED = re.compile(r"(yolov5)([nsmlx])(\d*(?:[-_].+)?)")
+
+
+def load_cfg(name: str | Path) -> dict[str, Any]:
+    """Read and check the model yaml `name`: a path, or a name of models/ or models/hub/ without its folder.
+
+    A size without a file of its own is the n (or s) file with that size's multiples: `yolov5m-gsconv.yaml` is
+    `yolov5n-gsconv.yaml` with depth 0.67 and width 0.75.
+
+    Raises:
+        UserError: no such file, not yaml, or not a model; the message names file, layer, value and rule.
+    """
+    path = resolve_cfg(name)
+    cfg = _read(path)
+    wanted, found = _SIZED.fullmatch(Path(name).name.removesuffix(".yaml")), _SIZED.fullmatch(path.stem)
+    if wanted and found and wanted[2] != found[2]:
+        cfg["depth_multiple"], cfg["width_multiple"] = MULTIPLES[wanted[2]]
+    validate_cfg(cfg, source=path.name)
+    return cfg
+
+
+def resolve_cfg(name: str | Path) -> Path:
+    """The file that `load_cfg(name)` reads.
+
+    Raises:
+        UserError: there is none; the message proposes the nearest names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    # 'models/yolov5n.yaml' is meant as ours from any working directory
+    own = path.parent == Path() or path.parent.name in ("models", "hub")
+    candidates = [path, *(path.with_name(sibling) for sibling in _siblings(path.name))]
+    for candidate in candidates:
+        for folder in (path.parent, *(FOLDERS if own else ())):
+            for suffix in ("", ".yaml"):
+                file = folder / f"{candidate.name}{suffix}"
+                if file.is_file():
+                    return file
+    return find_file(path.name if own else path, FOLDERS)  # raises, with proposals
+
+
+def _siblings(name: str) -> list[str]:
+    """The same layout in the sizes that are written out as files."""
+    match = _SIZED.fullmatch(name.removesuffix(".yaml"))
+    return [f"{match[1]}{size}{match[3]}.yaml" for size in "ns"] if match else []
+
+
+def _read(path: Path) -> Any:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name}: not a text file; a model yaml is UTF-8 text") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" line {mark.line + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{path.name}:{place} not valid yaml: {problem}") from error
+    except RecursionError as error:
+        raise UserError(f"{path.name}: nested too deeply for a model yaml") from error
+    _check_tree(content, path.name)
+    return content
+
+
+def _check_tree(content: Any, source: str) -> None:
+    """Refuse a yaml that contains itself, or that unfolds without end, before anything walks through it."""
+    seen = 0
+    stack: list[tuple[Any, tuple[int, ...]]] = [(content, ())]
+    while stack:
+        value, parents = stack.pop()
+        seen += 1
+        if id(value) in parents:
+            raise UserError(f"{source}: an alias refers to a list or mapping that contains it; remove the cycle")
+        if seen > MAX_VALUES:
+            raise UserError(f"{source}: more than {MAX_VALUES} values; that is no model yaml")
+        if isinstance(value, dict | list):
+            inside = value.values() if isinstance(value, dict) else value
+            stack.extend((item, (*parents, id(value))) for item in inside)
+
+
+def validate_cfg(cfg: Any, source: str) -> None:
+    """Check a model description: keys, value types and ranges, the form of every row, the range of every `from`.
+
+    Raises:
+        UserError: naming `source`, the layer or key, the value and the rule.
+    """
+    if not isinstance(cfg, dict):
+        raise UserError(f"{source}: a model yaml is a mapping with the keys {', '.join(REQUIRED)}")
+    _check_keys(cfg, source)
+    for key in ("nc", *(("ch",) if "ch" in cfg else ())):
+        if not _is_int(cfg[key]) or cfg[key] < 1:
+            raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be an integer >= 1")
+    for key in ("depth_multiple", "width_multiple"):
+        if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
+            raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be a number > 0")
+    _check_anchors(cfg["anchors"], source)
+    for part in ("backbone", "head"):
+        if not isinstance(cfg[part], list) or not cfg[part]:
+            raise UserError(f"{source}: {part} is {cfg[part]!r}; it must be a list of [from, number, module, args]")
+    for index, row in enumerate(cfg["backbone"] + cfg["head"]):
+        _check_row(row, index, f"{source}: layer {index}")
+
+
+def _check_keys(cfg: dict[Any, Any], source: str) -> None:
+    known = (*REQUIRED, *OPTIONAL)
+    for key in cfg:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"a model yaml has {', '.join(known)}"
+            raise UserError(f"{source}: unknown key '{key}'; {hint}")
+    missing = [key for key in REQUIRED if key not in cfg]
+    if missing:
+        raise UserError(f"{source}: missing key '{missing[0]}'; a model yaml has {', '.join(REQUIRED)}")
+
+
+def _check_anchors(anchors: Any, source: str) -> None:
+    if _is_int(anchors) and 1 <= anchors <= 100:
+        return
+    rows = anchors if isinstance(anchors, list) and anchors else [anchors]
+    for row in rows:
+        if not isinstance(row, list) or len(row) < 2 or len(row) % 2 or len(row) != len(rows[0]):
+            raise UserError(
+                f"{source}: anchors has {row!r}; give an integer from 1 to 100, or per level a row of as many "
+                "w, h pairs as in the others"
+            )
+        for value in row:
+            if not _is_number(value) or value <= 0:
+                raise UserError(f"{source}: anchors has {value!r}; widths and heights are numbers > 0 of pixels")
+
+
+def _check_row(row: Any, index: int, place: str) -> None:
+    if not isinstance(row, list) or len(row) != 4:
+        raise UserError(f"{place}: {row!r} is no layer; it must be [from, number, module, args]")
+    sources, number, module, args = row
+    if not _is_int(number) or not 1 <= number <= MAX_REPEATS:
+        raise UserError(f"{place}: number is {number!r}; it must be an integer from 1 to {MAX_REPEATS}")
+    if not isinstance(module, str):
+        raise UserError(f"{place}: module is {module!r}; it must be a block's name")
+    if not isinstance(args, list):
+        raise UserError(f"{place}: args is {args!r}; it must be a list")
+    if isinstance(sources, list) and not sources:
+        raise UserError(f"{place}: from is an empty list; name at least one layer")
+    for source in sources if isinstance(sources, list) else [sources]:
+        if not _is_int(source):
+            raise UserError(f"{place}: from is {source!r}; it must be a layer's index or -1, -2, …")
+        if source >= index:
+            raise UserError(f"{place}: from {source} is not an earlier layer; it must be below {index}")
+        if source < -1 and index + source < 0:
+            raise UserError(f"{place}: from {source} lies before layer 0; it must be at least {min(-index, -1)}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,36 @@
+"""The façade: every block of every family can be imported from here (`from models.common import GSConv`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from models.blocks import FAMILIES
+
+
+def _blocks() -> dict[str, type[nn.Module]]:
+    """Every public module class, by name, that a family file defines itself."""
+    return {
+        name: value
+        for family in FAMILIES
+        for name, value in vars(family).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == family.__name__
+        and not name.startswith("_")
+    }
+
+
+_EXPORTED = _blocks()
+__all__ = sorted(_EXPORTED)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTED:
+        return _EXPORTED[name]
+    raise AttributeError(f"models.common has no block '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,152 @@
+"""How a name in a model yaml becomes a module: `BLOCKS`, `@register`, and the rules that wire a row.
+
+A block is usable from a yaml as soon as its class stands under `@register(rule)`. The rule turns what the yaml row
+says (a `Row`) into what the constructor wants (a `Wiring`); nothing else in the project knows the block's name.
+Rules report a user's mistake as `ValueError`; the parser adds file, layer and block.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Row:
+    """One yaml row as a rule sees it.
+
+    Attributes:
+        channels: output channels of the layers that `from` names, in that order.
+        args: the row's arguments, strings already resolved.
+        number: repeats, `depth_multiple` already applied.
+        scale: maps a channel count of the yaml to the one used, applying `width_multiple`.
+    """
+
+    channels: tuple[int, ...]
+    args: tuple[Any, ...]
+    number: int
+    scale: Callable[[int], int]
+
+    @property
+    def c1(self) -> int:
+        """Input channels of a block that takes exactly one input."""
+        if len(self.channels) != 1:
+            raise ValueError(f"takes one input, got {len(self.channels)}; join them with a Concat before it")
+        return self.channels[0]
+
+    @property
+    def c2(self) -> int:
+        """Scaled output channels: the row's first argument."""
+        if not self.args:
+            raise ValueError("needs its output channels as first argument, got no arguments")
+        wanted = self.args[0]
+        if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+            raise ValueError(f"needs its output channels (an integer >= 1) as first argument, got {wanted!r}")
+        return self.scale(wanted)
+
+    def argument(self, position: int, default: int) -> int:
+        """The integer at `position` of the arguments, or `default` when the row stops before it."""
+        value = self.args[position] if position < len(self.args) else default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"argument {position + 1} must be an integer, got {value!r}")
+        return value
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a rule decides: constructor `args`, output channels `c2`, how often the module is repeated in a
+    sequence, and whether its forward takes the list of all inputs (`joins`) instead of a single tensor."""
+
+    args: tuple[Any, ...]
+    c2: int
+    repeats: int = 1
+    joins: bool = False
+
+
+Rule = Callable[[Row], Wiring]
+Block = TypeVar("Block", bound=type[nn.Module])
+
+
+class Entry(NamedTuple):
+    """A block and the rule that wires it."""
+
+    block: Callable[..., nn.Module]
+    rule: Rule
+
+
+BLOCKS: dict[str, Entry] = {}
+
+
+def register(rule: Rule, name: str | None = None) -> Callable[[Block], Block]:
+    """Class decorator: make a block known to model yamls under its class name (or `name`), wired by `rule`."""
+
+    def enter(block: Block) -> Block:
+        key = name or block.__name__
+        if key in BLOCKS:
+            raise ValueError(f"block '{key}' is registered twice")
+        BLOCKS[key] = Entry(block, rule)
+        return block
+
+    return enter
+
+
+def lookup(name: str) -> Entry:
+    """The entry of a yaml's module name; any other `nn.X` is torch's layer, taken to keep its channels.
+
+    Raises:
+        ValueError: there is no such block; the message proposes the nearest name.
+    """
+    if name in BLOCKS:
+        return BLOCKS[name]
+    if name.startswith("nn."):
+        layer = getattr(nn, name[3:], None)
+        if isinstance(layer, type) and issubclass(layer, nn.Module):
+            return Entry(layer, same)
+        raise ValueError(f"unknown block '{name}'{_nearest(name, (f'nn.{key}' for key in dir(nn)))}")
+    raise ValueError(f"unknown block '{name}'{_nearest(name, BLOCKS)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    # compare without case first: 'GSconv' and 'gsconv' mean GSConv, whatever the letters' cost
+    by_folded = {key.lower(): key for key in known}
+    near = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else "; models/blocks has every known block"
+
+
+def make_divisible(value: float, divisor: int) -> int:
+    """The least multiple of `divisor` that is >= `value`."""
+    return math.ceil(value / divisor) * divisor
+
+
+# The stock rules. -----------------------------------------------------------------------------------------------
+
+
+def scaled(row: Row) -> Wiring:
+    """`Block(c1, c2, *rest)`: the first argument is the output channels, scaled; the layer is repeated outside."""
+    return Wiring((row.c1, row.c2, *row.args[1:]), row.c2, row.number)
+
+
+def stacked(row: Row) -> Wiring:
+    """`Block(c1, c2, n, *rest)`: as `scaled`, but the block repeats its own inside n times."""
+    return Wiring((row.c1, row.c2, row.number, *row.args[1:]), row.c2)
+
+
+def same(row: Row) -> Wiring:
+    """`Block(*args)`: the arguments as they stand; as many channels come out as went in."""
+    return Wiring(row.args, row.c1, row.number)
+
+
+def per_channel(row: Row) -> Wiring:
+    """`Block(c1, *args)`: a layer with one setting per channel, whose count the yaml leaves to us."""
+    return Wiring((row.c1, *row.args), row.c1, row.number)
+
+
+register(scaled, "nn.Conv2d")(nn.Conv2d)
+register(scaled, "nn.ConvTranspose2d")(nn.ConvTranspose2d)
+register(per_channel, "nn.BatchNorm2d")(nn.BatchNorm2d)
+register(per_channel, "nn.InstanceNorm2d")(nn.InstanceNorm2d)

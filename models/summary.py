@@ -1,0 +1,77 @@
+"""The layer table and the summary line of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.parse import Layer, run_layers
+from utils.complexity import call_on_meta, count_flops, count_parameters, thop_gflops
+
+THOP_SIDE = 128  # thop really runs the network: a small image, scaled up by area, costs a fraction
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One line of the table: the layer, its parameters, and GFLOPs (2 x multiply-adds, fused)."""
+
+    layer: Layer
+    parameters: int
+    gflops: float
+
+
+def layer_costs(modules: nn.Sequential, layers: Sequence[Layer], ch: int, imgsz: int) -> list[LayerCost]:
+    """Cost of every layer for one image of `imgsz` x `imgsz` pixels and `ch` channels; nothing is computed."""
+    costs: list[LayerCost] = []
+
+    def measure(layer: Layer, module: nn.Module, x: Any) -> Any:
+        costs.append(LayerCost(layer, count_parameters(module), count_flops(module, x) / 1e9))
+        return call_on_meta(module, x)
+
+    run_layers(modules, layers, torch.empty(1, ch, imgsz, imgsz, device="meta"), measure)
+    return costs
+
+
+def layer_table(modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int = 640) -> str:
+    """Index, from, repeats, parameters, GFLOPs, module and arguments, one line per layer."""
+    lines = [f"{'layer':>5} {'from':>16} {'n':>3} {'parameters':>11} {'GFLOPs':>8}  {'module':<18} arguments"]
+    for cost in layer_costs(modules, layers, ch, imgsz):
+        layer = cost.layer
+        arguments = ", ".join(map(str, layer.args))
+        lines.append(
+            f"{layer.index:>5} {layer.written!s:>16} {layer.number:>3} {cost.parameters:>11,} "
+            f"{cost.gflops:>8.3f}  {layer.name:<18} {arguments}"
+        )
+    return "\n".join(lines)
+
+
+def summary_line(
+    modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int = 640, thop: bool = False
+) -> str:
+    """Layers, parameters, gradients and GFLOPs in a line; with `thop` also the figure of that package."""
+    leaves = sum(not list(module.children()) for module in modules.modules())
+    gflops = sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz))
+    line = (
+        f"{leaves} layers, {count_parameters(modules):,} parameters, "
+        f"{count_parameters(modules, trainable=True):,} gradients, {gflops:.3f} GFLOPs at {imgsz}"
+    )
+    if not thop:
+        return line
+    other = thop_gflops(_Network(modules, layers), torch.zeros(1, ch, THOP_SIDE, THOP_SIDE))
+    figure = "not installed" if other is None else f"{other * (imgsz / THOP_SIDE) ** 2:.3f} GFLOPs"
+    return f"{line} (convolutions only, fused; thop with BatchNorm: {figure})"
+
+
+class _Network(nn.Module):
+    """The whole network as one module, for a counter that wants to call it."""
+
+    def __init__(self, modules: nn.Sequential, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.model, self.layers = modules, layers
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return run_layers(self.model, self.layers, x)
