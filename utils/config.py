@@ -1,7 +1,7 @@
 """What each command can be told: one frozen dataclass a command, from which its flags are generated.
 
-A field becomes a flag of the same name (`batch_size` -> `--batch-size`) with the field's type and default. Names,
-types and defaults are YOLOv5's, so that command lines carry over.
+A field becomes a flag of the same name (`batch_size` -> `--batch-size`) with the field's type and default.
+Names, types and defaults are YOLOv5's, so that command lines carry over.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -80,7 +81,7 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
     return Hyperparameters(**{str(key): _checked(path, str(key), value) for key, value in content.items()})
 
 
-def _checked(path: Path, key: str, value: object) -> float | int | None:
+def _checked(path: Path, key: str, value: Any) -> Any:
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"

@@ -1,0 +1,42 @@
+"""Paths and atomic writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.files import atomic_write, find_file, increment_path
+
+
+def test_runs_are_numbered(tmp_path: Path) -> None:
+    names = [increment_path(tmp_path / "exp").name for _ in range(3)]
+    assert names == ["exp", "exp2", "exp3"]
+    assert increment_path(tmp_path / "exp", exist_ok=True).name == "exp"
+
+
+def test_a_run_folder_below_a_file_is_a_users_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="cannot create run folder"):
+        increment_path(tmp_path / "taken" / "exp")
+
+
+def test_atomic_write_replaces_only_when_all_went_well(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half of the n")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    with atomic_write(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]  # no temporary file is left
+
+
+def test_find_file_proposes_near_names(tmp_path: Path) -> None:
+    (tmp_path / "yolov5n.yaml").write_text("")
+    assert find_file("yolov5n", [tmp_path], ("", ".yaml")) == tmp_path / "yolov5n.yaml"
+    with pytest.raises(UserError, match=r"'yolo5n.yaml' not found; did you mean yolov5n.yaml\?"):
+        find_file("yolo5n.yaml", [tmp_path])

@@ -1,0 +1,45 @@
+"""Hyper-parameter files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.hyperparameters import Hyperparameters, load_hyperparameters
+
+
+def test_missing_keys_keep_their_defaults(tmp_path: Path) -> None:
+    (tmp_path / "hyp.yaml").write_text("lr0: 0.1\nnominal_batch: 16\n")
+    hyp = load_hyperparameters(tmp_path / "hyp.yaml")
+    assert (hyp.lr0, hyp.nominal_batch, hyp.momentum) == (0.1, 16, 0.937)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("lr: 0.1", "unknown hyper-parameter 'lr'; did you mean 'lr"),
+        ("lr0: fast", "'lr0' must be a number, found 'fast'"),
+        ("lr0: .inf", "'lr0' must be a number, found inf"),
+        ("lr0: true", "must be a number"),
+        ("scale: -1", "must not be negative"),
+        ("- 1", "expected a mapping of hyper-parameters, found list"),
+        ("a: [", "not valid yaml"),
+    ],
+)
+def test_bad_files_name_the_key(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "hyp.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_hyperparameters(tmp_path / "hyp.yaml")
+    assert complaint in str(error.value)
+    assert "hyp.yaml" in str(error.value)
+
+
+def test_gains_scale_with_levels_classes_and_size() -> None:
+    hyp = Hyperparameters(box=0.05, cls=0.5, obj=1.0).scaled(nl=4, nc=40, imgsz=320)
+    # 3/4 for four levels; cls also 40/80; obj also (320/640)^2
+    assert math.isclose(hyp.box, 0.0375)
+    assert math.isclose(hyp.cls, 0.1875)
+    assert math.isclose(hyp.obj, 0.1875)

@@ -1,0 +1,70 @@
+"""Choosing where to compute, and in what precision."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+
+from utils.errors import UserError
+
+Amp = Literal["auto", "off", "fp16", "bf16"]
+
+
+def select_device(name: str = "") -> torch.device:
+    """The device that `--device` names: "" (CUDA when there is any, else cpu), "cpu", "mps", "0" or "0,1".
+
+    Of several CUDA devices the first is returned; one process drives one device (see `torchrun`).
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    wanted = name.strip().lower().replace("cuda:", "").replace("none", "")
+    if wanted == "":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("--device mps: this machine has no Metal device; use --device cpu")
+        return torch.device("mps")
+    numbers = [0] if wanted == "cuda" else [_device_number(name, part) for part in wanted.split(",")]
+    count = torch.cuda.device_count()
+    if max(numbers) >= count:
+        raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or fewer")
+    return torch.device("cuda", numbers[0])
+
+
+def _device_number(name: str, part: str) -> int:
+    if not part.strip().isdigit():
+        raise UserError(f"--device {name}: expected cpu, mps or CUDA numbers such as 0 or 0,1")
+    return int(part)
+
+
+def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision, or None for full precision.
+
+    Raises:
+        UserError: fp16 asked for on a device without gradient scaling.
+    """
+    if amp == "off" or (amp == "auto" and device.type != "cuda"):
+        return None
+    if amp == "bf16":
+        return torch.bfloat16
+    if device.type != "cuda":
+        raise UserError(f"--amp fp16 needs a CUDA device, found {device.type}; use --amp bf16 or --amp off")
+    return torch.float16
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+    """Mixed precision for the forward pass, or nothing when `dtype` is None."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for queued work, so that a clock read afterwards means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,90 @@
+"""Data-parallel training under `torchrun`: who am I, and the few things that processes have to agree on.
+
+Every function does the obvious thing in a single process, so that callers need no special case.
+Tested with two gloo processes on CPU; NCCL on CUDA follows the same path but is untested here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process prints, validates and writes files."""
+        return self.rank == 0
+
+
+def join_group(device: torch.device) -> tuple[Process, torch.device]:
+    """Join the group that `torchrun` announces in the environment; returns this process and its device."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Process(), device
+    process = Process(int(os.environ["RANK"]), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        device = torch.device("cuda", process.local_rank)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return process, device
+
+
+def leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, process: Process, device: torch.device, sync_bn: bool = False) -> nn.Module:
+    """The model as the training loop calls it: with gradients averaged when there are several processes."""
+    if process.world_size == 1:
+        return model
+    if sync_bn and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def broadcast(value: T) -> T:
+    """The value that the main process holds, on every process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def any_process(flags: list[bool], device: torch.device) -> list[bool]:
+    """Per flag, whether it is set on at least one process."""
+    if not dist.is_initialized():
+        return flags
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in tensor.tolist()]
+
+
+def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The element-wise mean of a tensor over processes."""
+    if not dist.is_initialized():
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

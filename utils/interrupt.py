@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM as a request that a loop honours at its next safe point."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+
+class StopRequest:
+    """Context in which the first SIGINT or SIGTERM only sets `requested`; a second SIGINT interrupts at once.
+
+    Attributes:
+        requested: the number of the signal that came, or 0.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # as it was returned by signal itself
+
+    @property
+    def exit_status(self) -> int:
+        """What shells expect of a process that ended because of the signal: 128 + its number."""
+        return 128 + self.requested
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = number

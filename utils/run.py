@@ -1,0 +1,66 @@
+"""The folder of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UserError
+from utils.files import atomic_write, increment_path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what; `root` exists."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, project: str, name: str, exist_ok: bool) -> RunFolder:
+        """A new folder `project/name`, numbered when that is taken, with its `weights` folder.
+
+        Raises:
+            UserError: it cannot be created.
+        """
+        run = cls(increment_path(Path(project) / name, exist_ok))
+        run.last.parent.mkdir(exist_ok=True)
+        return run
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> RunFolder:
+        """The folder of the run that wrote `…/weights/last.pt`."""
+        return cls(path.resolve().parent.parent)
+
+    @property
+    def last(self) -> Path:
+        return self.root / "weights" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "weights" / "best.pt"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results.csv"
+
+    def write_yaml(self, name: str, content: dict[str, Any]) -> None:
+        """Write plain values as `name`, in the order given."""
+        with atomic_write(self.root / name) as file:
+            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+
+
+def newest_checkpoint(project: Path) -> Path:
+    """The last.pt of the run below `project` that was written to most recently.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [path for path in project.rglob("last.pt") if path.is_file()]
+    if not found:
+        raise UserError(
+            f"--resume: no last.pt below '{project}'; name one, as in --resume runs/train/exp/weights/last.pt"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
