@@ -92,7 +92,7 @@ def _check_tree(content: Any, source: str) -> None:
         value, parents = stack.pop()
         seen += 1
         if id(value) in parents:
-            raise UserError(f"{source}: an alias refers to a list or mapping that contains it; remove the cycle")
+            raise UserError(f"{source}: an alias refers to a value that contains it; remove the cycle")
         if seen > MAX_VALUES:
             raise UserError(f"{source}: more than {MAX_VALUES} values; that is no model yaml")
         if isinstance(value, dict | list):
@@ -101,7 +101,7 @@ def _check_tree(content: Any, source: str) -> None:
 
 
 def validate_cfg(cfg: Any, source: str) -> None:
-    """Check a model description: keys, value types and ranges, the form of every row, the range of every `from`.
+    """Check a model description: keys, value types and ranges, the form of every row and of its `from`.
 
     Raises:
         UserError: naming `source`, the layer or key, the value and the rule.
@@ -118,7 +118,7 @@ def validate_cfg(cfg: Any, source: str) -> None:
     _check_anchors(cfg["anchors"], source)
     for part in ("backbone", "head"):
         if not isinstance(cfg[part], list) or not cfg[part]:
-            raise UserError(f"{source}: {part} is {cfg[part]!r}; it must be a list of [from, number, module, args]")
+            raise UserError(f"{source}: {part} is {cfg[part]!r}; it must be a list of layers")
     for index, row in enumerate(cfg["backbone"] + cfg["head"]):
         _check_row(row, index, f"{source}: layer {index}")
 
@@ -142,12 +142,12 @@ def _check_anchors(anchors: Any, source: str) -> None:
     for row in rows:
         if not isinstance(row, list) or len(row) < 2 or len(row) % 2 or len(row) != len(rows[0]):
             raise UserError(
-                f"{source}: anchors has {row!r}; give an integer from 1 to 100, or per level a row of as many "
-                "w, h pairs as in the others"
+                f"{source}: anchors has {row!r}; give an integer from 1 to 100, or per level a row of "
+                "equally many w, h pairs"
             )
         for value in row:
             if not _is_number(value) or value <= 0:
-                raise UserError(f"{source}: anchors has {value!r}; widths and heights are numbers > 0 of pixels")
+                raise UserError(f"{source}: anchors has {value!r}; sizes are pixels, numbers > 0")
 
 
 def _check_row(row: Any, index: int, place: str) -> None:
@@ -168,7 +168,7 @@ def _check_row(row: Any, index: int, place: str) -> None:
         if source >= index:
             raise UserError(f"{place}: from {source} is not an earlier layer; it must be below {index}")
         if source < -1 and index + source < 0:
-            raise UserError(f"{place}: from {source} lies before layer 0; it must be at least {min(-index, -1)}")
+            raise UserError(f"{place}: from {source} lies before layer 0; the least is {min(-index, -1)}")
 
 
 def _is_int(value: Any) -> bool:

@@ -23,7 +23,7 @@ def _blocks() -> dict[str, type[nn.Module]]:
 
 
 _EXPORTED = _blocks()
-__all__ = sorted(_EXPORTED)  # noqa: PLE0605
+__all__ = sorted(_EXPORTED)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,7 +47,7 @@ def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tupl
     """Build every layer of a checked description (`models.cfg.validate_cfg`); `ch` is the image's channels.
 
     Raises:
-        UserError: unknown block, unfit arguments, or a constructor that refuses them; it names `source` and layer.
+        UserError: unknown block, or arguments that its rule or constructor refuses; names `source` and layer.
     """
     rows = cfg["backbone"] + cfg["head"]
     sources = [_sources(row[0], index) for index, row in enumerate(rows)]
@@ -124,7 +124,7 @@ def resolve_argument(value: Any, names: dict[str, Any]) -> Any:
 
 
 def _build(name: str, row: Row, place: str) -> tuple[nn.Module, Wiring]:
-    """One row's module, repeated in a sequence as often as its rule says; the repeats take their own channels."""
+    """One row's module, or a sequence of as many as its rule says; later ones take the first one's output."""
     try:
         block, rule = lookup(name)
     except ValueError as error:
@@ -176,5 +176,3 @@ def _activation(cfg: dict[str, Any], source: str) -> nn.Module | None:
         return parse_activation(cfg["activation"])
     except ValueError as error:
         raise UserError(f"{source}: {error}") from error
-
-

@@ -1,8 +1,8 @@
 """How a name in a model yaml becomes a module: `BLOCKS`, `@register`, and the rules that wire a row.
 
-A block is usable from a yaml as soon as its class stands under `@register(rule)`. The rule turns what the yaml row
-says (a `Row`) into what the constructor wants (a `Wiring`); nothing else in the project knows the block's name.
-Rules report a user's mistake as `ValueError`; the parser adds file, layer and block.
+A block is usable from a yaml as soon as its class stands under `@register(rule)`. The rule turns what the
+yaml row says (a `Row`) into what the constructor wants (a `Wiring`); nothing else in the project knows the
+block's name. Rules report a user's mistake as `ValueError`; the parser adds file, layer and block.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ BLOCKS: dict[str, Entry] = {}
 
 
 def register(rule: Rule, name: str | None = None) -> Callable[[Block], Block]:
-    """Class decorator: make a block known to model yamls under its class name (or `name`), wired by `rule`."""
+    """Class decorator: make a block known to yamls under its class name (or `name`), wired by `rule`."""
 
     def enter(block: Block) -> Block:
         key = name or block.__name__
@@ -123,11 +123,11 @@ def make_divisible(value: float, divisor: int) -> int:
     return math.ceil(value / divisor) * divisor
 
 
-# The stock rules. -----------------------------------------------------------------------------------------------
+# ---- the stock rules ----
 
 
 def scaled(row: Row) -> Wiring:
-    """`Block(c1, c2, *rest)`: the first argument is the output channels, scaled; the layer is repeated outside."""
+    """`Block(c1, c2, *rest)`: the first argument is the output channels, scaled; repeats stand outside."""
     return Wiring((row.c1, row.c2, *row.args[1:]), row.c2, row.number)
 
 

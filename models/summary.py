@@ -25,7 +25,7 @@ class LayerCost:
 
 
 def layer_costs(modules: nn.Sequential, layers: Sequence[Layer], ch: int, imgsz: int) -> list[LayerCost]:
-    """Cost of every layer for one image of `imgsz` x `imgsz` pixels and `ch` channels; nothing is computed."""
+    """Cost of every layer for one image of `imgsz` x `imgsz` pixels and `ch` channels; runs no arithmetic."""
     costs: list[LayerCost] = []
 
     def measure(layer: Layer, module: nn.Module, x: Any) -> Any:
@@ -50,15 +50,17 @@ def layer_table(modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, im
 
 
 def summary_line(
-    modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int = 640, thop: bool = False
+    modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int | None = None, thop: bool = False
 ) -> str:
-    """Layers, parameters, gradients and GFLOPs in a line; with `thop` also the figure of that package."""
+    """Layers, parameters, gradients; with `imgsz` GFLOPs, and with `thop` also that package's figure."""
     leaves = sum(not list(module.children()) for module in modules.modules())
-    gflops = sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz))
     line = (
         f"{leaves} layers, {count_parameters(modules):,} parameters, "
-        f"{count_parameters(modules, trainable=True):,} gradients, {gflops:.3f} GFLOPs at {imgsz}"
+        f"{count_parameters(modules, trainable=True):,} gradients"
     )
+    if imgsz is None:
+        return line
+    line += f", {sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz)):.3f} GFLOPs at {imgsz}"
     if not thop:
         return line
     other = thop_gflops(_Network(modules, layers), torch.zeros(1, ch, THOP_SIDE, THOP_SIDE))

@@ -22,12 +22,11 @@ from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
 from models.parse import Layer, parse_model, run_layers
 from models.summary import layer_table, summary_line
-from utils.complexity import call_on_meta
 from utils.errors import UserError, run_command
 
 __all__ = ["Detect", "DetectionModel", "parse_model"]
 
-PROBE = 256  # side of the imaginary image that strides are measured with; a multiple of every usual stride
+PROBE = 256  # side of the image that strides are measured with; a multiple of every usual stride
 GRAY = 0.447  # padding of resized images, the mean of ImageNet
 
 
@@ -60,13 +59,14 @@ class DetectionModel(nn.Module):
     ) -> None:
         super().__init__()
         source = "model description" if isinstance(cfg, dict) else Path(cfg).name
-        self.yaml: dict[str, Any] = {"ch": ch} | (copy.deepcopy(cfg) if isinstance(cfg, dict) else load_cfg(cfg))
-        overrides = {"nc": nc, "anchors": anchors}
+        content = copy.deepcopy(cfg) if isinstance(cfg, dict) else load_cfg(cfg)
+        overrides: dict[str, Any] = {"nc": nc, "anchors": anchors}
+        self.yaml: dict[str, Any] = {"ch": ch} | content
         self.yaml |= {key: value for key, value in overrides.items() if value is not None}
         validate_cfg(self.yaml, source)
         self.model, self.layers = parse_model(self.yaml, self.yaml["ch"], source)
         if not isinstance(self.model[-1], Detect):
-            raise UserError(f"{source}: the last layer is {self.layers[-1].name}; a detector ends with Detect")
+            raise UserError(f"{source}: the last layer is {self.layers[-1].name}; it must be Detect")
         self.names = {index: f"class{index}" for index in range(self.nc)}
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -90,12 +90,11 @@ class DetectionModel(nn.Module):
         """(nl,) float: input pixels per cell, per level."""
         return self.head.stride
 
-    def forward(
-        self, x: Tensor, augment: bool = False
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Tensor, augment: bool = False) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Logits in training; predictions and logits in eval mode. See `Detect`.
 
-        With `augment` (eval mode only) predictions of three scales are merged, and the list of logits is empty.
+        With `augment` (eval mode only) predictions of three scales are merged, and the list of logits is
+        empty.
         """
         if augment:
             return self._forward_augmented(x), []
@@ -104,8 +103,8 @@ class DetectionModel(nn.Module):
     def _forward_augmented(self, x: Tensor) -> Tensor:
         """Predictions at scales 1, 0.83 (mirrored) and 0.67, in pixels of `x`, one after the other.
 
-        The largest objects are left to the smaller images, so the full scale drops its coarsest level; and the
-        smallest scale drops its finest.
+        The largest objects are left to the smaller images, so the full scale drops its coarsest level; and
+        the smallest scale drops its finest.
         """
         height, width = x.shape[2:]
         parts = []
@@ -138,12 +137,16 @@ class DetectionModel(nn.Module):
                 _fuse_sequence(module)
         return self
 
-    def info(self, imgsz: int = 640) -> str:
-        """One line: layers, parameters, gradients, and GFLOPs of convolutions at `imgsz` pixels."""
+    def info(self, imgsz: int | None = None) -> str:
+        """One line: layers, parameters, gradients; with `imgsz` also GFLOPs at that many pixels.
+
+        The operation counter takes a second to load, hence on request only.
+        """
         return summary_line(self.model, self.layers, self.yaml["ch"], imgsz)
 
+    @torch.no_grad()
     def _measure_strides(self, source: str) -> list[float]:
-        """Run an image without data through the network; strides are its side over those of the head's maps.
+        """Run an empty image through the network; strides are its side over those of the head's maps.
 
         On the way every layer must deliver the channels that its rule declared.
         """
@@ -155,7 +158,7 @@ class DetectionModel(nn.Module):
                 strides.extend(PROBE / features.shape[2] for features in x)
                 return x
             try:
-                y = call_on_meta(module, x)
+                y = module(x)
             except Exception as error:  # shapes that do not fit fail anywhere inside torch
                 raise UserError(f"{place}: {' '.join(str(error).split())[:300]}") from error
             if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[1] != layer.channels:
@@ -163,8 +166,11 @@ class DetectionModel(nn.Module):
                 raise UserError(f"{place}: gives {got} where its wiring declares {layer.channels} channels")
             return y
 
-        image = torch.empty(1, self.yaml["ch"], PROBE, PROBE, device="meta")
+        image = self.head.anchors.new_zeros(1, self.yaml["ch"], PROBE, PROBE)
+        mode = self.training
+        self.eval()  # batch statistics of an empty image must not enter BatchNorm
         run_layers(self.model, self.layers, image, check)
+        self.train(mode)
         return strides
 
 
@@ -189,12 +195,13 @@ def main(argv: list[str] | None = None) -> None:
     """Print the layer table of a model yaml and what the model costs."""
     parser = argparse.ArgumentParser(description="print the layers of a model yaml")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml, by name or path")
-    parser.add_argument("--imgsz", "--img", "--img-size", type=int, default=640, help="image side for GFLOPs, pixels")
+    parser.add_argument("--imgsz", "--img-size", type=int, default=640, help="image side for GFLOPs, pixels")
     parser.add_argument("--nc", type=int, help="number of classes instead of the yaml's")
     flags = parser.parse_args(argv)
     model = DetectionModel(flags.cfg, nc=flags.nc)
     print(layer_table(model.model, model.layers, model.yaml["ch"], flags.imgsz))
-    print(f"{Path(flags.cfg).stem}: {summary_line(model.model, model.layers, model.yaml['ch'], flags.imgsz, thop=True)}")
+    costs = summary_line(model.model, model.layers, model.yaml["ch"], flags.imgsz, thop=True)
+    print(f"{Path(flags.cfg).stem}: {costs}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def call_on_meta(module: nn.Module, inputs: Any) -> Any:
 def count_flops(module: nn.Module, inputs: Any) -> int:
     """Operations of one call, 2 x multiply-adds of convolutions, matrix products and attention.
 
-    The convention of a fused network: BatchNorm, activations and pooling count nothing. `inputs` are meta tensors.
+    The convention of a fused network: BatchNorm, activations and pooling count nothing. `inputs` are meta
+    tensors.
     """
     from torch.utils.flop_counter import FlopCounterMode  # costs a quarter of a second that few commands need
 

@@ -1,7 +1,7 @@
 """Which activation a convolution gets, and how a yaml names one.
 
-The `activation:` key of a model yaml holds while that model is built and never reaches the next model: it lives in
-a context variable, not in a class.
+The `activation:` key of a model yaml holds while that model is built and never reaches the next model: it
+lives in a context variable, not in a class.
 """
 
 from __future__ import annotations

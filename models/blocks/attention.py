@@ -12,8 +12,8 @@ from models.registry import register, stacked
 class TransformerLayer(nn.Module):
     """Self-attention and a two-layer linear map, each with a residual. Tokens are (L, B, c).
 
-    Deviations from the paper, all YOLOv5's: no layer normalisation, no bias and no non-linearity in `fc1`, `fc2`,
-    and separate projections `q`, `k`, `v` in front of those that multi-head attention has itself.
+    Deviations from the paper, all YOLOv5's: no layer normalisation, no bias and no non-linearity in `fc1`,
+    `fc2`, and separate projections `q`, `k`, `v` in front of those that multi-head attention has itself.
     """
 
     def __init__(self, c: int, num_heads: int) -> None:

@@ -1,9 +1,9 @@
 """Convolutions: the Conv unit that everything else is made of, and its depthwise, sliced and mixed relatives.
 
-The short names of all blocks: `c1` and `c2` are input and output channels, `n` how often the inside repeats, `k` the
-kernel size, `s` the stride, `p` the padding (None keeps the size at stride 1), `g` groups, `d` dilation, `e` the
-ratio of hidden to output channels, `act` the activation (True: the model's default, SiLU unless its yaml says
-otherwise; False: none; or a module). Tensors are (B, C, H, W) float.
+The short names of all blocks: `c1` and `c2` are input and output channels, `n` how often the inside repeats,
+`k` the kernel size, `s` the stride, `p` the padding (None keeps the size at stride 1), `g` groups, `d`
+dilation, `e` the ratio of hidden to output channels, `act` the activation (True: the model's default, SiLU
+unless its yaml says otherwise; False: none; or a module). Tensors are (B, C, H, W) float.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Size: TypeAlias = int | Sequence[int]
 
 
 def autopad(k: Size, p: Size | None = None, d: int = 1) -> int | tuple[int, ...]:
-    """The padding that keeps the map's size at stride 1 for kernel `k` at dilation `d`, unless `p` is given."""
+    """The padding that keeps the map's size at stride 1 for kernel `k`, dilation `d`, unless `p` is given."""
     if p is not None:
         return p if isinstance(p, int) else tuple(p)
     if isinstance(k, int):
@@ -38,8 +38,8 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """One convolution that equals `bn(conv(x))` in eval mode; `conv` is changed in place and returned.
 
-    BN is `gamma * (y - mean) / sqrt(var + eps) + beta`, a scale and a shift per output channel. The product is
-    formed in double precision, so that only one rounding is left.
+    BN is `gamma * (y - mean) / sqrt(var + eps) + beta`, a scale and a shift per output channel. The product
+    is formed in double precision, so that only one rounding is left.
     """
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded")
@@ -168,12 +168,12 @@ class CrossConv(nn.Module):
 
 @register(scaled)
 class MixConv2d(nn.Module):
-    """Mixed depthwise convolution (MixConv, arXiv 1907.09595): kernels of several sizes share the output channels.
+    """Mixed depthwise convolution (MixConv, arXiv 1907.09595): several kernel sizes share the channels.
 
-    Each kernel size has its own convolution on the whole input; their outputs are concatenated, then BN and SiLU.
-    With `equal_ch` the kernels get equally many channels, else as many as give them equally many weights.
-    Deviations from the paper: grouped by the greatest common divisor of the channels instead of strictly
-    depthwise. From YOLOv5: with `equal_ch=False` the rounded counts always add up to `c2`.
+    Each kernel size has its own convolution on the whole input; their outputs are concatenated, then BN and
+    SiLU. With `equal_ch` the kernels get equally many channels, else as many as give them equally many
+    weights. Deviations from the paper: grouped by the greatest common divisor of the channels instead of
+    strictly depthwise. From YOLOv5: with `equal_ch=False` the rounded counts always add up to `c2`.
     """
 
     def __init__(
@@ -197,7 +197,8 @@ class MixConv2d(nn.Module):
 def _equal_shares(total: int, parts: int) -> list[int]:
     """`total` in nearly equal parts, with the remainder where official weights have it.
 
-    Channel i of `total` evenly spaced ones lies in part ceil(i * parts / (total - 1)) - 1, and the first in part 0.
+    Channel i of `total` evenly spaced ones lies in part ceil(i * parts / (total - 1)) - 1, and the first in
+    part 0.
     """
     last = max(total - 1, 1)
     owners = [max(-(-channel * parts // last) - 1, 0) for channel in range(total)]
@@ -205,7 +206,7 @@ def _equal_shares(total: int, parts: int) -> list[int]:
 
 
 def _weight_shares(total: int, kernels: Sequence[int]) -> list[int]:
-    """`total` channels split in inverse proportion to kernel area; the last kernel takes the rounding error."""
+    """`total` split in inverse proportion to kernel area; the last kernel takes the rounding error."""
     inverse = [1 / size**2 for size in kernels]
     shares = [round(total * part / sum(inverse)) for part in inverse[:-1]]
     return [*shares, total - sum(shares)]

@@ -19,7 +19,7 @@ def _detects(row: Row) -> Wiring:
         raise ValueError(f"takes the arguments [nc, anchors], got {len(row.args)} of them")
     nc, anchors = row.args
     if not isinstance(anchors, int) and len(anchors) != len(row.channels):
-        raise ValueError(f"{len(anchors)} rows of anchors for {len(row.channels)} input layers; one row per layer")
+        raise ValueError(f"has {len(anchors)} rows of anchors for {len(row.channels)} layers; give one each")
     return Wiring((nc, anchors, row.channels), anchors_per_level(anchors) * (nc + 5), joins=True)
 
 
@@ -33,12 +33,14 @@ class Detect(nn.Module):
     """YOLOv5's head. Input: `nl` maps (B, c, H, W), one per level, finest first.
 
     Training: a list of logits, one (B, na, H, W, no) per level, no = x, y, w, h, objectness, nc classes.
-    Eval: the pair of decoded predictions (B, sum of na*H*W, no) and that list. Decoded boxes are centre x, y, width,
-    height in input pixels; objectness and class scores are in 0..1. Rows are ordered by level, anchor, y, x.
+    Eval: the pair of decoded predictions (B, sum of na*H*W, no) and that list. Decoded boxes are centre x, y,
+    width, height in input pixels; objectness and class scores are in 0..1. Rows are ordered by level, anchor,
+    y, x.
 
     Args:
         nc: number of classes.
-        anchors: one row `w, h, w, h, …` of pixels per level, or the number of anchors per level: then the shapes
+        anchors: one row `w, h, w, h, …` of pixels per level, or the number of anchors per level: then the
+        shapes
             are squares of 4 to 8 strides, a start for autoanchor.
         ch: channels of the input maps.
 
@@ -85,7 +87,7 @@ class Detect(nn.Module):
 
     @torch.no_grad()
     def _initialise_biases(self, strides: Sequence[float]) -> None:
-        """Start from about 8 objects in a 640-pixel image and equally rare classes (arXiv 1708.02002 §3.3)."""
+        """Start from some 8 objects in a 640-pixel image and equally rare classes (arXiv 1708.02002 §3.3)."""
         for conv, stride in zip(self.m, strides):
             assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             bias = conv.bias.view(self.na, self.no)
@@ -111,8 +113,8 @@ class Detect(nn.Module):
     def _places(self, logits: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Per prediction row: its cell less one half (N, 2), stride (N, 1), anchor in pixels (N, 2).
 
-        Made anew for each call: it costs a thousandth of the network, follows any map size in a traced graph, and
-        never lags behind anchors that training or a checkpoint has changed.
+        Made anew for each call: it costs a thousandth of the network, follows any map size in a traced graph,
+        and never lags behind anchors that training or a checkpoint has changed.
         """
         cells, strides, anchors = [], [], []
         for level, stride, anchor in zip(logits, self.stride.to(dtype), self.anchors.to(dtype)):

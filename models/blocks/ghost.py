@@ -1,4 +1,4 @@
-"""Ghost modules (GhostNet, arXiv 1911.11907): half of the features by convolution, half by a cheap operation on it."""
+"""Ghost modules (GhostNet, arXiv 1911.11907): half the features by convolution, half cheaply from these."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ class GhostConv(nn.Module):
     Deviation from the paper: the cheap operation is 5x5, not 3x3, and c2 must be even.
     """
 
-    def __init__(
-        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
-    ) -> None:
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__()
         if c2 % 2:
             raise ValueError(f"GhostConv makes its channels in two halves: c2 must be even, got {c2}")
@@ -34,10 +32,11 @@ class GhostConv(nn.Module):
 
 @register(scaled)
 class GhostBottleneck(nn.Module):
-    """GhostConv to c2/2, a depthwise k x k Conv when s = 2, GhostConv to c2 without activation, plus a shortcut.
+    """GhostConv to c2/2, at s = 2 a depthwise k x k Conv, GhostConv to c2 without activation; and a shortcut.
 
-    The shortcut is the input itself, or at s = 2 a depthwise and a 1x1 Conv without activations. At s = 1, c1 must
-    equal c2. Deviations from the paper: the hidden width is c2/2, and there is no squeeze-and-excitation.
+    The shortcut is the input itself, or at s = 2 a depthwise and a 1x1 Conv without activations. At s = 1, c1
+    must equal c2. Deviations from the paper: the hidden width is c2/2, and there is no
+    squeeze-and-excitation.
     """
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
@@ -53,7 +52,9 @@ class GhostBottleneck(nn.Module):
             GhostConv(hidden, c2, act=False),
         )
         self.shortcut = (
-            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False)) if halves else nn.Identity()
+            nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, act=False))
+            if halves
+            else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:

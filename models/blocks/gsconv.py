@@ -1,4 +1,4 @@
-"""GSConv and the slim neck (arXiv 2206.02424): a dense and a depthwise half, mixed by a fixed channel shuffle."""
+"""GSConv and the slim neck (arXiv 2206.02424): a dense and a depthwise half, their channels shuffled."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from models.registry import register, scaled, stacked
 def deinterleave(x: Tensor) -> Tensor:
     """The even channels of `x`, then its odd channels. (B, C, H, W), C even.
 
-    Channel 2i + j goes to place j * C/2 + i: a transpose of the channel axis seen as (C/2, 2). The batch axis stays
-    alone, so that the operation exports for any batch size.
+    Channel 2i + j goes to place j * C/2 + i: a transpose of the channel axis seen as (C/2, 2). The batch axis
+    stays alone, so that the operation exports for any batch size.
     """
     return x.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
 
 
 @register(scaled)
 class GSConv(nn.Module):
-    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5, then the even and the odd channels of `a | b`.
+    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5; the even, then the odd channels of `a | b`.
 
     Deviations: the paper draws an interleave of the halves; its public code, which trained weights follow,
-    de-interleaves, and so do we. That code folds the batch into the shuffle, which TensorRT rejects; we do not.
+    de-interleaves, and so do we. That code folds the batch into the shuffle, which TensorRT rejects; we do
+    not.
     """
 
-    def __init__(
-        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
-    ) -> None:
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__()
         if c2 % 2:
-            raise ValueError(f"{type(self).__name__} makes its channels in two halves: c2 must be even, got {c2}")
+            raise ValueError(f"GSConv makes its channels in two halves: c2 must be even, got {c2}")
         half = c2 // 2
         self.cv1 = Conv(c1, half, k, s, g=g, act=act)
         self.cv2 = Conv(half, half, k=5, g=half, act=act)
@@ -48,15 +47,13 @@ class GSConv(nn.Module):
 
 @register(scaled)
 class GSConvns(GSConv):
-    """GSConv whose shuffle is learned ("native shuffle"): `ReLU(shuf(a | b))`, a 1x1 convolution without bias.
+    """GSConv whose shuffle is learned: `ReLU(shuf(a | b))`, `shuf` a 1x1 convolution without bias.
 
     Deviations from the public code: it drops k, s and g, and replaces the tensor by a ReLU module instead of
     applying one; here k, s and g count and ReLU is applied.
     """
 
-    def __init__(
-        self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True
-    ) -> None:
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__(c1, c2, k, s, g, act)
         self.shuf = nn.Conv2d(c2, c2, kernel_size=1, bias=False)
 
@@ -83,7 +80,7 @@ class GSBottleneck(nn.Module):
 
 @register(scaled)
 class GSBottleneckC(nn.Module):
-    """GSBottleneck with a depthwise shortcut of kernel `k` and stride `s`; the second GSConv is always 3x3."""
+    """GSBottleneck with a depthwise shortcut of kernel `k` and stride `s`; its second GSConv stays 3x3."""
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, e: float = 0.5) -> None:
         super().__init__()
@@ -99,10 +96,10 @@ def _lighting(c1: int, hidden: int, c2: int, k: int, s: int) -> nn.Sequential:
 
 
 class _SlimShell(nn.Module):
-    """`cv3(cv2(x) | gsb(cv1(x)))`: the one-shot aggregation of the slim neck around any inside of equal width.
+    """`cv3(cv2(x) | gsb(cv1(x)))`: the slim neck's one-shot aggregation around any inside of equal width.
 
-    The public classes own one more 3x3 Conv, `res`, that their forward never uses: it inflates the parameter count
-    and stalls data-parallel training. Ours have none.
+    The public classes own one more 3x3 Conv, `res`, that their forward never uses: it inflates the parameter
+    count and stalls data-parallel training. Ours have none.
     """
 
     def __init__(self, c1: int, c2: int, hidden: int, inside: nn.Module) -> None:

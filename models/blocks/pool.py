@@ -59,7 +59,7 @@ class SPPF(nn.Module):
 
 @register(scaled)
 class C3SPP(C3Shell):
-    """C3 with one SPP inside. Official signature: kernels come before `n`, and n, shortcut and g have no effect."""
+    """C3 with one SPP inside. Kernels come before `n` as in official yamls; n, shortcut, g have no effect."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from models.registry import Row, Wiring, register
 
 def _summed(row: Row) -> Wiring:
     if row.argument(0, 1) != 1:
-        raise ValueError(f"joins along the channels in a model yaml: its argument must be 1, got {row.args[0]}")
+        raise ValueError(f"joins along the channels: its argument must be 1, got {row.args[0]}")
     return Wiring(row.args, sum(row.channels), joins=True)
 
 
@@ -32,7 +32,7 @@ def _contracted(row: Row) -> Wiring:
 
 @register(_contracted)
 class Contract(nn.Module):
-    """Space to depth: (B, C, H, W) -> (B, C * gain^2, H / gain, W / gain); H and W must be multiples of gain."""
+    """Space to depth: (B, C, H, W) -> (B, C * gain^2, H / gain, W / gain); H and W are multiples of gain."""
 
     def __init__(self, gain: int = 2) -> None:
         super().__init__()
