@@ -1,0 +1,277 @@
+"""How good detections are: matching to labels, average precision, confusion matrix.
+
+A prediction row is x1, y1, x2, y2, confidence, class; a label row is class, x1, y1, x2, y2. Both are in
+pixels of the same image. C counts the classes that have labels, T the IoU thresholds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from utils.boxes import box_iou
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+GRID = np.linspace(0, 1, 1000)  # confidences, or recalls, at which curves are sampled
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP50, mAP50-95
+EPS = 1e-16
+
+
+def match_predictions(
+    predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor, thresholds: np.ndarray = IOU_THRESHOLDS
+) -> np.ndarray:
+    """Which predictions are right, at each IoU threshold.
+
+    Each prediction claims the label of its class that it overlaps most. Among the claims on a label that
+    reach the threshold the most confident one is right; the others are duplicates.
+
+    Args:
+        predictions: (n, 6) float, in any order.
+        labels: (m, 5) float.
+        thresholds: (T,) IoU values.
+
+    Returns:
+        (n, T) bool.
+    """
+    predictions, labels = as_array(predictions, 6), as_array(labels, 5)
+    right = np.zeros((len(predictions), len(thresholds)), dtype=bool)
+    if not len(predictions) or not len(labels):
+        return right
+    overlap = box_iou(predictions[:, :4], labels[:, 1:5])
+    overlap *= predictions[:, 5:6] == labels[:, 0]
+    claimed = overlap.argmax(axis=1)
+    order = np.lexsort((-predictions[:, 4], claimed))  # by label, then most confident first
+    reaches = overlap[order, claimed[order], None] >= thresholds
+    rank = np.cumsum(reaches, axis=0)
+    starts = np.flatnonzero(np.diff(claimed[order], prepend=-1))
+    earlier: np.ndarray = np.repeat(
+        rank[starts] - reaches[starts], np.diff(starts, append=len(order)), axis=0
+    )
+    right[order] = reaches & (rank - earlier == 1)
+    return right
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Sampled curves at IoU 0.5; (C, 1000) each, over `GRID`."""
+
+    precision: np.ndarray  # by confidence
+    recall: np.ndarray  # by confidence
+    f1: np.ndarray  # by confidence
+    precision_by_recall: np.ndarray
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Detection quality of the C classes that have labels, in ascending order of `classes`.
+
+    Precision, recall, f1, tp and fp are those at IoU 0.5 and at `confidence`, the threshold with the best
+    smoothed mean F1.
+    """
+
+    classes: np.ndarray  # (C,) int
+    labels: np.ndarray  # (C,) int, how many there are
+    precision: np.ndarray  # (C,) 0–1, as the following
+    recall: np.ndarray
+    f1: np.ndarray
+    tp: np.ndarray  # (C,) rounded counts
+    fp: np.ndarray
+    ap: np.ndarray  # (C, T)
+    confidence: float
+    curves: Curves
+    names: dict[int, str]
+
+    def name(self, row: int) -> str:
+        """Name of the class in `row`, its number when it has none; both when another class has that name."""
+        category = int(self.classes[row])
+        name = self.names.get(category, str(category))
+        return f"{name} ({category})" if list(self.names.values()).count(name) > 1 else name
+
+    def means(self) -> dict[str, float]:
+        """Means over the classes: precision, recall, f1, mAP50, mAP50_95; all 0 without labels."""
+        values = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        values |= {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
+        return {key: float(value.mean()) if value.size else 0.0 for key, value in values.items()}
+
+
+def ap_per_class(
+    tp: np.ndarray,
+    conf: np.ndarray,
+    pred_cls: np.ndarray,
+    target_cls: np.ndarray,
+    names: dict[int, str] | None = None,
+) -> ClassMetrics:
+    """Precision, recall, F1 and average precision of each class that has labels.
+
+    Args:
+        tp: (N, T) bool, from `match_predictions`, of all images.
+        conf: (N,) confidences.
+        pred_cls: (N,) predicted classes.
+        target_cls: (M,) classes of all labels.
+        names: for reports.
+    """
+    classes, labels = np.unique(target_cls.astype(int), return_counts=True)
+    order = np.lexsort((-conf, pred_cls))
+    tp, conf, pred_cls = tp[order], conf[order], pred_cls[order]
+    first = np.searchsorted(pred_cls, classes, side="left")
+    last = np.searchsorted(pred_cls, classes, side="right")
+
+    ap = np.zeros((len(classes), tp.shape[1]))
+    precision, recall, by_recall = np.zeros((3, len(classes), len(GRID)))
+    for row, (start, stop) in enumerate(zip(first, last)):
+        if start == stop:
+            continue
+        hits = tp[start:stop].cumsum(axis=0)  # (n, T)
+        reached = hits / (labels[row] + EPS)
+        exact = hits / np.arange(1, stop - start + 1)[:, None]
+        falling = -conf[start:stop]
+        precision[row] = np.interp(-GRID, falling, exact[:, 0], left=1)  # above the first: nothing is wrong
+        recall[row] = np.interp(-GRID, falling, reached[:, 0], left=0)
+        ap[row], by_recall[row] = _average_precision(reached, exact)
+    f1 = 2 * precision * recall / (precision + recall + EPS)
+    best = int(_smooth(f1.mean(axis=0), 0.1).argmax()) if len(classes) else 0
+    right = (recall[:, best] * labels).round()
+    return ClassMetrics(
+        classes=classes,
+        labels=labels,
+        precision=precision[:, best],
+        recall=recall[:, best],
+        f1=f1[:, best],
+        tp=right,
+        fp=(right / (precision[:, best] + EPS) - right).round(),
+        ap=ap,
+        confidence=float(GRID[best]),
+        curves=Curves(precision, recall, f1, by_recall),
+        names=names or {},
+    )
+
+
+def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the precision envelope over 101 recalls for each threshold, (n, T) both -> (T,).
+
+    The second result is the envelope of the first threshold over `GRID`.
+    """
+    count = recall.shape[1]
+    recall = np.concatenate((np.zeros((1, count)), recall, np.ones((1, count))))
+    precision = np.concatenate((np.ones((1, count)), precision, np.zeros((1, count))))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.linspace(0, 1, 101)
+    sampled = np.stack([np.interp(at, recall[:, t], envelope[:, t]) for t in range(count)])
+    area = (sampled[:, 1:] + sampled[:, :-1]).sum(axis=1) / 2 * (at[1] - at[0])
+    return area, np.interp(GRID, recall[:, 0], envelope[:, 0])
+
+
+def _smooth(values: np.ndarray, share: float) -> np.ndarray:
+    """Running mean over a window of about `share` of twice the length; the ends are continued evenly."""
+    half = round(len(values) * share * 2) // 2 // 2
+    window = 2 * half + 1
+    return np.convolve(np.pad(values, half, mode="edge"), np.full(window, 1 / window), mode="valid")
+
+
+def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
+    """What training maximises: a tenth of mAP50 and nine tenths of mAP50-95."""
+    values = (precision, recall, map50, map50_95)
+    return sum(weight * value for weight, value in zip(FITNESS_WEIGHTS, values))
+
+
+class DetectionMetrics:
+    """Gathers detections and labels image by image, then measures them all.
+
+    Args:
+        names: class number to name.
+        thresholds: (T,) IoU thresholds; the first one is that of precision, recall and curves.
+    """
+
+    def __init__(self, names: dict[int, str], thresholds: np.ndarray = IOU_THRESHOLDS) -> None:
+        self.names = names
+        self.thresholds = thresholds
+        self.images = 0
+        self._right: list[np.ndarray] = []
+        self._scored: list[np.ndarray] = []  # (n, 2) confidence, class
+        self._labels: list[np.ndarray] = []  # (m,) classes
+
+    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> np.ndarray:
+        """Add an image: predictions (n, 6), labels (m, 5). Returns which ones are right, (n, T) bool."""
+        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
+        right = match_predictions(predictions, labels, self.thresholds)
+        self.images += 1
+        self._right.append(right)
+        self._scored.append(predictions[:, 4:6])
+        self._labels.append(labels[:, 0])
+        return right
+
+    def compute(self) -> ClassMetrics:
+        """Metrics of all images so far; classes without labels do not occur in it."""
+        right = np.concatenate([np.zeros((0, len(self.thresholds)), dtype=bool), *self._right])
+        scored = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._scored])
+        labels = np.concatenate([np.zeros(0, dtype=np.float32), *self._labels])
+        return ap_per_class(right, scored[:, 0], scored[:, 1], labels, self.names)
+
+    def as_dict(self, result: ClassMetrics | None = None) -> dict[str, object]:
+        """Plain numbers for json, overall and per class; `result` saves computing it again."""
+        result = result or self.compute()
+        means = result.means()
+        overall: dict[str, object] = {"images": self.images, "labels": int(result.labels.sum()), **means}
+        overall["fitness"] = fitness(means["precision"], means["recall"], means["mAP50"], means["mAP50_95"])
+        overall["confidence"] = result.confidence
+        overall["classes"] = {
+            result.name(row): {
+                "class": int(result.classes[row]),
+                "labels": int(result.labels[row]),
+                "precision": float(result.precision[row]),
+                "recall": float(result.recall[row]),
+                "f1": float(result.f1[row]),
+                "mAP50": float(result.ap[row, 0]),
+                "mAP50_95": float(result.ap[row].mean()),
+            }
+            for row in range(len(result.classes))
+        }
+        return overall
+
+
+class ConfusionMatrix:
+    """Counts which class was predicted for which; index `nc` stands for background.
+
+    `matrix` is (nc + 1, nc + 1) int: rows are predicted classes, columns true ones. A label that nothing was
+    matched to counts in the last row, a prediction without label in the last column.
+    """
+
+    def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.45) -> None:
+        self.nc = nc
+        self.conf = conf
+        self.iou = iou
+        self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
+
+    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
+        """Add an image: predictions (n, 6), labels (m, 5). Pairs are made by overlap, whatever the class."""
+        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
+        predictions = predictions[predictions[:, 4] > self.conf]
+        predicted, true = predictions[:, 5].astype(int), labels[:, 0].astype(int)
+        overlap = box_iou(predictions[:, :4], labels[:, 1:5])
+        pairs = np.argwhere(overlap > self.iou)
+        pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
+        partner = np.full(len(predicted), self.nc)
+        lonely = np.ones(len(true), dtype=bool)
+        free = np.ones(len(predicted), dtype=bool)
+        for i, j in pairs:
+            if free[i] and lonely[j]:
+                partner[i] = true[j]
+                free[i] = lonely[j] = False
+        np.add.at(self.matrix, (predicted, partner), 1)
+        np.add.at(self.matrix[self.nc], true[lonely], 1)
+
+
+def as_array(rows: np.ndarray | Tensor, columns: int) -> np.ndarray:
+    """Rows as a numpy array (n, columns); an empty input of any shape becomes (0, columns).
+
+    Raises:
+        ValueError: another number of columns.
+    """
+    array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+    if not array.size:
+        return np.zeros((0, columns), dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != columns:
+        raise ValueError(f"expected rows of {columns} numbers, found an array of shape {array.shape}")
+    return array
