@@ -196,8 +196,12 @@ def read_file(file: str, index: int, count: int, vid_stride: int) -> Iterator[Fr
     if suffix_of(file) in VIDEOS:
         yield from _read_video(file, index, count, vid_stride)
     else:
-        image = _fetch_image(file) if "://" in file else read_image(file)
-        yield Frame(image, file, "image", index=index, count=count)
+        yield Frame(read_picture(file), file, "image", index=index, count=count)
+
+
+def read_picture(place: str) -> np.ndarray:
+    """The picture (H, W, 3) uint8 BGR in a file or behind a URL."""
+    return _fetch_image(place) if "://" in place else read_image(place)
 
 
 def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[Frame]:

@@ -1,0 +1,106 @@
+"""Detectors for `torch.hub`.
+
+    model = torch.hub.load("path/to/this/repository", "custom", path="best.pt", source="local")
+    results = model(["street.jpg", image_array])
+    results.print()
+
+Nothing is downloaded: the official entries look for their file (`yolov5s.pt`, …) in the working directory and in
+its folder `weights`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.backends import load_backend
+from models.detector import Detector
+from models.weights import OFFICIAL_RELEASES, load_model, transfer
+from models.yolo import DetectionModel
+from utils.device import select_device
+from utils.errors import UserError
+
+dependencies = ["torch", "torchvision", "numpy", "cv2", "yaml", "tqdm", "safetensors"]
+
+
+def custom(
+    path: str | Path = "best.pt",
+    autoshape: bool = True,
+    _verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """A detector from a weights file of any form that detect.py runs.
+
+    Args:
+        path: `.pt`, `.safetensors`, `.torchscript` or `.onnx`.
+        autoshape: give the `Detector`, which takes pictures; otherwise the bare network, which takes batches.
+        device: "cpu", "0", …; by default CUDA when there is any.
+
+    Raises:
+        UserError: no such file, or one that cannot be used.
+    """
+    place = device if isinstance(device, torch.device) else select_device(device or "")
+    if not Path(path).exists():
+        raise UserError(f"weights '{path}' not found (working directory {Path.cwd()})")
+    model: nn.Module = Detector(load_backend(path, place)) if autoshape else load_model(path, place)
+    if _verbose:
+        print(f"Loaded {path} on {place}")
+    return model
+
+
+def official(
+    name: str,
+    pretrained: bool = True,
+    channels: int = 3,
+    classes: int = 80,
+    autoshape: bool = True,
+    _verbose: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """One of the official sizes.
+
+    Args:
+        name: for example `yolov5s`.
+        pretrained: take the weights from `<name>.pt`; with other `channels` or `classes` only those that fit.
+            Otherwise the network gets random weights.
+        autoshape: give the `Detector` where it applies (three channels), otherwise the bare network.
+        device: "cpu", "0", …; by default CUDA when there is any.
+
+    Raises:
+        UserError: the weights file is not there; the message says where to get it.
+    """
+    place = device if isinstance(device, torch.device) else select_device(device or "")
+    if pretrained and (channels, classes) == (3, 80):
+        return custom(_official_file(name), autoshape, _verbose, place)
+    model = DetectionModel(f"{name}.yaml", ch=channels, nc=classes)
+    if pretrained:
+        report = transfer(model, load_model(_official_file(name)).state_dict())
+        if _verbose:
+            print(f"{name}: {report}")
+    model = model.to(place)
+    return Detector(model) if autoshape and channels == 3 else model
+
+
+def _official_file(name: str) -> Path:
+    for folder in (Path(), Path("weights")):
+        if (folder / f"{name}.pt").is_file():
+            return folder / f"{name}.pt"
+    raise UserError(
+        f"{name}.pt is neither in {Path.cwd()} nor in its folder 'weights'; nothing is downloaded: get it from "
+        f"{OFFICIAL_RELEASES}, or pass pretrained=False for random weights"
+    )
+
+
+yolov5n = partial(official, "yolov5n")
+yolov5s = partial(official, "yolov5s")
+yolov5m = partial(official, "yolov5m")
+yolov5l = partial(official, "yolov5l")
+yolov5x = partial(official, "yolov5x")
+yolov5n6 = partial(official, "yolov5n6")
+yolov5s6 = partial(official, "yolov5s6")
+yolov5m6 = partial(official, "yolov5m6")
+yolov5l6 = partial(official, "yolov5l6")
+yolov5x6 = partial(official, "yolov5x6")

@@ -1,0 +1,278 @@
+"""From pictures to boxes: letterbox, network, suppression and back to the picture's pixels, as one module."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.backends import Backend, PyTorchBackend
+from models.yolo import DetectionModel
+from utils.boxes import scale_boxes
+from utils.data.frames import warn
+from utils.data.letterbox import fit, letterbox
+from utils.data.sources import read_picture
+from utils.device import synchronise
+from utils.errors import UserError
+from utils.nms import non_max_suppression
+from utils.results import Results
+
+Picture: TypeAlias = Any  # path, URL, PIL image, array or tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch ready for the network, with the way back.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB.
+        sources: per image (height, width) of the source picture.
+        ratios: per image (x, y) scale from the source to the batch.
+        pads: per image (left, top) padding in the batch.
+    """
+
+    images: Tensor
+    sources: list[tuple[int, int]]
+    ratios: list[tuple[float, float]]
+    pads: list[tuple[float, float]]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the batch."""
+        return int(self.images.shape[2]), int(self.images.shape[3])
+
+
+def prepare(
+    images: Sequence[np.ndarray], size: int | tuple[int, int], *, stride: int = 32, exact: bool = False
+) -> Prepared:
+    """Letterbox pictures to one shape and stack them; pure numpy work that a reading thread can do.
+
+    Args:
+        images: (H, W, 3) uint8 BGR each, of any shapes.
+        size: longest side in pixels, or the (height, width) to fit into.
+        stride: both sides become multiples of it.
+        exact: pad to the whole of `size`, for networks that take one shape only.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    target = (_multiple(height, stride), _multiple(width, stride))
+    shapes = [(image.shape[0], image.shape[1]) for image in images]
+    if not exact and len(set(shapes)) > 1:
+        target, exact = _common_shape(shapes, target, stride), True
+    boxed, ratios, pads = [], [], []
+    for image in images:
+        canvas, ratio, pad = letterbox(image, target, stride=stride, auto=not exact)
+        boxed.append(np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1)))  # HWC BGR -> CHW RGB
+        ratios.append(ratio)
+        pads.append(pad)
+    stack = boxed[0][None] if len(boxed) == 1 else np.stack(boxed)
+    return Prepared(torch.from_numpy(stack), shapes, ratios, pads)
+
+
+def _multiple(side: float, stride: int) -> int:
+    return max(-(-int(side) // stride), 1) * stride
+
+
+def _common_shape(shapes: Sequence[tuple[int, int]], target: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The least shape, in multiples of the stride, that holds every picture once it fits into `target`."""
+    inner = [fit(shape, target, stride=stride).inner for shape in shapes]
+    return _multiple(max(h for h, _ in inner), stride), _multiple(max(w for _, w in inner), stride)
+
+
+class Detector(nn.Module):
+    """A network with everything around it: give it pictures, get `Results`.
+
+    Attributes:
+        conf, iou: thresholds of the confidence and of suppression.
+        agnostic: let boxes of different classes suppress each other.
+        multi_label: let one box have several classes.
+        classes: class indices to keep; None for all.
+        max_det: most detections a picture.
+        amp: mixed precision on CUDA.
+    """
+
+    conf = 0.25
+    iou = 0.45
+    agnostic = False
+    multi_label = False
+    classes: Sequence[int] | None = None
+    max_det = 1000
+    amp = False
+
+    def __init__(self, model: Backend | DetectionModel) -> None:
+        super().__init__()
+        if isinstance(model, DetectionModel):
+            parameter = next(model.parameters())
+            model = PyTorchBackend(model, parameter.device, half=parameter.dtype == torch.float16, fuse=False)
+        self.backend = model
+        self.names = dict(model.names)
+        self.stride = model.stride
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, also after `.to()` or `.cuda()`."""
+        parameter = next(self.backend.parameters(), None)
+        return self.backend.device if parameter is None else parameter.device
+
+    def forward(
+        self,
+        pictures: Picture | Sequence[Picture],
+        size: int | tuple[int, int] = 640,
+        augment: bool = False,
+        profile: bool = False,
+    ) -> Results | Tensor:
+        """Detect on one picture or a list of them.
+
+        Args:
+            pictures: a path or URL; a PIL image; an array (H, W, 3) or (3, H, W) uint8 **RGB** (OpenCV reads
+                BGR: pass `image[..., ::-1]`), also (H, W) grey; a tensor (3, H, W) as an array; a list of
+                these; or a batch (B, 3, H, W) float RGB 0–1, used as it is, sides multiples of the stride.
+            size: longest side that the network sees, in pixels; pictures of a list share one padded shape.
+            augment: test-time augmentation.
+            profile: accepted for compatibility; times are always measured.
+
+        Returns:
+            Results; under `torch.jit.trace`, which calls with a batch, the raw (B, N, 5 + nc) prediction.
+
+        Raises:
+            UserError: a picture that cannot be read or understood.
+        """
+        if isinstance(pictures, Tensor) and torch.jit.is_tracing():
+            return self.backend(pictures)
+        with torch.inference_mode():
+            if isinstance(pictures, Tensor) and pictures.ndim == 4:
+                return self._detect_batch(pictures, augment)
+            several = isinstance(pictures, (list, tuple))
+            loaded = [load_picture(p, i) for i, p in enumerate(pictures if several else [pictures])]
+            if not loaded:
+                raise UserError("no pictures given")
+            return self._detect_pictures(loaded, size, augment)
+
+    def _detect_pictures(
+        self, loaded: list[tuple[np.ndarray, str]], size: int | tuple[int, int], augment: bool
+    ) -> Results:
+        start = time.perf_counter()
+        batch = self.prepare([image for image, _ in loaded], size)
+        before = time.perf_counter() - start
+        rows, (convert, inference, after) = self.detect(batch, augment)
+        pictures = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image, _ in loaded]
+        times = (before + convert, inference, after)
+        return Results(pictures, rows, self.names, [f for _, f in loaded], times, tuple(batch.images.shape))
+
+    def _detect_batch(self, images: Tensor, augment: bool) -> Results:
+        """A float batch is used as it is; its images serve as the pictures."""
+        if not images.is_floating_point() or images.shape[1] != 3:
+            raise UserError(
+                f"a batch must be (B, 3, H, W) float 0–1, found {tuple(images.shape)} {images.dtype}"
+            )
+        if images.shape[2] % self.stride or images.shape[3] % self.stride:
+            raise UserError(
+                f"sides of a batch must be multiples of {self.stride}, found {tuple(images.shape)}"
+            )
+        pixels = (images.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+        shape = (int(images.shape[2]), int(images.shape[3]))
+        batch = Prepared(
+            images, [shape] * len(images), [(1.0, 1.0)] * len(images), [(0.0, 0.0)] * len(images)
+        )
+        rows, times = self.detect(batch, augment)
+        files = [f"image{index}.jpg" for index in range(len(images))]
+        return Results(list(pixels), rows, self.names, files, times, tuple(images.shape))
+
+    def prepare(self, images: Sequence[np.ndarray], size: int | tuple[int, int]) -> Prepared:
+        """`prepare` as this network needs it: its stride, and its shape when it has only one."""
+        fixed = self.backend.shape
+        exact = fixed is not None or not self.backend.pt
+        return prepare(images, fixed or size, stride=self.stride, exact=exact)
+
+    @torch.inference_mode()
+    def detect(
+        self, batch: Prepared, augment: bool = False
+    ) -> tuple[list[Tensor], tuple[float, float, float]]:
+        """Run the network on a prepared batch.
+
+        Returns:
+            Per image (n, 6) float32 x1, y1, x2, y2 in pixels of the source picture, confidence, class; and
+            the seconds that conversion, inference and suppression took.
+        """
+        device = self.device
+        start = time.perf_counter()
+        images = batch.images.to(device)
+        if not images.is_floating_point():
+            images = images.float() / 255
+        converted = self._clock()
+        with torch.autocast(device.type, enabled=self.amp and device.type == "cuda"):
+            prediction = self.backend(images, augment)
+        inferred = self._clock()
+        self._check_names(prediction.shape[2] - 5)
+        rows = non_max_suppression(
+            prediction,
+            self.conf,
+            self.iou,
+            classes=self.classes,
+            agnostic=self.agnostic,
+            multi_label=self.multi_label,
+            max_det=self.max_det,
+        )
+        for row, shape, ratio, pad in zip(rows, batch.sources, batch.ratios, batch.pads):
+            row[:, :4] = scale_boxes(row[:, :4], batch.size, shape, ratio, pad)
+        return rows, (converted - start, inferred - converted, self._clock() - inferred)
+
+    def _clock(self) -> float:
+        synchronise(self.device)
+        return time.perf_counter()
+
+    def _check_names(self, count: int) -> None:
+        """Files without class names may meet a --data of another network; wrong names would mislead."""
+        if len(self.names) != count:
+            if self.names:
+                warn(f"the network has {count} classes, {len(self.names)} names are given; numbers are used")
+            self.names = {index: f"class{index}" for index in range(count)}
+
+
+def load_picture(picture: Picture, index: int = 0) -> tuple[np.ndarray, str]:
+    """One picture of any accepted kind as ((H, W, 3) uint8 BGR, file name).
+
+    Raises:
+        UserError: unreadable, or nothing that could be a picture.
+    """
+    if isinstance(picture, (str, Path)):
+        return read_picture(str(picture)), Path(str(picture)).name
+    name = f"image{index}.jpg"
+    if isinstance(picture, Tensor):
+        picture = picture.detach().cpu().numpy()
+    elif not isinstance(picture, np.ndarray):
+        picture, name = _from_pillow(picture, name)
+    return _bgr(picture), name
+
+
+def _from_pillow(picture: Picture, name: str) -> tuple[np.ndarray, str]:
+    from PIL import Image, ImageOps  # only for callers that have such images, and so have it loaded
+
+    if not isinstance(picture, Image.Image):
+        raise UserError(
+            f"cannot detect on a {type(picture).__name__}; give a path, array, PIL image or tensor, or a list"
+        )
+    file = Path(getattr(picture, "filename", "") or name).name
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB")), file
+
+
+def _bgr(array: np.ndarray) -> np.ndarray:
+    """RGB, RGBA or grey, channels first or last, uint8 or float (0–1, or 0–255), as (H, W, 3) uint8 BGR."""
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise UserError(f"a picture must be (H, W, 3) or (3, H, W), found {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        array = (array * (255 if array.max() <= 1 else 1)).round().clip(0, 255)
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[..., 2::-1].astype(np.uint8))
