@@ -4,8 +4,8 @@
     results = model(["street.jpg", image_array])
     results.print()
 
-Nothing is downloaded: the official entries look for their file (`yolov5s.pt`, …) in the working directory and in
-its folder `weights`.
+Nothing is downloaded: the official entries look for their file (`yolov5s.pt`, …) in the working directory and
+in its folder `weights`.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _official_file(name: str) -> Path:
         if (folder / f"{name}.pt").is_file():
             return folder / f"{name}.pt"
     raise UserError(
-        f"{name}.pt is neither in {Path.cwd()} nor in its folder 'weights'; nothing is downloaded: get it from "
-        f"{OFFICIAL_RELEASES}, or pass pretrained=False for random weights"
+        f"{name}.pt is neither in {Path.cwd()} nor in its folder 'weights'; nothing is downloaded: "
+        f"get it from {OFFICIAL_RELEASES}, or pass pretrained=False for random weights"
     )
 
 

@@ -34,14 +34,10 @@ class Prepared:
     Attributes:
         images: (B, 3, H, W) uint8 RGB.
         sources: per image (height, width) of the source picture.
-        ratios: per image (x, y) scale from the source to the batch.
-        pads: per image (left, top) padding in the batch.
     """
 
     images: Tensor
     sources: list[tuple[int, int]]
-    ratios: list[tuple[float, float]]
-    pads: list[tuple[float, float]]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,14 +61,9 @@ def prepare(
     shapes = [(image.shape[0], image.shape[1]) for image in images]
     if not exact and len(set(shapes)) > 1:
         target, exact = _common_shape(shapes, target, stride), True
-    boxed, ratios, pads = [], [], []
-    for image in images:
-        canvas, ratio, pad = letterbox(image, target, stride=stride, auto=not exact)
-        boxed.append(np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1)))  # HWC BGR -> CHW RGB
-        ratios.append(ratio)
-        pads.append(pad)
-    stack = boxed[0][None] if len(boxed) == 1 else np.stack(boxed)
-    return Prepared(torch.from_numpy(stack), shapes, ratios, pads)
+    boxed = [letterbox(image, target, stride=stride, auto=not exact)[0] for image in images]
+    stack = np.stack([canvas[..., ::-1].transpose(2, 0, 1) for canvas in boxed])  # HWC BGR -> BCHW RGB
+    return Prepared(torch.from_numpy(stack), shapes)
 
 
 def _multiple(side: float, stride: int) -> int:
@@ -178,9 +169,7 @@ class Detector(nn.Module):
             )
         pixels = (images.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
         shape = (int(images.shape[2]), int(images.shape[3]))
-        batch = Prepared(
-            images, [shape] * len(images), [(1.0, 1.0)] * len(images), [(0.0, 0.0)] * len(images)
-        )
+        batch = Prepared(images, [shape] * len(images))
         rows, times = self.detect(batch, augment)
         files = [f"image{index}.jpg" for index in range(len(images))]
         return Results(list(pixels), rows, self.names, files, times, tuple(images.shape))
@@ -220,8 +209,10 @@ class Detector(nn.Module):
             multi_label=self.multi_label,
             max_det=self.max_det,
         )
-        for row, shape, ratio, pad in zip(rows, batch.sources, batch.ratios, batch.pads):
-            row[:, :4] = scale_boxes(row[:, :4], batch.size, shape, ratio, pad)
+        for row, shape in zip(rows, batch.sources):
+            # Scale and padding follow from the shapes, as in YOLOv5's detect; with the painted padding,
+            # a whole number, boxes differ by a third of a pixel.
+            row[:, :4] = scale_boxes(row[:, :4], batch.size, shape)
         return rows, (converted - start, inferred - converted, self._clock() - inferred)
 
     def _clock(self) -> float:
