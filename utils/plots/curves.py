@@ -1,0 +1,97 @@
+"""Precision, recall and F1 by confidence, and precision by recall."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.metrics import GRID, ClassMetrics
+from utils.plots.canvas import FAINT, INK, hex_color, literal, new_figure, save_figure, shorten, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMED_CLASSES = 20  # up to this many classes have a colour and a line in the legend
+STEP = 4  # of the 1000 points of a curve, every fourth is drawn: a pixel apart
+
+
+def plot_curves(metrics: ClassMetrics, folder: Path) -> list[Path]:
+    """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`; returns their paths."""
+    curves = metrics.curves
+    paths = [_plot_precision_recall(metrics, folder / "PR_curve.png")]
+    for name, values, letter in (
+        ("F1", curves.f1, "F1"),
+        ("Precision", curves.precision, "P"),
+        ("Recall", curves.recall, "R"),
+    ):
+        paths.append(_plot_by_confidence(metrics, values, name, folder / f"{letter}_curve.png"))
+    return paths
+
+
+def _plot_by_confidence(metrics: ClassMetrics, values: np.ndarray, name: str, path: Path) -> Path:
+    mean = _mean(values)
+    best = int(mean.argmax())
+    summary = f"{mean[best]:.2f} at {GRID[best]:.3f}"
+    labels = [f"{values[row].max():.2f}" for row in range(len(values))]
+    titles = (f"{name} by confidence", "confidence", name if name == "F1" else name.lower())
+    return _plot(metrics, values, labels, summary, titles, path)
+
+
+def _plot_precision_recall(metrics: ClassMetrics, path: Path) -> Path:
+    labels = [f"{value:.3f}" for value in metrics.ap[:, 0]]
+    summary = f"{metrics.means()['mAP50']:.3f} mAP at IoU 0.5"
+    titles = ("Precision by recall", "recall", "precision")
+    return _plot(metrics, metrics.curves.precision_by_recall, labels, summary, titles, path)
+
+
+def _plot(
+    metrics: ClassMetrics,
+    values: np.ndarray,
+    labels: list[str],
+    summary: str,
+    titles: tuple[str, str, str],
+    path: Path,
+) -> Path:
+    """One curve for each class and a bold mean.
+
+    Args:
+        values: (C, 1000) over `GRID`.
+        labels: what the legend says after a class's name.
+        summary: the same for the mean.
+        titles: of the figure, the horizontal and the vertical axis.
+    """
+    named = len(values) <= NAMED_CLASSES
+    figure = new_figure(9, 5, automatic=False)
+    axes = figure.add_axes((0.075, 0.11, 0.62 if named else 0.895, 0.8))
+    if named:
+        for row, label in enumerate(labels):
+            color = hex_color(int(metrics.classes[row]))
+            text = f"{literal(shorten(metrics.name(row)))}  {label}"
+            axes.plot(GRID[::STEP], values[row, ::STEP], color=color, linewidth=1.2, alpha=0.85, label=text)
+    else:
+        _draw_thin_lines(axes, values)
+    axes.plot(GRID, _mean(values), color=INK, linewidth=3, label=f"all classes  {summary}")
+    style_axes(axes, *titles)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    if named:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.01), fontsize=9, frameon=False)
+    else:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, fontsize=9, frameon=False)
+    save_figure(figure, path)
+    return path
+
+
+def _draw_thin_lines(axes: Axes, values: np.ndarray) -> None:
+    """All classes as one faint collection, which draws many times faster than a line each."""
+    from matplotlib.collections import LineCollection
+
+    points = [np.column_stack((GRID[::STEP], row[::STEP])) for row in values]
+    label = f"{len(values)} classes"
+    axes.add_collection(LineCollection(points, colors=FAINT, linewidths=0.6, alpha=0.7, label=label))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=0) if len(values) else np.zeros(len(GRID))
