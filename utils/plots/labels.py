@@ -46,6 +46,7 @@ def _draw_counts(axes: Axes, classes: np.ndarray, names: dict[int, str]) -> None
     style_axes(axes, f"{len(classes):,} labels in {np.count_nonzero(heights)} of {count} classes", y="labels")
     axes.grid(visible=False, axis="x")
     axes.set_xlim(-0.7, count - 0.3)
+    axes.set_ylim(0, max(heights.max(initial=0) * 1.05, 1))
     if count <= NAMED_CLASSES:
         labels = [literal(shorten(names.get(i, str(i)), 14)) for i in range(count)]
         axes.set_xticks(range(count), labels, rotation=90 if count > 6 else 0, fontsize=min(8, 480 / count))

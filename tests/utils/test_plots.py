@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import utils.plots
+from utils.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
+from utils.palette import class_color, text_color
+from utils.plots import plot_batch, plot_confusion_matrix, plot_curves, plot_labels, plot_results
+from utils.plots.progress import PANELS
+
+LONG_NAMES = {i: f"a rather long class name {i}" for i in range(80)}
+
+
+def random_metrics(nc: int, names: dict[int, str] | None = None):
+    draw = np.random.default_rng(0)
+    count = 12 * nc
+    tp = draw.uniform(size=(count, 10)) < 0.6
+    return ap_per_class(
+        tp, draw.uniform(size=count), np.arange(count) % nc, np.arange(count) % nc, names or LONG_NAMES
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that a plot function made, beside the files it wrote."""
+    figures = []
+
+    def keep(figure, path):
+        figures.append(figure)
+        utils.plots.canvas.save_figure(figure, path)
+
+    for module in ("curves", "confusion", "labels", "progress"):
+        monkeypatch.setattr(f"utils.plots.{module}.save_figure", keep)
+    return figures
+
+
+def boxes_of(figure, texts) -> list[tuple[float, float, float, float]]:
+    return [t.get_window_extent(figure.canvas.get_renderer()).extents for t in texts if t.get_text()]
+
+
+def overlap(one, other) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def assert_apart_and_inside(figure, boxes) -> None:
+    width, height = figure.canvas.get_width_height()
+    for index, box in enumerate(boxes):
+        assert box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height, box
+        assert not any(overlap(box, other) for other in boxes[:index]), box
+
+
+def pixels(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path))
+    assert image is not None and image.std() > 1, f"{path} is empty"
+    return image
+
+
+@pytest.mark.parametrize("nc", [1, 20, 80])
+def test_curves(tmp_path, drawn, nc):
+    paths = plot_curves(random_metrics(nc), tmp_path)
+    assert {p.name for p in paths} == {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"}
+    for path, figure in zip(paths, drawn):
+        pixels(path)
+        axes = figure.axes[0]
+        legend = axes.get_legend()
+        assert len(legend.get_texts()) == (nc + 1 if nc <= 20 else 2)
+        texts = [*legend.get_texts(), axes.xaxis.label, axes.yaxis.label, axes.title]
+        ticks = [
+            t for t in (*axes.get_xticklabels(), *axes.get_yticklabels()) if max(t.get_position()) <= 1.01
+        ]
+        texts += [axes._left_title, *ticks]
+        assert_apart_and_inside(figure, boxes_of(figure, texts))
+
+
+def test_curves_without_labels(tmp_path):
+    none = DetectionMetrics({0: "a"}).compute()
+    assert all(path.is_file() for path in plot_curves(none, tmp_path))
+
+
+def test_names_are_not_mathematics(tmp_path):
+    plot_curves(random_metrics(2, {0: "$100 $x_{", 1: "a_b^c"}), tmp_path)
+    plot_confusion_matrix(ConfusionMatrix(2), {0: "$100 $x_{", 1: "a_b^c"}, tmp_path / "c.png")
+    plot_labels(np.zeros((1, 5)), {0: "$100 $x_{", 1: "a_b^c"}, tmp_path / "l.jpg")
+
+
+@pytest.mark.parametrize("nc", [1, 6, 30, 80, 150])
+def test_confusion_matrix(tmp_path, drawn, nc):
+    confusion = ConfusionMatrix(nc)
+    confusion.matrix += np.diag(np.arange(nc + 1))
+    plot_confusion_matrix(confusion, LONG_NAMES, tmp_path / "confusion_matrix.png")
+    pixels(tmp_path / "confusion_matrix.png")
+    figure = drawn[0]
+    texts = [t for t in figure.axes[0].texts if t.get_text()] + figure.texts
+    # in the matrix: a number on each of the nc non-empty diagonal cells; beside it: names twice
+    assert len(texts) == (nc if nc <= 30 else 0) + (2 * (nc + 1) if nc <= 100 else 0) + 2
+    assert_apart_and_inside(figure, boxes_of(figure, texts))
+
+
+@pytest.mark.parametrize("count", [0, 1, 5000])
+def test_labels(tmp_path, count):
+    draw = np.random.default_rng(0)
+    boxes = draw.uniform(0, 1, (count, 5)).astype(np.float32)
+    boxes[:, 0] = draw.integers(0, 10, count)
+    plot_labels(boxes, {i: f"class {i}" for i in range(10)}, tmp_path / "labels.jpg")
+    pixels(tmp_path / "labels.jpg")
+
+
+def write_results(path: Path, epochs: int, **columns: str) -> Path:
+    names = ["epoch", *(column for _, column in PANELS)]
+    rows = [
+        ",".join([str(e), *(columns.get(n, f"{1 / (e + 1):.4f}") for n in names[1:])]) for e in range(epochs)
+    ]
+    path.write_text("\n".join([",".join(f"{n:>22}" for n in names), *rows]))
+    return path
+
+
+@pytest.mark.parametrize("epochs", [1, 30])
+def test_results(tmp_path, drawn, epochs):
+    plot_results(write_results(tmp_path / "results.csv", epochs), tmp_path / "results.png")
+    pixels(tmp_path / "results.png")
+    assert len(drawn[0].axes) == 10
+    assert_apart_and_inside(drawn[0], boxes_of(drawn[0], [axes._left_title for axes in drawn[0].axes]))
+
+
+def test_results_with_gaps(tmp_path):
+    table = write_results(tmp_path / "results.csv", 12, **{"val/box_loss": "nan"})
+    plot_results(table, tmp_path / "results.png")
+    pixels(tmp_path / "results.png")
+
+
+def test_results_name_what_is_missing(tmp_path):
+    table = tmp_path / "results.csv"
+    table.write_text("epoch,train/box_loss\n0,1\n")
+    with pytest.raises(ValueError, match=r"results.csv: no column 'train/obj_loss'"):
+        plot_results(table, tmp_path / "results.png")
+    with pytest.raises(ValueError, match="no epochs"):
+        plot_results(write_results(table, 0), tmp_path / "results.png")
+
+
+def grey(count: int, height: int = 64, width: int = 96) -> torch.Tensor:
+    return torch.full((count, 3, height, width), 100, dtype=torch.uint8)
+
+
+def test_batch_of_labels(tmp_path):
+    images = grey(3)
+    images[0, 0] = 200  # red, the first channel, must end up last in the file
+    # class 1 in the second image, 48 x 32 around its centre: from (24, 16) to (72, 48)
+    targets = torch.tensor([[1, 1, 0.5, 0.5, 0.5, 0.5]])
+    path = plot_batch(tmp_path / "b.png", images, ["x/a.jpg", "b.jpg", "c.jpg"], {1: "cat"}, targets=targets)
+    picture = pixels(path)
+    # 2 x 2 tiles with a gap of 4 pixels
+    assert picture.shape == (64 * 2 + 4, 96 * 2 + 4, 3)
+    assert picture[10, 40].tolist() == [100, 100, 200]
+    assert picture[40, 100 + 24].tolist() == list(class_color(1)), "left edge of the box"
+    assert picture[40, 100 + 48].tolist() == [100, 100, 100], "inside the box"
+    assert (picture[68:, 100:] == 255).all(), "the fourth tile stays empty"
+
+
+def test_batch_of_detections_leaves_out_uncertain_ones(tmp_path):
+    sure, unsure = torch.tensor([[20, 30, 60, 55, 0.9, 0]]), torch.tensor([[20, 30, 60, 55, 0.1, 0]])
+    pictures = [
+        pixels(plot_batch(tmp_path / f"{i}.png", grey(1), ["a.jpg"], {0: "cat"}, detections=[rows]))
+        for i, rows in enumerate((sure, unsure, torch.zeros(0, 6)))
+    ]
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[1], pictures[2])
+
+
+def test_large_batch_is_limited(tmp_path):
+    detections = [torch.zeros(0, 6)] * 20
+    names = [f"{i}.jpg" for i in range(20)]
+    picture = pixels(plot_batch(tmp_path / "b.jpg", grey(20, 640, 640), names, {}, detections=detections))
+    assert max(picture.shape) <= 1920
+    assert plot_batch(tmp_path / "b.jpg", grey(20), names, {}, targets=torch.zeros(0, 6)).is_file()
+
+
+def test_batch_needs_one_kind_of_boxes(tmp_path):
+    with pytest.raises(ValueError, match="either targets or detections"):
+        plot_batch(tmp_path / "b.jpg", grey(1), ["a"], {})
+
+
+def test_plots_do_not_import_matplotlib_until_used():
+    code = "import sys, utils.plots; sys.exit(bool({'matplotlib', 'pandas'} & set(sys.modules)))"
+    root = Path(utils.plots.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_palette_repeats_and_text_is_readable():
+    assert class_color(3) == class_color(23) and len({class_color(i) for i in range(20)}) == 20
+    assert text_color((255, 255, 255)) == (0, 0, 0) and text_color((0, 0, 0)) == (255, 255, 255)
