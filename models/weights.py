@@ -1,0 +1,210 @@
+"""From checkpoint files to models: load, transfer, find; and a command that converts.
+
+    python -m models.weights yolov5s.pt yolov5s.safetensors
+
+writes the weights of an official file into one that can hold no code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.cfg import validate_cfg
+from models.yolo import DetectionModel, parse_model
+from utils.checkpoint import inference_state, read_checkpoint, write_checkpoint
+from utils.errors import UserError, run_command
+from utils.files import find_file
+
+RUNS = Path("runs/train")
+OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
+OFFICIAL_NAME = re.compile(r"yolov5[nsmlx]6?(\.pt)?")
+# buffers of old files that no forward pass needs: anchors in pixels (before v6.0), operation counts of thop
+LEFTOVERS = ("anchor_grid", "total_ops", "total_params")
+LOGGER = logging.getLogger("lean5")
+
+State = Mapping[str, Tensor]
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool = False) -> DetectionModel:
+    """The detector in a checkpoint: float32, eval mode, names and strides set. Prefers the EMA.
+
+    Args:
+        path: official or own `.pt`, or `.safetensors`.
+        fuse: fold BatchNorms into their convolutions, for faster inference.
+
+    Raises:
+        UserError: an unusable file, or weights that do not fit its yaml; the message names the tensor.
+    """
+    checkpoint = read_checkpoint(path)
+    state = inference_state(checkpoint)
+    model = _described_model(checkpoint, state, path)
+    if _is_fused(state) and not _is_fused(model.state_dict()):
+        model.fuse()
+    model.load_state_dict(_fitting(state, model.state_dict(), path))
+    model.names = {index: checkpoint["names"].get(index, f"class{index}") for index in range(model.nc)}
+    model = model.to(device).eval()
+    return model.fuse() if fuse else model
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What `transfer` took over.
+
+    Attributes:
+        taken, total: tensors copied, and tensors that the model has.
+        share: fraction of the model's values (0..1) that were copied.
+        missing: names of the model's tensors without a counterpart in the source.
+        unlike: names whose shape differs, with both shapes.
+        excluded: names left alone on request.
+    """
+
+    taken: int
+    total: int
+    share: float
+    missing: tuple[str, ...]
+    unlike: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.taken} of {self.total} tensors taken over, {self.share:.1%} of the values"
+
+    def details(self) -> list[str]:
+        """One line for each tensor that kept its initial value, with the reason."""
+        return [
+            *(f"not in the weights: {name}" for name in self.missing),
+            *(f"other shape: {name}" for name in self.unlike),
+            *(f"left as it is: {name}" for name in self.excluded),
+        ]
+
+
+@torch.no_grad()
+def transfer(model: torch.nn.Module, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
+    """Copy into `model`, in place, every tensor of `source` whose name and shape match.
+
+    Args:
+        source: a state dict in any floating dtype; values are converted to the model's.
+        exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
+    """
+    missing, unlike, excluded = [], [], []
+    taken = values = total_values = 0
+    own = model.state_dict()
+    for name, tensor in own.items():
+        total_values += tensor.numel()
+        found = source.get(name)
+        if any(part in name for part in exclude):
+            excluded.append(name)
+        elif found is None:
+            missing.append(name)
+        elif found.shape != tensor.shape:
+            unlike.append(f"{name} {tuple(tensor.shape)}, in the weights {tuple(found.shape)}")
+        else:
+            tensor.copy_(found)
+            taken, values = taken + 1, values + tensor.numel()
+    share = values / max(total_values, 1)
+    return TransferReport(taken, len(own), share, tuple(missing), tuple(unlike), tuple(excluded))
+
+
+def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
+    """The weights file that a user means: `name` itself, or the newest `best.pt` when it is empty.
+
+    Raises:
+        UserError: no such file; the message says how to get one. Nothing is ever downloaded.
+    """
+    if not str(name):
+        found = sorted(runs.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError(f"no weights in {runs}; train a model first, or name a file with --weights")
+        return found[-1]
+    path = Path(name)
+    if path.exists():
+        return path
+    if OFFICIAL_NAME.fullmatch(path.name):
+        raise UserError(
+            f"weights '{name}' not found; nothing is downloaded: fetch the official file from "
+            f"{OFFICIAL_RELEASES} and name it with --weights"
+        )
+    return find_file(name, (path.parent, runs))
+
+
+def _described_model(checkpoint: dict[str, Any], state: State, path: str | Path) -> DetectionModel:
+    """A model of the checkpoint's yaml with initial weights.
+
+    A forged yaml may describe layers of any size, so it is first built without memory and compared with the
+    file.
+    """
+    cfg = {"ch": 3, **checkpoint["yaml"], "nc": checkpoint["nc"]}
+    try:
+        validate_cfg(cfg, "its yaml")
+        blocks = sum(max(1, row[1] * cfg["depth_multiple"]) for row in cfg["backbone"] + cfg["head"])
+        if blocks > 1000 + len(state):
+            raise UserError(f"its yaml describes {blocks:.0f} blocks for {len(state)} tensors")
+        with torch.device("meta"):
+            layers, _ = parse_model(cfg, cfg["ch"], "its yaml")
+        described = sum(tensor.numel() for tensor in layers.state_dict().values())
+        held = sum(tensor.numel() for tensor in state.values())
+        if described > 2 * held + 1_000_000:
+            raise UserError(f"its yaml describes {described} values, it holds {held}")
+        return DetectionModel(cfg)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{path}: cannot rebuild its model: {' '.join(str(error).split())[:300]}") from error
+
+
+def _is_fused(state: State) -> bool:
+    """Whether there is no BatchNorm: all have been folded into their convolutions."""
+    return not any(name.endswith("running_mean") for name in state)
+
+
+def _fitting(state: State, wanted: State, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of `state` without leftovers, when they have exactly the names and shapes of `wanted`."""
+    kept = {name: tensor for name, tensor in state.items() if name in wanted or not _is_leftover(name)}
+    dropped = [name for name in state if name not in kept]
+    if any(".res." in name for name in dropped):
+        LOGGER.warning(f"{path}: dropped the unused `res` convolutions of VoVGSCSP ({len(dropped)} tensors)")
+    for name, tensor in wanted.items():
+        if name not in kept:
+            raise UserError(f"{path}: tensor '{name}' is missing, which its yaml asks for")
+        if kept[name].shape != tensor.shape:
+            shapes = f"has shape {tuple(kept[name].shape)}, its yaml makes {tuple(tensor.shape)}"
+            raise UserError(f"{path}: tensor '{name}' {shapes}; a pruned model cannot be loaded")
+    surplus = [name for name in kept if name not in wanted]
+    if surplus:
+        raise UserError(
+            f"{path}: tensor '{surplus[0]}' ({len(surplus)} in all) has no place in the model of its yaml"
+        )
+    return {name: kept[name] for name in wanted}
+
+
+def _is_leftover(name: str) -> bool:
+    return name.split(".")[-1] in LEFTOVERS or ".res." in name
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Convert a checkpoint into weights that can hold no code."""
+    parser = argparse.ArgumentParser(description="convert a checkpoint into weights that can hold no code")
+    parser.add_argument("source", type=Path, help="official or own .pt, or .safetensors")
+    parser.add_argument("target", type=Path, help="new .pt or .safetensors file")
+    parser.add_argument("--force", action="store_true", help="replace an existing target")
+    flags = parser.parse_args(argv)
+    if flags.target.suffix not in (".pt", ".safetensors"):
+        raise UserError(f"'{flags.target}' must end in .pt or .safetensors")
+    if flags.target.exists() and not flags.force:
+        raise UserError(f"'{flags.target}' exists; --force replaces it")
+    checkpoint = read_checkpoint(find_weights(flags.source))
+    state = inference_state(checkpoint)
+    drop = ("format", "version", "optimizer", "resume")
+    kept = {key: value for key, value in checkpoint.items() if key not in drop}
+    write_checkpoint(flags.target, {**kept, "model": state, "ema": None})
+    print(f"{flags.target}: {len(state)} tensors, {len(checkpoint['names'])} classes")
+
+
+if __name__ == "__main__":
+    run_command(main)
