@@ -51,7 +51,7 @@ def annotate(
     width = style.line_width or max(round(mean_side * 0.003), 1)
     rows = [(_area(row[:4]), float(row[4]), int(row[5])) for row in detections]
     for area, _, category in reversed(rows):  # the most confident one ends up on top
-        cv2.rectangle(image, area[:2], area[2:], class_color(category), width, cv2.LINE_AA)
+        _outline(image, area, class_color(category), width)
     if not style.labels:
         return image
     writer = LabelWriter(image, max(round(mean_side * TEXT_SHARE), SMALLEST_TEXT))
@@ -59,6 +59,19 @@ def annotate(
         label = box_label(names[category], confidence, confidences=style.confidences)
         writer.write(label, area, class_color(category), overhang=(width + 1) // 2)
     return image
+
+
+def _outline(image: np.ndarray, area: Area, color: Color, width: int) -> None:
+    """A frame of exactly `width` pixels; OpenCV's own thick lines come out wider than asked for."""
+    inward, outward = width // 2, (width - 1) // 2
+    left, top, right, bottom = area[0] - outward, area[1] - outward, area[2] + outward, area[3] + outward
+    for corner, opposite in (
+        ((left, top), (right, area[1] + inward)),
+        ((left, area[3] - inward), (right, bottom)),
+        ((left, top), (area[0] + inward, bottom)),
+        ((area[2] - inward, top), (right, bottom)),
+    ):
+        cv2.rectangle(image, corner, opposite, color, cv2.FILLED)
 
 
 def _area(row: Sequence[float]) -> Area:

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from utils.pipeline import JobQueue, prefetch
+
+
+def test_prefetch_keeps_order_and_ends() -> None:
+    assert list(prefetch(range(100), budget=3)) == list(range(100))
+
+
+def test_prefetch_begins_before_the_first_next() -> None:
+    started = threading.Event()
+
+    def items() -> Iterator[int]:
+        started.set()
+        yield 1
+
+    stream = prefetch(items(), budget=1)
+    assert started.wait(5)
+    assert list(stream) == [1]
+
+
+def test_prefetch_reads_ahead_as_far_as_the_budget() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(50):
+            read.append(number)
+            yield number
+
+    stream = prefetch(items(), budget=30, cost=lambda item: 10)
+    deadline = time.monotonic() + 5
+    while len(read) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(read) == 4  # three on the shelf cost 30, the fourth waits in the reader's hand
+    assert list(stream) == list(range(50))
+
+
+def test_an_item_above_the_budget_still_passes() -> None:
+    assert list(prefetch([1, 2, 3], budget=1, cost=lambda item: 100)) == [1, 2, 3]
+
+
+def test_prefetch_raises_after_what_came_before() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("broken")
+
+    stream = prefetch(items(), budget=10)
+    assert next(stream) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(stream)
+
+
+def test_a_closed_prefetch_stops_its_reader() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(10_000):
+            read.append(number)
+            yield number
+
+    stream = prefetch(items(), budget=2)
+    next(stream)
+    stream.close()
+    time.sleep(0.05)
+    count = len(read)
+    assert count < 10
+    time.sleep(0.05)
+    assert len(read) == count
+
+
+def test_jobs_run_in_order_and_close_waits() -> None:
+    done: list[int] = []
+    with JobQueue(depth=2) as jobs:
+        for number in range(20):
+            jobs.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert done == list(range(20))
+
+
+def test_a_job_error_surfaces_and_later_jobs_are_dropped() -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), JobQueue() as jobs:
+        jobs.submit(fail)
+        while True:  # until the error comes back
+            jobs.submit(lambda: done.append(1))
+            time.sleep(0.001)
+    assert not done
+
+
+def test_the_error_of_the_block_wins_and_jobs_are_still_done() -> None:
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt), JobQueue() as jobs:
+        jobs.submit(lambda: done.append(1))
+        raise KeyboardInterrupt
+    assert done == [1]
