@@ -71,7 +71,7 @@ class DetectionModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps, module.momentum = 1e-3, 0.03
-        self.head.set_geometry(self._measure_strides(source))
+        self.head.set_geometry(self.measure_strides(source))
 
     @property
     def head(self) -> Detect:
@@ -145,10 +145,13 @@ class DetectionModel(nn.Module):
         return summary_line(self.model, self.layers, self.yaml["ch"], imgsz)
 
     @torch.no_grad()
-    def _measure_strides(self, source: str) -> list[float]:
+    def measure_strides(self, source: str = "model") -> list[float]:
         """Run an empty image through the network; strides are its side over those of the head's maps.
 
         On the way every layer must deliver the channels that its rule declared.
+
+        Raises:
+            UserError: a layer fails or delivers something else; the message names `source` and layer.
         """
         strides: list[float] = []
 

@@ -21,11 +21,10 @@ def deinterleave(x: Tensor) -> Tensor:
 
 @register(scaled)
 class GSConv(nn.Module):
-    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5; the even, then the odd channels of `a | b`.
+    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5; out: even, then odd channels of `a | b`.
 
     Deviations: the paper draws an interleave of the halves; its public code, which trained weights follow,
-    de-interleaves, and so do we. That code folds the batch into the shuffle, which TensorRT rejects; we do
-    not.
+    de-interleaves, and so do we. It also folds the batch into the shuffle, which TensorRT rejects; we do not.
     """
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
