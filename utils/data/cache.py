@@ -1,0 +1,172 @@
+"""Images scaled to the training size: decoded each time, or kept in memory or on disk.
+
+All three ways give the same pixels, so a cache changes the speed of a run and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.folders import refuse_read_only
+from utils.data.images import read_image
+from utils.data.index import DatasetIndex
+from utils.errors import UserError
+
+LOG = logging.getLogger(__name__)
+CacheMode = Literal["ram", "disk"]
+SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
+
+
+def scaled_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Height and width of an image of `shape` (height, width) whose long side is scaled to `size`."""
+    height, width = shape
+    longest = max(height, width)
+    return math.ceil(height * size / longest), math.ceil(width * size / longest)
+
+
+class ImageStore:
+    """Gives image `i` of an index as (h, w, 3) uint8 BGR, its long side `size` pixels. Do not write to it."""
+
+    def __init__(self, index: DatasetIndex, size: int, *, augment: bool) -> None:
+        self.index, self.size, self.augment = index, size, augment
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of `load(i)`."""
+        return scaled_shape(self.source_shape(i), self.size)
+
+    def source_shape(self, i: int) -> tuple[int, int]:
+        height, width = self.index.shapes[i]
+        return int(height), int(width)
+
+    def load(self, i: int) -> np.ndarray:
+        """Decode and scale.
+
+        Raises:
+            UserError: the file is gone, or is another picture than the one that was indexed.
+        """
+        height, width = source = self.source_shape(i)
+        shape = self.shape(i)
+        # A JPEG decodes at half its size for three quarters of the cost. Its pixels differ slightly from
+        # those of a scaled whole picture, which does not matter when they are about to be warped.
+        halve = self.augment and max(source) >= 2 * self.size
+        image = read_image(self.index.path(i), halve=halve)
+        if image.shape[:2] not in (source, ((height + 1) // 2, (width + 1) // 2) if halve else source):
+            seen = f"{image.shape[1]}x{image.shape[0]}"
+            raise UserError(
+                f"{self.index.path(i)}: was {width}x{height} when indexed, is {seen}; start again"
+            )
+        if image.shape[:2] == shape:
+            return image
+        soft = self.augment or shape[0] > height or shape[1] > width
+        return cv2.resize(
+            image, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR if soft else cv2.INTER_AREA
+        )
+
+
+class MemoryStore(ImageStore):
+    """All images in one array, which worker processes share with their parent."""
+
+    def __init__(self, index: DatasetIndex, size: int, *, augment: bool) -> None:
+        super().__init__(index, size, augment=augment)
+        areas = [math.prod(self.shape(i)) for i in range(len(index))]
+        self.offsets = np.concatenate([[0], np.cumsum(np.array(areas, np.int64) * 3)])
+        self.pixels = np.empty(self.offsets[-1], np.uint8)
+        cores = os.cpu_count() or 1
+        with ThreadPoolExecutor(cores) as pool:
+            jobs = pool.map(self._fill, range(len(index)))
+            list(tqdm(jobs, total=len(index), desc="caching images", unit=" images", delay=2, leave=False))
+
+    def _fill(self, i: int) -> None:
+        self.load(i)[...] = super().load(i)
+
+    def load(self, i: int) -> np.ndarray:
+        return self.pixels[self.offsets[i] : self.offsets[i + 1]].reshape(*self.shape(i), 3)
+
+
+class DiskStore(ImageStore):
+    """Each image in an .npy beside its source, written when it is first needed.
+
+    The copy carries the modification time of the source, and counts only while both agree.
+    """
+
+    def __init__(self, index: DatasetIndex, size: int, *, augment: bool) -> None:
+        super().__init__(index, size, augment=augment)
+        self.writable = True
+
+    def copy_of(self, i: int) -> Path:
+        return Path(f"{self.index.path(i)}.{self.size}{'t' if self.augment else 'v'}.npy")
+
+    def load(self, i: int) -> np.ndarray:
+        copy = self.copy_of(i)
+        try:
+            stamp = os.stat(self.index.path(i)).st_mtime_ns  # noqa: PTH116
+            if os.stat(copy).st_mtime_ns == stamp:  # noqa: PTH116
+                image = np.load(copy, allow_pickle=False)
+                if image.dtype == np.uint8 and image.shape == (*self.shape(i), 3):
+                    return image
+        except (OSError, ValueError, EOFError):
+            pass  # no copy yet, or a damaged one
+        image = super().load(i)
+        if self.writable:
+            try:
+                self._keep(image, copy, os.stat(self.index.path(i)).st_mtime_ns)  # noqa: PTH116
+            except OSError as error:
+                self.writable = False
+                LOG.warning("images are not cached on disk: %s: %s", copy.parent, error.strerror)
+        return image
+
+    @staticmethod
+    def _keep(image: np.ndarray, copy: Path, stamp: int) -> None:
+        """Without the fsync of `atomic_write`: a copy that a crash damages is found out and made again."""
+        refuse_read_only(copy.parent)
+        handle, temporary = tempfile.mkstemp(dir=copy.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.save(file, image, allow_pickle=False)
+            os.utime(temporary, ns=(stamp, stamp))
+            os.replace(temporary, copy)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+
+
+def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMode | None) -> ImageStore:
+    """The store for `--cache`; one that keeps nothing when memory is short or the images are read-only."""
+    if cache == "ram":
+        needed = sum(3 * math.prod(scaled_shape((int(h), int(w)), size)) for h, w in index.shapes)
+        free = available_memory()
+        if free is None or needed * SPARE < free:
+            LOG.info("caching %d images in memory: %.2f GB", len(index), needed / 1e9)
+            return MemoryStore(index, size, augment=augment)
+        LOG.warning("images are not cached: %.1f GB needed, %.1f GB of memory free", needed / 1e9, free / 1e9)
+    elif cache == "disk":
+        folder = Path(index.path(0)).parent
+        try:
+            refuse_read_only(folder)
+            if os.access(folder, os.W_OK):
+                return DiskStore(index, size, augment=augment)
+        except OSError:
+            pass
+        LOG.warning("images are not cached on disk: %s is read-only", folder)
+    return ImageStore(index, size, augment=augment)
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping, or None where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -1,0 +1,171 @@
+"""The data yaml: where the images of each split are and what the classes are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.data.digits import generate_digits
+from utils.errors import UserError
+from utils.files import ROOT, find_file
+
+SPLITS = ("train", "val", "test")
+GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data yaml with its paths resolved."""
+
+    file: Path
+    root: Path  # what relative paths refer to
+    train: tuple[Path, ...]  # folders, list files or images; empty when the yaml does not have the split
+    val: tuple[Path, ...]
+    test: tuple[Path, ...]
+    names: dict[int, str]  # class number -> name, numbers from 0 without a gap
+
+    @property
+    def nc(self) -> int:
+        return len(self.names)
+
+
+def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -> DataSpec:
+    """Read a data yaml, looked up in `data/` too and with or without its suffix.
+
+    A relative `path` in it refers to the working directory, the repository root or the yaml's own folder: the
+    first of them where it exists. Without `path`, so does each split. A `download:` key is never executed; a
+    `generator:` key names one of `GENERATORS`, which makes the images below the repository root (or at an
+    absolute `path`) when they do not exist yet.
+
+    Args:
+        needed: the splits that must be there, images and all. Others may point to nothing.
+
+    Raises:
+        UserError: the file, a key, a class or the images of a needed split are missing or of the wrong type.
+    """
+    file = find_file(path, (ROOT / "data",), ("", ".yaml", ".yml"))
+    content = _read(file)
+    names = _names(file, content)
+    sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
+    for split in needed:
+        if not sources[split]:
+            raise UserError(
+                f"{file}: key '{split}' is missing; it names a folder of images or a list of them"
+            )
+    bases = _bases(file, content)
+    if needed and "generator" in content:
+        bases = [_generate(file, content, bases, [s for split in needed for s in sources[split]])]
+    splits = {
+        split: tuple(
+            _locate(file, content, bases, split, source, split in needed) for source in sources[split]
+        )
+        for split in SPLITS
+    }
+    return DataSpec(file=file, root=bases[0], names=names, **splits)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader that does not let the second of two equal keys win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if repeated is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {repeated!r} stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        raise UserError(f"{file}: not valid yaml: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
+        )
+    return content
+
+
+def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    names = content.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise UserError(
+            f"{file}: key 'names' must be a list of class names, or a mapping from 0, 1, … to them"
+        )
+    for number, name in names.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise UserError(f"{file}: names: class number {number!r} is not an integer")
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise UserError(f"{file}: names: class {number} is {str(name)[:40]!r}; a name is text (quote it)")
+    missing = sorted(set(range(len(names))) - set(names))
+    if missing:
+        raise UserError(f"{file}: names: class {missing[0]} is missing; numbers run from 0 without a gap")
+    nc = content.get("nc", len(names))
+    if isinstance(nc, bool) or nc != len(names):
+        raise UserError(f"{file}: nc is {nc!r} but there are {len(names)} names")
+    return {number: str(names[number]) for number in range(len(names))}
+
+
+def _entries(file: Path, split: str, value: object) -> list[str]:
+    """The value of a split as a list of strings; empty when there is none."""
+    entries = value if isinstance(value, list) else [] if value is None or value == "" else [value]
+    found: list[str] = []
+    for entry in entries:
+        if not isinstance(entry, str) or not entry:
+            shown = "a list" if isinstance(entry, list) else repr(entry)
+            raise UserError(f"{file}: {split}: expected a path or a list of paths, found {shown}")
+        found.append(entry)
+    return found
+
+
+def _bases(file: Path, content: dict[str, Any]) -> list[Path]:
+    """The folders that relative splits may refer to, best first."""
+    root = content.get("path", "")
+    if root is not None and not isinstance(root, str):
+        raise UserError(f"{file}: path: expected a folder, found {root!r}")
+    anchors = [Path.cwd(), ROOT, file.parent.absolute()]
+    if not root:
+        return anchors
+    candidates = [anchor / Path(root).expanduser() for anchor in anchors]
+    return [folder for folder in candidates if folder.is_dir()][:1] or candidates
+
+
+def _generate(file: Path, content: dict[str, Any], bases: list[Path], sources: list[str]) -> Path:
+    """Make the data set unless it is there; returns its folder."""
+    name = content["generator"]
+    if name not in GENERATORS:
+        raise UserError(f"{file}: unknown generator {name!r}; there is: {', '.join(GENERATORS)}")
+    if not content.get("path"):
+        raise UserError(f"{file}: key 'path' is missing; generator '{name}' puts its images there")
+    if all((bases[0] / source).exists() for source in sources):
+        return bases[0]
+    folder = ROOT / Path(content["path"]).expanduser()
+    if folder.exists():
+        raise UserError(f"'{folder}' exists but lacks {', '.join(sources)}; remove it to have it made again")
+    GENERATORS[name](folder)
+    return folder
+
+
+def _locate(
+    file: Path, content: dict[str, Any], bases: list[Path], split: str, source: str, needed: bool
+) -> Path:
+    candidates = [base / Path(source).expanduser() for base in bases]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    if not needed:
+        return candidates[0]
+    places = ", ".join(f"'{candidate}'" for candidate in dict.fromkeys(candidates))
+    hint = (
+        "; its 'download:' key is never executed, fetch the images yourself" if "download" in content else ""
+    )
+    raise UserError(f"{file}: {split}: no such file or folder: {places}{hint}")
