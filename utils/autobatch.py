@@ -39,7 +39,7 @@ def largest_batch(
 def _step_memory(
     model: nn.Module, batch: int, imgsz: int, device: torch.device, dtype: torch.dtype | None
 ) -> int:
-    """Peak bytes of one forward and backward pass, on a copy so that batch-norm statistics stay as they are."""
+    """Peak bytes of one forward and backward pass, on a copy so that batch-norm statistics stay put."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from utils.files import ROOT
 
@@ -50,6 +50,10 @@ class CommandConfig:
         for size in sizes if isinstance(sizes, tuple) else (sizes,):
             if size < 1:
                 raise ValueError(f"--imgsz must be positive, found {size}")
+        if getattr(self, "image_weights", False) and getattr(self, "rect", False):
+            raise ValueError(
+                "--image-weights and --rect exclude each other: rectangular batches have a fixed order"
+            )
         batch_size = getattr(self, "batch_size", 1)
         if batch_size < 1 and not (batch_size == -1 and isinstance(self, TrainConfig)):
             raise ValueError(f"--batch-size must be positive, found {batch_size}")
@@ -88,12 +92,14 @@ class TrainConfig(CommandConfig):
     resume_evolve: str | None = flag(
         None, "evolve.csv of an earlier evolution to continue", "--resume_evolve"
     )
-    cache: str | None = flag(None, "keep decoded images in ram or on disk", nargs="?", const="ram")
+    cache: Literal["ram", "disk"] | None = flag(
+        None, "keep decoded images in ram or on disk", nargs="?", const="ram"
+    )
     image_weights: bool = flag(False, "draw images of weak classes more often")
     device: str = flag("", DEVICE_HELP)
     multi_scale: bool = flag(False, "vary the image size by ±50 %% from batch to batch")
     single_cls: bool = flag(False, "train as if there were one class")
-    optimizer: str = flag("SGD", "optimizer", choices=["SGD", "Adam", "AdamW"])
+    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
     sync_bn: bool = flag(False, "synchronise batch norm over processes (CUDA with torchrun)")
     workers: int = flag(8, "data loading processes per training process (at most one a core)")
     project: str = flag("runs/train", "folder that holds the run folders")
@@ -107,10 +113,8 @@ class TrainConfig(CommandConfig):
     save_period: int = flag(-1, "also keep a checkpoint every this many epochs")
     seed: int = flag(0, "seed of everything random")
     local_rank: int = flag(-1, "set by torchrun, not by hand", "--local_rank")
-    amp: str = flag(
-        "auto",
-        "mixed precision: auto is fp16 on CUDA, off elsewhere",
-        choices=["auto", "off", "fp16", "bf16"],
+    amp: Literal["auto", "off", "fp16", "bf16"] = flag(
+        "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
     )
     strict: bool = flag(False, "treat label faults as errors")
     verbose: bool = flag(False, "list every tensor that was not taken over from --weights")
@@ -129,10 +133,8 @@ class ValConfig(CommandConfig):
     conf_thres: float = flag(0.001, "confidence threshold")
     iou_thres: float = flag(0.6, "IoU threshold of non-maximum suppression")
     max_det: int = flag(300, "most detections an image")
-    task: str = flag(
-        "val",
-        "split to validate on, or speed, or study (accuracy against image size)",
-        choices=["train", "val", "test", "speed", "study"],
+    task: Literal["train", "val", "test", "speed", "study"] = flag(
+        "val", "split to validate on, or speed, or study (accuracy against image size)"
     )
     device: str = flag("", DEVICE_HELP)
     workers: int = flag(8, "data loading threads (at most one a core)")
@@ -171,8 +173,8 @@ class DetectConfig(CommandConfig):
     device: str = flag("", DEVICE_HELP)
     view_img: bool = flag(False, "show the results in a window")
     save_txt: bool = flag(False, "save detections as label files")
-    save_format: int = flag(
-        0, "boxes in label files: 0 is xc yc w h normalised, 1 is x1 y1 x2 y2 in pixels", choices=[0, 1]
+    save_format: Literal[0, 1] = flag(
+        0, "boxes in label files: 0 is xc yc w h normalised, 1 is x1 y1 x2 y2 in pixels"
     )
     save_csv: bool = flag(False, "save detections in predictions.csv")
     save_conf: bool = flag(False, "add the confidence to the label files")
@@ -232,6 +234,10 @@ def _options_of_type(annotation: Any) -> dict[str, Any]:
     if annotation is bool:
         return {"action": "store_true"}
     first = alternatives[0]
+    if typing.get_origin(annotation) is Literal:
+        return {"type": type(first), "choices": list(alternatives)}
+    if typing.get_origin(first) is Literal:  # Literal[…] | None
+        return _options_of_type(first)
     if typing.get_origin(annotation) is tuple:
         return {"type": first, "nargs": "+"}
     if typing.get_origin(first) is tuple:  # tuple[T, ...] | None

@@ -23,9 +23,12 @@ RESULT_COLUMNS = (
 
 def setup_console(is_main: bool = True) -> None:
     """Send messages to standard output; processes other than the main one only warn."""
-    LOGGER.handlers[:] = [logging.StreamHandler(sys.stdout)]
-    LOGGER.setLevel(logging.INFO if is_main else logging.WARNING)
-    LOGGER.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    for name in (LOGGER.name, "models", "utils"):  # modules log under their own names
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO if is_main else logging.WARNING)
+        logger.propagate = False
 
 
 def write_results(path: Path, rows: Sequence[Sequence[float]]) -> None:

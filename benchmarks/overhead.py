@@ -1,0 +1,162 @@
+"""How much time a command takes beyond the network itself, as a ratio measured in one run.
+
+    python benchmarks/overhead.py val   --weights yolov5n.pt --data coco128.yaml --imgsz 640
+    python benchmarks/overhead.py train --weights yolov5n.pt --data coco128.yaml --imgsz 320
+    python benchmarks/overhead.py train --weights yolov5n.pt --data coco128.yaml --imgsz 320 --cache ram
+    python benchmarks/overhead.py help
+
+`val` compares the whole `val.py` process with the bare forward passes of the same batches by the fused model;
+`train` the second and later epochs of `train.py` with forward + backward + step on one fixed batch, as many
+times as an epoch has batches; `help` compares `detect.py --help` with `import torch`. Both sides are measured
+in turn, `--rounds` times, since other work on the machine comes and goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from utils.data.spec import load_data_spec
+
+from models.weights import load_model
+from utils.data.dataset import DetectionDataset
+from utils.data.index import build_index
+from utils.data.loader import build_loader
+from utils.files import ROOT
+from utils.hyperparameters import Hyperparameters
+from utils.loss import DetectionLoss
+from utils.optim import build_optimizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=["val", "train", "help"])
+    parser.add_argument("--weights", default="yolov5n.pt")
+    parser.add_argument("--data", default="digits.yaml")
+    parser.add_argument("--imgsz", type=int, default=None, help="default: 640 for val, 320 for train")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cache", nargs="?", const="ram")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    pair = {"val": validation_pair, "train": training_pair, "help": help_pair}[args.command](args)
+    compare(*pair, rounds=args.rounds, fixed=2.5 if args.command == "val" else 0.0)
+
+
+Clock = Callable[[], float]
+
+
+def compare(ours: Clock, bare: Clock, rounds: int, fixed: float) -> None:
+    """Run both in turn and print the times and the ratio of each round."""
+    ratios = []
+    for number in range(1, rounds + 1):
+        a, b = ours(), bare()
+        ratios.append((a - fixed) / b)
+        print(f"round {number}: command {a:.2f} s, bare {b:.2f} s, ratio {a / b:.2f}", end="")
+        print(f", ({a:.2f} - {fixed}) / bare = {ratios[-1]:.2f}" if fixed else "")
+    print(f"ratio: median {np.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def timed(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def help_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
+    return lambda: timed(["detect.py", "--help"]), lambda: timed(["-c", "import torch"])
+
+
+def validation_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
+    imgsz = args.imgsz or 640
+    spec = load_data_spec(args.data)
+    model = load_model(args.weights, fuse=True)
+    dataset = DetectionDataset(
+        build_index(spec.val, spec.names), imgsz, rect=True, batch_size=args.batch_size, stride=32, pad=0.5
+    )
+    batches = [
+        b.images.float() / 255 for b in build_loader(dataset, args.batch_size, workers=0, shuffle=False)
+    ]
+
+    @torch.inference_mode()
+    def bare() -> float:
+        start = time.perf_counter()
+        for batch in batches:
+            model(batch)
+        return time.perf_counter() - start
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return timed(
+                [
+                    *("val.py", "--weights", args.weights, "--data", args.data, "--imgsz", str(imgsz)),
+                    *("--batch-size", str(args.batch_size), "--project", folder),
+                ]
+            )
+
+    return ours, bare
+
+
+def training_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
+    imgsz = args.imgsz or 320
+    spec = load_data_spec(args.data)
+    index = build_index(spec.train, spec.names)
+    model = load_model(args.weights).train()
+    hyp = Hyperparameters()
+    criterion = DetectionLoss(
+        model.head.anchors, model.nc, hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz)
+    )
+    optimizer = build_optimizer(model, "SGD", hyp, hyp.weight_decay)
+    dataset = DetectionDataset(index, imgsz, hyp=hyp, augment=True, stride=32)
+    loader = build_loader(dataset, args.batch_size, workers=0, shuffle=True)
+    loader.set_epoch(0)
+    batch = next(iter(loader))
+    images = batch.images.float() / 255
+
+    def bare() -> float:
+        start = time.perf_counter()
+        for _ in range(len(loader)):
+            loss, _items = criterion(model(images), batch.targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    def ours() -> float:
+        """Seconds of an epoch after the first, without its validation, as train.py reports them."""
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                *(sys.executable, "train.py", "--weights", args.weights, "--data", args.data, "--noval"),
+                *(
+                    "--imgsz",
+                    str(imgsz),
+                    "--batch-size",
+                    str(args.batch_size),
+                    "--workers",
+                    str(args.workers),
+                ),
+                *("--epochs", str(args.epochs + 1), "--project", folder, "--noplots", "--noautoanchor"),
+                *(("--cache", args.cache) if args.cache else ()),
+            ]
+            output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        seconds = [float(s) for s in re.findall(r"^epoch \d+/.* ([\d.]+) s$", output, flags=re.M)]
+        return float(np.median(seconds[1:-1]))  # the last one also validates
+
+    return ours, bare
+
+
+if __name__ == "__main__":
+    main()

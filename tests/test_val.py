@@ -1,0 +1,95 @@
+"""val.py against recorded results on real photographs, and its outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import val
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def coco_yaml(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """128 COCO photographs with the 80 class names of data/coco.yaml."""
+    names = (Path(__file__).resolve().parents[1] / "data" / "coco.yaml").read_text()
+    folder = tmp_path_factory.mktemp("coco")
+    path = folder / "coco256.yaml"
+    kept = names[names.index("names:") :]
+    root = shared / "data" / "coco256"
+    path.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}")
+    return path
+
+
+@pytest.mark.parametrize(("imgsz", "map50", "map50_95"), [(640, 0.506, 0.336), (320, 0.455, 0.296)])
+def test_official_weights_reach_the_recorded_accuracy(
+    golden: Path,
+    official_weights: Path,
+    coco_yaml: Path,
+    tmp_path: Path,
+    imgsz: int,
+    map50: float,
+    map50_95: float,
+) -> None:
+    flags = ("--imgsz", str(imgsz), "--batch-size", "16", "--project", str(tmp_path), "--noplots")
+    val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags])
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert report["images"] == 128
+    assert report["mAP50"] == pytest.approx(map50, abs=0.002)
+    assert report["mAP50_95"] == pytest.approx(map50_95, abs=0.002)
+    recorded = json.loads((golden / "val_val128.json").read_text())["rows"][str(imgsz)]
+    for name, row in recorded.items():
+        if name != "all":
+            assert report["classes"][name]["mAP50"] == pytest.approx(row["mAP50"], abs=0.01), name
+            assert report["classes"][name]["labels"] == row["instances"], name
+
+
+def test_labels_as_detections_are_perfect(official_weights: Path, coco_yaml: Path, tmp_path: Path) -> None:
+    """With --save-hybrid the labels enter suppression as certain predictions, so every label is found."""
+    flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--save-hybrid")
+    val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags])
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert report["mAP50"] > 0.95
+
+
+def test_outputs(
+    official_weights: Path, coco_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--imgsz", "320", "--batch-size", "16", "--project", str(tmp_path))
+    saves = ("--save-txt", "--save-conf", "--save-json", "--verbose")
+    val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags, *saves])
+    folder = tmp_path / "exp"
+    console = capsys.readouterr().out
+    assert "mAP50-95" in console
+    assert "bicycle" in console
+    for name in ("P_curve", "R_curve", "F1_curve", "PR_curve", "confusion_matrix"):
+        assert (folder / f"{name}.png").stat().st_size > 5000
+    for number in range(3):
+        assert (folder / f"val_batch{number}_labels.jpg").is_file()
+        assert (folder / f"val_batch{number}_pred.jpg").is_file()
+    report = json.loads((folder / "metrics.json").read_text())
+    assert set(report["speed_ms_per_image"]) == {"pre-process", "inference", "NMS"}
+    labels = sorted((folder / "labels").glob("*.txt"))
+    rows = np.loadtxt(labels[0], ndmin=2)
+    assert rows.shape[1] == 6
+    assert ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1)).all()
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score"} == set(predictions[0])
+    assert max(p["category_id"] for p in predictions) > 80  # COCO's own numbers, up to 90
+    if "skipped" not in console:  # faster-coco-eval is installed
+        checked = float(console.split("mAP50-95 ")[-1].split()[0])
+        # it counts areas and caps at 100 detections a little differently
+        assert checked == pytest.approx(report["mAP50_95"], abs=0.015)
+
+
+def test_bad_input_is_a_users_error(official_weights: Path, tiny_data: Path, tmp_path: Path) -> None:
+    common = ["--weights", str(official_weights), "--project", str(tmp_path), "--imgsz", "64"]
+    with pytest.raises(UserError, match=r"the weights know 80 classes and .*tiny.yaml has 2"):
+        val.main([*common, "--data", str(tiny_data)])
+    with pytest.raises(UserError, match="has no 'test' split"):
+        val.main([*common, "--data", str(tiny_data), "--task", "test", "--single-cls"])
+    with pytest.raises(UserError, match=r"nowhere\.pt"):
+        val.main(["--weights", "nowhere.pt", "--data", str(tiny_data)])

@@ -1,0 +1,319 @@
+"""Train a detector.
+
+python train.py                                                # yolov5n on the embedded digits
+python train.py --cfg yolov5n-gsconv.yaml --data coco128.yaml --weights yolov5n.pt
+python train.py --resume                                       # continue the newest run
+torchrun --nproc_per_node 2 train.py --data coco.yaml --batch-size 64
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.backends import load_backend
+from utils.checkpoint import read_checkpoint
+from utils.config import TrainConfig, from_root, parse_flags
+from utils.data.spec import load_data_spec
+from utils.device import amp_dtype, select_device
+from utils.distributed import Process, broadcast, join_group, leave_group, mean_over_processes, wrap
+from utils.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
+from utils.errors import UserError, run_command
+from utils.evaluation import evaluate
+from utils.evolve import evolve, load_population
+from utils.files import ROOT, find_file
+from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.interrupt import StopRequest
+from utils.logger import LOGGER, CurveLogger, setup_console, write_results
+from utils.loss import DetectionLoss
+from utils.metrics import fitness
+from utils.optim import Schedule
+from utils.plots import plot_results
+from utils.reporting import BatchPictures, TrainingPictures, report_validation
+from utils.run import RunFolder, newest_checkpoint
+from utils.sampling import image_weights
+from utils.setup import TrainingData, build_model, build_state, open_training_data
+from utils.state import TrainingState
+
+# flags that cannot change what a run computes, and so may differ when it is resumed
+HARMLESS = ("device", "workers", "cache", "noplots", "project", "verbose")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse_flags(TrainConfig, argv)
+    process, device = join_group(select_device(config.device))
+    setup_console(process.is_main)
+    try:
+        if config.evolve is not None:
+            run_evolution(config, process, device)
+        elif config.resume:
+            config, hyp, run, checkpoint = resumed(config)
+            train(config, hyp, process, device, run, checkpoint)
+        else:
+            train(config, hyperparameters(config), process, device)
+    finally:
+        leave_group()
+
+
+def train(
+    config: TrainConfig,
+    hyp: Hyperparameters,
+    process: Process,
+    device: torch.device,
+    run: RunFolder | None = None,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> list[float]:
+    """Train, validate and save; the whole recipe.
+
+    Args:
+        hyp: as in the yaml, gains not scaled.
+        run: the folder of an earlier part of this run; a new one is made once model and data are known to be
+            usable.
+        checkpoint: the content of a `last.pt` to continue from.
+
+    Returns:
+        The last row of `results.csv`.
+
+    Raises:
+        UserError: data, model or weights are unusable, or the loss became non-finite.
+    """
+    torch.manual_seed(config.seed)
+    spec = load_data_spec(config.data)
+    model = build_model(config, hyp, spec, checkpoint).to(device)
+    data = open_training_data(config, hyp, spec, model, process, device)
+    schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
+    state = build_state(config, hyp, model, data, schedule, device, checkpoint)
+    criterion = DetectionLoss(
+        model.head.anchors, model.nc, hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz)
+    )
+    options = TrainingOptions(
+        device=device,
+        process=process,
+        dtype=amp_dtype(config.amp, device),
+        imgsz=data.imgsz,
+        stride=int(model.stride.max()),
+        seed=config.seed,
+        multi_scale=config.multi_scale,
+        quad=config.quad,
+    )
+    run = run or open_run(config, process)
+    parallel = wrap(model, process, device, config.sync_bn)
+    curves = CurveLogger(run.root, enabled=process.is_main)
+    pictures = TrainingPictures(run.root, data.names, enabled=process.is_main and not config.noplots)
+    pictures.labels(data.index)
+    if process.is_main:
+        write_settings(config, hyp, data, run)
+    LOGGER.info(
+        f"training {config.epochs} epochs at {data.imgsz} px on {device}, {len(data.index)} images, "
+        f"batch {data.batch_size}, results in {run.root}"
+    )
+
+    with StopRequest() as stop:
+        while not state.finished:
+            started = time.perf_counter()
+            data.loader.set_epoch(state.epoch, start_batch=state.batch)
+            if config.image_weights:
+                data.loader.set_weights(
+                    image_weights(data.index.boxes[:, 0], data.index.offsets, np.array(state.maps))
+                )
+            try:
+                complete = train_one_epoch(
+                    state, parallel, data.loader, criterion, schedule, options, stop, pictures.batch
+                )
+                if complete:
+                    finish_epoch(config, state, data, criterion, options, started)
+            except NonFiniteLoss as error:
+                raise stopped_by(error, run) from None
+            if process.is_main:
+                save(config, state, run, complete)
+            if complete:
+                curves.epoch(state.results[-1])
+            elif stop.requested:
+                leave(stop, run, process)
+    curves.close()
+    pictures.close()
+    return conclude(config, state, data, run, process, device)
+
+
+def finish_epoch(
+    config: TrainConfig,
+    state: TrainingState,
+    data: TrainingData,
+    criterion: DetectionLoss,
+    options: TrainingOptions,
+    started: float,
+) -> None:
+    """Validate the averaged model, add a row of results and move on to the next epoch."""
+    last = state.epoch == config.epochs - 1
+    metrics, losses = [0.0] * 4, [0.0] * 3
+    if data.val_loader is not None and (last or not config.noval):
+        result = evaluate(
+            state.ema.model, data.val_loader, options.device, names=data.names, criterion=criterion
+        )
+        metrics, losses = result.summary(), result.losses
+        state.maps = result.maps.tolist()
+    train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
+    rates = [group["lr"] for group in state.optimizer.param_groups]
+    row = broadcast([state.epoch, *train_losses, *metrics, *losses, *rates])
+    state.results.append(row)
+    score = fitness(*row[4:8])
+    if score > state.best_fitness:
+        state.best_fitness, state.best_epoch = score, state.epoch
+    LOGGER.info(epoch_line(config, row, time.perf_counter() - started))
+    patience = config.patience or float("inf")
+    state.finished = last or state.epoch - state.best_epoch >= patience
+    if state.finished and not last:
+        LOGGER.info(
+            f"no better epoch than {state.best_epoch} in {config.patience} epochs (--patience): stopping"
+        )
+    state.epoch, state.batch = state.epoch + 1, 0
+    state.loss_sum.zero_()
+
+
+def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
+    """One line about an epoch."""
+    epoch, box, obj, cls, precision, recall, map50, map_, *_ = row
+    line = f"epoch {int(epoch)}/{config.epochs - 1}  box {box:.4f} obj {obj:.4f} cls {cls:.4f}"
+    if any((precision, recall, map50, map_)):
+        line += f"  P {precision:.3f} R {recall:.3f} mAP50 {map50:.3f} mAP50-95 {map_:.3f}"
+    return f"{line}  {seconds:.1f} s"
+
+
+def save(config: TrainConfig, state: TrainingState, run: RunFolder, complete: bool) -> None:
+    """Write what a resume needs, the results so far, and the best weights when this epoch made them.
+
+    Raises:
+        UserError: the weights are not finite; the files of the previous epoch stay as they are.
+    """
+    if not state.is_finite():
+        raise stopped_by(NonFiniteLoss(f"a weight became non-finite in epoch {state.epoch}"), run)
+    if complete:
+        epoch = state.epoch - 1
+        if state.best_epoch == epoch and (not config.nosave or state.finished):
+            state.save_weights(run.best)
+        if config.save_period > 0 and epoch % config.save_period == 0:
+            state.save_weights(run.last.with_name(f"epoch{epoch}.pt"))
+    if not complete or state.finished or not config.nosave:
+        state.save(run.last)
+    write_results(run.results, state.results)
+
+
+def stopped_by(error: NonFiniteLoss, run: RunFolder) -> UserError:
+    """The same error with what is left and what to try."""
+    kept = (
+        f"the last finite checkpoint is {run.last}" if run.last.is_file() else "no epoch was finished before"
+    )
+    return UserError(f"{error}; {kept}; try a lower lr0 in --hyp, or --amp off")
+
+
+def leave(stop: StopRequest, run: RunFolder, process: Process) -> None:
+    """End the process after a stop request; everything is saved."""
+    if process.is_main:
+        LOGGER.info(f"stopped; continue with: python train.py --resume {run.last}")
+    leave_group()
+    sys.exit(stop.exit_status)
+
+
+def conclude(
+    config: TrainConfig,
+    state: TrainingState,
+    data: TrainingData,
+    run: RunFolder,
+    process: Process,
+    device: torch.device,
+) -> list[float]:
+    """Validate the best weights with the full report and say where everything is."""
+    if data.val_loader is not None:
+        pictures = BatchPictures(run.root, data.names, enabled=not config.noplots)
+        best = load_backend(run.best, device)
+        result = evaluate(best, data.val_loader, device, data.names, on_batch=pictures.add)
+        report_validation(result, run.root, plots=not config.noplots)
+        pictures.close()
+        if not config.noplots:
+            plot_results(run.results, run.root / "results.png")
+        LOGGER.info(
+            f"best epoch {state.best_epoch}; weights in {run.last.parent}, everything else in {run.root}"
+        )
+    return state.results[-1]
+
+
+def write_settings(config: TrainConfig, hyp: Hyperparameters, data: TrainingData, run: RunFolder) -> None:
+    """Write what the run was started with, and what was wrong with its labels."""
+    run.write_yaml("opt.yaml", dataclasses.asdict(config))
+    run.write_yaml("hyp.yaml", dataclasses.asdict(hyp))
+    for split, report in data.reports.items():
+        report.write_report(run.root, f"label_report_{split}.csv")
+
+
+def hyperparameters(config: TrainConfig) -> Hyperparameters:
+    """The hyper-parameters that the flags ask for."""
+    hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
+    return dataclasses.replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
+
+
+def open_run(config: TrainConfig, process: Process) -> RunFolder:
+    """A new run folder, made by the main process and known to all."""
+    if not process.is_main:
+        return RunFolder(broadcast(Path()))
+    run = RunFolder.create(config.project, config.name, config.exist_ok)
+    broadcast(run.root)
+    return run
+
+
+def resumed(config: TrainConfig) -> tuple[TrainConfig, Hyperparameters, RunFolder, dict[str, Any]]:
+    """The configuration, hyper-parameters, folder and state of the run that `--resume` names.
+
+    Of the new command line only the flags count that cannot change the outcome (`HARMLESS`).
+
+    Raises:
+        UserError: no such file, weights without a training state, or nothing left to do.
+    """
+    path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
+    content = read_checkpoint(path)
+    if not content.get("resume"):
+        raise UserError(f"{path} holds weights only; --resume needs the last.pt of a run made here")
+    if content["resume"]["finished"]:
+        raise UserError(
+            f"{path}: nothing to resume, this run is finished; start a new one with --weights {path}"
+        )
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
+    fresh = TrainConfig()
+    given = {k: getattr(config, k) for k in HARMLESS if getattr(config, k) != getattr(fresh, k)}
+    config = TrainConfig(**{**saved, **given, "resume": str(path)})
+    return config, Hyperparameters(**content["hyp"]), RunFolder.of_checkpoint(path), content
+
+
+def run_evolution(config: TrainConfig, process: Process, device: torch.device) -> None:
+    """Evolve hyper-parameters: each generation is one short training whose fitness decides what survives."""
+    if process.world_size > 1:
+        raise UserError("--evolve runs in one process; start it without torchrun")
+    assert config.evolve is not None
+    project = "runs/evolve" if config.project == TrainConfig.project else config.project
+    folder = RunFolder.create(project, config.name, config.exist_ok)
+    quiet = dataclasses.replace(config, evolve=None, noval=True, nosave=True, noplots=True)
+
+    def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
+        run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
+        return train(quiet, hyp, process, device, run)[4:11]
+
+    best = evolve(
+        train_once,
+        hyperparameters(config),
+        config.evolve,
+        folder.root,
+        seed=config.seed,
+        population=load_population(from_root(config.evolve_population)),
+        resume=Path(config.resume_evolve) if config.resume_evolve else None,
+    )
+    LOGGER.info(f"best hyper-parameters, in {folder.root / 'hyp_evolve.yaml'}: {best}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,145 @@
+"""Measure how good a detector is.
+
+python val.py                                            # the newest best.pt on the embedded digits
+python val.py --weights yolov5n.pt --data coco.yaml --imgsz 640
+python val.py --weights best.pt --data coco128.yaml --task study
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.backends import Backend, load_backend
+from models.weights import find_weights
+from utils.coco import CocoJson
+from utils.config import ValConfig, parse_flags
+from utils.data.dataset import DetectionDataset
+from utils.data.index import build_index
+from utils.data.loader import Loader, build_loader
+from utils.data.spec import DataSpec, load_data_spec
+from utils.device import select_device
+from utils.errors import UserError, run_command
+from utils.evaluation import Evaluation, EvaluationOptions, ImageResult, evaluate
+from utils.files import increment_path
+from utils.logger import LOGGER, setup_console
+from utils.reporting import BatchPictures, LabelFiles, plot_study, report_validation
+from utils.setup import rounded_size
+
+STUDY_SIZES = range(256, 1537, 128)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse_flags(ValConfig, argv)
+    setup_console()
+    device = select_device(config.device)
+    spec = load_data_spec(config.data)
+    weights = [find_weights(name) for name in config.weights or ("",)]
+    backend = load_backend(weights, device, dnn=config.dnn, half=config.half, data=config.data)
+    check_classes(config, backend, spec)
+    folder = increment_path(Path(config.project) / config.name, config.exist_ok)
+    if config.task == "study":
+        study(config, backend, spec, folder)
+        return
+    if config.task == "speed":
+        config = dataclasses.replace(config, conf_thres=0.25, iou_thres=0.45, noplots=True)
+    validate(config, backend, spec, folder)
+    LOGGER.info(f"results in {folder}")
+
+
+def check_classes(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
+    """Raise a UserError when weights and data cannot mean the same classes."""
+    if len(backend.names) != spec.nc and not config.single_cls:
+        raise UserError(
+            f"the weights know {len(backend.names)} classes and {config.data} has {spec.nc}; "
+            "use the data that they were trained for, or --single-cls"
+        )
+
+
+def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Evaluation:
+    """Validate on one split and write what the flags ask for into `folder`."""
+    names = {0: "item"} if config.single_cls else dict(spec.names)
+    loader = open_loader(config, backend, spec, folder)
+    pictures = BatchPictures(folder, names, enabled=not config.noplots)
+    labels = (
+        LabelFiles(folder / "labels", config.save_conf) if config.save_txt or config.save_hybrid else None
+    )
+    coco = CocoJson(spec.names) if config.save_json else None
+
+    def on_image(result: ImageResult) -> None:
+        for consumer in (labels, coco):
+            if consumer is not None:
+                consumer.add(result)
+
+    result = evaluate(
+        lambda images: backend(images, augment=config.augment),
+        loader,
+        backend.device,
+        names,
+        EvaluationOptions(
+            conf_thres=config.conf_thres,
+            iou_thres=config.iou_thres,
+            max_det=config.max_det,
+            single_cls=config.single_cls,
+            half=backend.dtype == torch.float16,
+            save_hybrid=config.save_hybrid,
+        ),
+        on_image=on_image,
+        on_batch=pictures.add,
+    )
+    report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
+    pictures.close()
+    if labels is not None:
+        LOGGER.info(f"{labels.count} label files in {labels.folder}")
+    if coco is not None:
+        coco.write(folder)
+        LOGGER.info(coco.check(folder))
+    return result
+
+
+def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Loader:
+    """The images of the split, in rectangular batches where the runtime takes any shape."""
+    split = config.task if config.task in ("train", "val", "test") else "val"
+    sources = getattr(spec, split)
+    if not sources:
+        raise UserError(f"{spec.file}: has no '{split}' split (--task {config.task})")
+    index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
+    LOGGER.info(f"{split}: {index.report.summary()}")
+    index.report.write_report(folder)
+    dataset = DetectionDataset(
+        index,
+        image_size(config, backend),
+        rect=backend.pt,
+        batch_size=config.batch_size,
+        stride=backend.stride,
+        pad=0.5 if backend.pt else 0.0,
+    )
+    return build_loader(dataset, config.batch_size, workers=config.workers, shuffle=False)
+
+
+def image_size(config: ValConfig, backend: Backend) -> int:
+    """`--imgsz` as a multiple of the stride, or the one size that an exported file takes."""
+    if backend.shape is None:
+        return rounded_size(config.imgsz, backend.stride)
+    if backend.shape[0] != backend.shape[1]:
+        raise UserError(f"the weights take {backend.shape} pixels only; validation needs a square")
+    return backend.shape[0]
+
+
+def study(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> None:
+    """Accuracy and speed over image sizes: `study.csv` and `study.png`."""
+    rows = []
+    for size in STUDY_SIZES:
+        at_size = dataclasses.replace(config, imgsz=size, iou_thres=0.7, noplots=True)
+        result = validate(at_size, backend, spec, folder)
+        rows.append([size, *result.summary(), *result.speeds.values()])
+    plot_study(np.array(rows), folder)
+    LOGGER.info(f"study over {len(rows)} sizes in {folder}")
+
+
+if __name__ == "__main__":
+    run_command(main)
