@@ -174,7 +174,7 @@ def _fitting(state: State, wanted: State, path: str | Path) -> dict[str, Tensor]
             raise UserError(f"{path}: tensor '{name}' is missing, which its yaml asks for")
         if kept[name].shape != tensor.shape:
             shapes = f"has shape {tuple(kept[name].shape)}, its yaml makes {tuple(tensor.shape)}"
-            raise UserError(f"{path}: tensor '{name}' {shapes}; a pruned model cannot be loaded")
+            raise UserError(f"{path}: tensor '{name}' {shapes}; a pruned or altered model cannot be rebuilt")
     surplus = [name for name in kept if name not in wanted]
     if surplus:
         raise UserError(
