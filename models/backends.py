@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,11 @@ class TorchScriptBackend(Backend):
         super().__init__(device, half and device.type == "cuda")
         extra = {"config.txt": ""}
         try:
-            self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", FutureWarning
+                )  # torch's plans for TorchScript are no user's fault
+                self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"'{path}' is not a TorchScript file: {_first_line(error)}") from error
         self.module.eval().to(self.dtype)
@@ -239,7 +244,7 @@ def load_backend(
     members = [_load_one(Path(f), torch.device(device), dnn=dnn, half=half, fuse=fuse) for f in files]
     for member in members:
         if not member.names and data:
-            member.names = dict(load_data_spec(data).names)
+            member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
