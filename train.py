@@ -277,7 +277,7 @@ def resumed(config: TrainConfig) -> tuple[TrainConfig, Hyperparameters, RunFolde
     """
     path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
     content = read_checkpoint(path)
-    if not content.get("resume"):
+    if not isinstance(content.get("resume"), dict) or "finished" not in content["resume"]:
         raise UserError(f"{path} holds weights only; --resume needs the last.pt of a run made here")
     if content["resume"]["finished"]:
         raise UserError(

@@ -123,7 +123,8 @@ def evaluate(
     clocks = dict.fromkeys(STAGES, 0.0)
     losses = torch.zeros(3, device=device)
     pending: Future[None] | None = None
-    with ThreadPoolExecutor(1, thread_name_prefix="suppression") as worker:
+    # one thread of arithmetic for the judge: the network has the others
+    with ThreadPoolExecutor(1, "suppression", torch.set_num_threads, (1,)) as worker:
         for number, batch in enumerate(_progress_bar(loader)):
             with _timed(clocks, "pre-process", device):
                 images = batch.images.to(device, non_blocking=True)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from models.yolo import DetectionModel
 from utils.checkpoint import FORMAT, VERSION, write_checkpoint
 from utils.ema import ModelEma
+from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 
@@ -88,8 +89,17 @@ class TrainingState:
         write_checkpoint(path, {**self._description(), "model": half, "ema": None})
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Continue from the content of a file that `save` wrote, with a model and optimizer of that form."""
-        resume = content["resume"]
+        """Continue from the content of a file that `save` wrote, with a model and optimizer of that form.
+
+        Raises:
+            UserError: the content is incomplete or of another form.
+        """
+        try:
+            self._restore(content, content["resume"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the training state of this checkpoint is damaged: {error}") from error
+
+    def _restore(self, content: Mapping[str, Any], resume: Mapping[str, Any]) -> None:
         self.model.load_state_dict(content["model"])
         self.ema.model.load_state_dict(content["ema"])
         self.ema.updates = resume["ema_updates"]
