@@ -97,8 +97,9 @@ class Detect(nn.Module):
     def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         logits = []
         for conv, features in zip(self.m, x):
-            # (B, na*no, H, W) -> (B, na, H, W, no)
-            logits.append(conv(features).unflatten(1, (self.na, self.no)).permute(0, 1, 3, 4, 2))
+            batch, _, height, width = features.shape
+            level = conv(features).reshape(batch, self.na, self.no, height, width)
+            logits.append(level.permute(0, 1, 3, 4, 2))  # (B, na, no, H, W) -> (B, na, H, W, no)
         return logits if self.training else (self.decode(logits), logits)
 
     def decode(self, logits: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,10 @@ def deinterleave(x: Tensor) -> Tensor:
     Channel 2i + j goes to place j * C/2 + i: a transpose of the channel axis seen as (C/2, 2). The batch axis
     stays alone, so that the operation exports for any batch size.
     """
-    return x.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2)
+    batch, channels, height, width = x.shape
+    # reshape, not unflatten: the TorchScript exporter freezes the sizes that unflatten leaves alone
+    pairs = x.reshape(batch, channels // 2, 2, height, width)
+    return pairs.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 @register(scaled)

@@ -39,8 +39,10 @@ class Contract(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # (B, C, H/g, g, W/g, g)
-        return patches.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)  # offsets in front of the channels
+        gain, (batch, channels, height, width) = self.gain, x.shape
+        patches = x.reshape(batch, channels, height // gain, gain, width // gain, gain)
+        offsets_first = patches.permute(0, 3, 5, 1, 2, 4)  # (B, g, g, C, H/g, W/g)
+        return offsets_first.reshape(batch, channels * gain**2, height // gain, width // gain)
 
 
 def _expanded(row: Row) -> Wiring:
@@ -59,5 +61,7 @@ class Expand(nn.Module):
         self.gain = gain
 
     def forward(self, x: Tensor) -> Tensor:
-        patches = x.unflatten(1, (self.gain, self.gain, -1))  # (B, g, g, C/g^2, H, W)
-        return patches.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+        gain, (batch, channels, height, width) = self.gain, x.shape
+        patches = x.reshape(batch, gain, gain, channels // gain**2, height, width)
+        offsets_last = patches.permute(0, 3, 4, 1, 5, 2)  # (B, C/g^2, H, g, W, g)
+        return offsets_last.reshape(batch, channels // gain**2, height * gain, width * gain)
