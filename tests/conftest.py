@@ -31,23 +31,44 @@ def official_weights(shared: Path) -> Path:
     return shared / "weights" / "yolov5n-v6.0.pt"
 
 
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data yaml of 12 training and 4 validation images, 64 px: bright squares of two classes on grey."""
-    root = tmp_path_factory.mktemp("tiny")
+def write_squares(
+    root: Path, counts: dict[str, int], side: int, squares: int, sizes: tuple[int, int]
+) -> Path:
+    """Write a data set of bright squares of two classes on grey and return its data yaml.
+
+    Args:
+        counts: images of each split.
+        side: of the images, in pixels.
+        squares: per image; classes alternate.
+        sizes: smallest and largest side of a square, in pixels.
+    """
     rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("val", 4)):
+    for split, count in counts.items():
         (root / "images" / split).mkdir(parents=True)
         (root / "labels" / split).mkdir(parents=True)
         for number in range(count):
-            image = rng.integers(90, 130, (64, 64, 3), dtype=np.uint8)
+            image = rng.integers(90, 130, (side, side, 3), dtype=np.uint8)
             rows = []
-            for category, colour in enumerate(((255, 60, 60), (60, 255, 60))):
-                x, y = rng.integers(2, 40, 2)
-                image[y : y + 20, x : x + 20] = colour
-                rows.append(f"{category} {(x + 10) / 64} {(y + 10) / 64} {20 / 64} {20 / 64}\n")
+            for square in range(squares):
+                size = int(rng.integers(*sizes, endpoint=True))
+                x, y = rng.integers(2, side - size - 2, 2)
+                image[y : y + size, x : x + size] = ((255, 60, 60), (60, 255, 60))[square % 2]
+                xc, yc, length = (x + size / 2) / side, (y + size / 2) / side, size / side
+                rows.append(f"{square % 2} {xc} {yc} {length} {length}\n")
             cv2.imwrite(str(root / "images" / split / f"{number}.png"), image)
             (root / "labels" / split / f"{number}.txt").write_text("".join(rows))
-    yaml = root / "tiny.yaml"
+    yaml = root / "squares.yaml"
     yaml.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [blue, green]\n")
     return yaml
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data yaml of 12 training and 4 validation images, 64 px, two squares each."""
+    return write_squares(tmp_path_factory.mktemp("tiny"), {"train": 12, "val": 4}, 64, 2, (20, 20))
+
+
+@pytest.fixture(scope="session")
+def dense_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data yaml of 32 training and 4 validation images, 128 px, a dozen squares of many sizes each."""
+    return write_squares(tmp_path_factory.mktemp("dense"), {"train": 32, "val": 4}, 128, 12, (8, 90))
