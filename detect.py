@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from models.backends import load_backend
-from models.detector import Detector, Prepared
+from models.detector import Detector
 from models.weights import find_weights
 from utils.annotate import Style
 from utils.config import DetectConfig, parse_flags
@@ -30,11 +31,11 @@ from utils.display import Window
 from utils.errors import UserError, run_command
 from utils.files import increment_path
 from utils.output import OutputOptions, OutputWriter
-from utils.pipeline import JobQueue, prefetch
+from utils.pipeline import JobQueue, ordered_map, prefetch
 from utils.runlog import DetectionLog
 
-READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for their letterbox
-BATCHES_AHEAD = 8  # letterboxed batches that may wait for the network
+READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for the network
+MOST_WORKERS = 4  # pictures that are looked at side by side; each needs memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,7 +53,7 @@ def run(config: DetectConfig) -> Path | None:
     size = image_size(config)
     source = open_source(config.source, vid_stride=config.vid_stride)
     # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
-    frames = source if source.live else prefetch(source, budget=READ_AHEAD, cost=_bytes)
+    groups = source if source.live else prefetch(source, budget=READ_AHEAD, cost=_bytes)
     detector = build_detector(config)
     options = output_options(config)
     folder = increment_path(Path(config.project) / config.name, config.exist_ok) if options.anything else None
@@ -60,14 +61,13 @@ def run(config: DetectConfig) -> Path | None:
     writer = OutputWriter(folder, options, detector.names, style) if folder else None
     window = Window(detector.names, style) if config.view_img else None
     log = DetectionLog(source, detector.names)
+    look = partial(look_at, detector, size, config.augment)
     try:
         with contextlib.closing(writer) if writer else contextlib.nullcontext(), JobQueue() as jobs:
-            batches = letterboxed(frames, detector, size)
-            for group, batch, seconds in batches if source.live else prefetch(batches, budget=BATCHES_AHEAD):
-                found, times = detector.detect(batch, config.augment)
-                rows = [whole_pixels(row) for row in found]
-                log.add(group, rows, batch.size, (seconds + times[0], *times[1:]))
-                for frame, row in zip(group, rows):
+            looks = map(look, groups) if source.live else in_parallel(look, groups, detector)
+            for frames, rows, seen, seconds in looks:
+                log.add(frames, rows, seen, seconds)
+                for frame, row in zip(frames, rows):
                     drawn = window.show(frame, row) if window else None
                     if writer:
                         jobs.submit(partial(writer.write, frame, row, drawn))
@@ -78,21 +78,42 @@ def run(config: DetectConfig) -> Path | None:
     return folder
 
 
-def letterboxed(
-    frames: Iterable[list[Frame]], detector: Detector, size: tuple[int, int]
-) -> Iterator[tuple[list[Frame], Prepared, float]]:
-    """Frames with the batch made of them, and the seconds that making it took."""
-    for group in frames:
-        start = time.perf_counter()
-        batch = detector.prepare([frame.image for frame in group], size)
-        yield group, batch, time.perf_counter() - start
+class Look(NamedTuple):
+    """What was found on frames that were looked at together."""
+
+    frames: list[Frame]
+    rows: list[np.ndarray]  # per frame (n, 6): x1, y1, x2, y2 in whole pixels, confidence, class
+    size: tuple[int, int]  # (height, width) that the network saw
+    seconds: tuple[float, float, float]  # of pre-processing, inference and NMS
 
 
-def whole_pixels(rows: Tensor) -> np.ndarray:
-    """(n, 6) detections as an array, corners rounded to whole pixels as in YOLOv5's label files."""
-    array = rows.cpu().numpy()
-    array[:, :4] = array[:, :4].round()
-    return array
+def look_at(detector: Detector, size: tuple[int, int], augment: bool, frames: list[Frame]) -> Look:
+    """Detect on frames; corners are rounded to whole pixels, as in YOLOv5's label files."""
+    start = time.perf_counter()
+    batch = detector.prepare([frame.image for frame in frames], size)
+    prepared = time.perf_counter() - start
+    found, (converted, inference, suppression) = detector.detect(batch, augment)
+    rows = [row.cpu().numpy() for row in found]
+    for row in rows:
+        row[:, :4] = row[:, :4].round()
+    return Look(frames, rows, batch.size, (prepared + converted, inference, suppression))
+
+
+def in_parallel(
+    look: Callable[[list[Frame]], Look], groups: Iterable[list[Frame]], detector: Detector
+) -> Iterator[Look]:
+    """`map(look, groups)` in an order of work that keeps all cores busy.
+
+    PyTorch splits each layer over the cores and waits for the slowest share; with reading and writing beside
+    it that wait is long. Several images at a time, each on its own core, do not wait for each other.
+    """
+    cores = torch.get_num_threads()
+    shares = min(cores, MOST_WORKERS) if detector.backend.pt and detector.device.type == "cpu" else 1
+    threads = partial(torch.set_num_threads, cores // shares)
+    try:
+        yield from ordered_map(look, groups, workers=shares, initializer=threads)
+    finally:
+        torch.set_num_threads(cores)
 
 
 def build_detector(config: DetectConfig) -> Detector:

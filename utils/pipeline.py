@@ -1,4 +1,4 @@
-"""Two helpers that let reading, computing and writing overlap: a prefetching iterator and a job queue."""
+"""Helpers that let reading, computing and writing overlap: prefetching, a parallel map, a job queue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class _Shelf:
@@ -77,6 +79,30 @@ def _drain(shelf: _Shelf) -> Generator[Item, None, None]:
         with shelf.changed:
             shelf.abandoned = True
             shelf.changed.notify_all()
+
+
+def ordered_map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    initializer: Callable[[], object] | None = None,
+) -> Generator[Result, None, None]:
+    """`map` with `workers` threads at once; results come in the order of the items, an error in its place.
+
+    Twice as many items as workers are taken ahead. `initializer` runs first in each thread.
+    """
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=initializer)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class JobQueue:

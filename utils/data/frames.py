@@ -29,7 +29,7 @@ class Frame:
 class Source(Protocol):
     """Iterating gives lists of frames to be looked at together."""
 
-    live: bool  # a frame that is not taken soon is out of date
+    live: bool  # frames come in their own time, and the answer is wanted before the next one
     length: int | None  # how many lists come, when that is known without opening every file
 
     def __iter__(self) -> Iterator[list[Frame]]: ...

@@ -168,7 +168,7 @@ class FileSource:
 class StdinSource:
     """Image and video files whose paths come on standard input, a line each, as they come."""
 
-    live = False
+    live = True  # whoever writes the paths may wait for an answer before the next one
     length: int | None = None
 
     def __init__(self, lines: Iterable[str], *, vid_stride: int = 1) -> None:
