@@ -121,7 +121,8 @@ def copy_paste(
         if (covered_part(copy.boxes[0], present) < CROWDED).all():
             present = np.concatenate([present, copy.boxes])
             pasted.append(copy)
-            cv2.fillPoly(mask, [np.round(copy.points).astype(np.int32)], 1)
+            corners = np.round((copy.points - 0.5) * 16).astype(np.int32)  # in sixteenths of a pixel
+            cv2.fillPoly(mask, [corners], 1, shift=4)
     if not pasted:
         return image, objects
     mixed = np.where(mask[..., None] > 0, image[:, ::-1], image)

@@ -94,7 +94,7 @@ def _parse_sound_boxes(content: bytes, classes: int) -> Labels | None:
     cls, centre, size = table[:, 0], table[:, 1:3], table[:, 3:5]
     inside = (centre - size / 2 >= -ROUNDING).all() and (centre + size / 2 <= 1 + ROUNDING).all()
     known = ((cls >= 0) & (cls < classes) & (cls == np.floor(cls))).all()
-    if not (inside and known and (size > 0).all()) or len({tuple(row) for row in rows}) != len(rows):
+    if not (inside and known and (size > 0).all()) or len(set(map(tuple, table.tolist()))) < len(rows):
         return None
     return Labels(table.astype(np.float32), [np.zeros((0, 2), np.float32)] * len(rows))
 

@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -252,13 +253,16 @@ class _Batches(Dataset):
 
 
 class _Keys:
-    """What torch calls a sampler. It asks the loader afresh each epoch, so workers can stay alive."""
+    """What torch calls a sampler. It asks the loader afresh each epoch, so workers can stay alive.
+
+    It must not keep the loader alive, or the workers would live until the garbage collector finds the cycle.
+    """
 
     def __init__(self, loader: Loader) -> None:
-        self.loader = loader
+        self.loader = weakref.proxy(loader)
 
     def __iter__(self) -> Iterator[BatchKey]:
-        return self.loader.keys()
+        return iter(self.loader.keys())
 
     def __len__(self) -> int:
         return len(self.loader) - self.loader.start_batch

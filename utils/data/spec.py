@@ -85,7 +85,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
-        raise UserError(f"{file}: not valid yaml: {error}") from error
+        raise UserError(f"{file}: not valid yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(
             f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"

@@ -1,0 +1,267 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from utils.data.cache import ImageStore, open_store, scaled_shape
+from utils.data.dataset import Batch, BatchKey, DetectionDataset, plan_rectangles, quadruple
+from utils.data.index import DatasetIndex, build_index
+from utils.data.letterbox import BACKGROUND
+from utils.data.loader import build_loader
+from utils.errors import UserError
+from utils.hyperparameters import Hyperparameters
+from utils.seeding import generator_for
+
+SIZES = [(60, 90), (90, 60), (64, 64), (40, 160), (33, 47), (200, 128), (128, 200), (70, 90)]
+
+
+def build(folder: Path, suffix: str = ".jpg", sizes: list[tuple[int, int]] = SIZES) -> DatasetIndex:
+    """Noise of several shapes, each image with one box."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(exist_ok=True)
+    rng = generator_for(0)
+    for number, (height, width) in enumerate(sizes):
+        small = rng.integers(0, 255, (6, 6, 3)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"images/{number}{suffix}"), cv2.resize(small, (width, height)))
+        (folder / f"labels/{number}.txt").write_text(f"{number % 3} 0.4 0.6 0.5 0.3\n")
+    return build_index([folder / "images"], dict(enumerate("abc")), cache=False)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> DatasetIndex:
+    return build(tmp_path)
+
+
+def batches(dataset: DetectionDataset, size: int = 4, **options: bool) -> list[Batch]:
+    return list(build_loader(dataset, size, workers=0, shuffle=False, **options))
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a.images, b.images) and torch.equal(a.targets, b.targets) and a[2:] == b[2:]
+        for a, b in zip(left, right)
+    )
+
+
+def test_plain_pictures(index: DatasetIndex) -> None:
+    (batch,) = batches(DetectionDataset(index, 128), size=8)
+    assert batch.images.shape == (8, 3, 128, 128)
+    assert batch.images.dtype == torch.uint8
+    assert batch.targets.shape == (8, 6)
+    assert batch.targets.dtype == torch.float32
+    assert batch.targets[:, 0].tolist() == list(range(8))
+    assert batch.targets[:, 1].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    # image 0 is 60 x 90: scaled by 128/90 to 86 x 128 (85.33 rounded up), 21 grey rows above and below
+    assert batch.shapes[0] == ((60, 90), (pytest.approx((86 / 60, 128 / 90)), (0.0, 21.0)))
+    assert (batch.images[0, :, :21] == BACKGROUND).all()
+    assert (batch.images[0, :, 107:] == BACKGROUND).all()
+    # y = (0.6 * 86 + 21) / 128, h = 0.3 * 86 / 128; x and w are unchanged
+    assert batch.targets[0, 2:].tolist() == pytest.approx([0.4, 72.6 / 128, 0.5, 25.8 / 128])
+    image = cv2.resize(cv2.imread(index.path(0)), (128, 86), interpolation=cv2.INTER_LINEAR)
+    expected = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())
+    assert torch.equal(batch.images[0, :, 21:107], expected)
+
+
+def test_shrinking_without_augmentation_averages(index: DatasetIndex) -> None:
+    (batch,) = batches(DetectionDataset(index, 64), size=8)
+    image = cv2.resize(cv2.imread(index.path(5)), (41, 64), interpolation=cv2.INTER_AREA)  # 200 x 128
+    expected = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())
+    assert torch.equal(batch.images[5, :, :, 11:52], expected)  # (64 - 41) / 2 = 11.5: 11 left, 12 right
+
+
+def test_boxes_return_to_the_source(index: DatasetIndex) -> None:
+    for rect in (False, True):
+        dataset = DetectionDataset(index, 96, rect=rect, batch_size=4, pad=0.5)
+        for batch in batches(dataset):
+            height, width = batch.images.shape[2:]
+            for target, ((h0, w0), ((rh, rw), (left, top))) in zip(batch.targets, batch.shapes):
+                x = (float(target[2]) * width - left) / rw
+                y = (float(target[3]) * height - top) / rh
+                assert (x / w0, y / h0) == pytest.approx((0.4, 0.6), abs=1e-4)
+                assert float(target[4]) * width / rw / w0 == pytest.approx(0.5, abs=1e-4)
+
+
+def test_rectangles() -> None:
+    shapes = np.array([[100, 100], [50, 100], [40, 100], [100, 50], [100, 80], [100, 25]])
+    order, batches_ = plan_rectangles(shapes, 640, 2, 32, 0.0)
+    assert order.tolist() == [2, 1, 0, 4, 3, 5]  # aspect 0.4, 0.5, 1, 1.25, 2, 4
+    # 0.5 * 640 = 320 = 10 strides; a batch with a square is square; 640 / 2 = 320 wide
+    assert batches_ == [(320, 640), (640, 640), (640, 320)]
+    # half a stride more: ceil(10 + 0.5) = 11 and ceil(20 + 0.5) = 21 strides
+    assert plan_rectangles(shapes, 640, 2, 32, 0.5)[1] == [(352, 672), (672, 672), (672, 352)]
+    assert plan_rectangles(shapes, 640, 64, 32, 0.0)[1] == [(640, 640)]
+    with pytest.raises(UserError, match="below the stride"):
+        plan_rectangles(shapes, 16, 2, 32, 0.0)
+
+
+def test_rectangular_batches(index: DatasetIndex) -> None:
+    dataset = DetectionDataset(index, 128, rect=True, batch_size=2)
+    found = batches(dataset, size=2)
+    assert [tuple(batch.images.shape[2:]) for batch in found] == dataset.batch_shapes
+    assert sorted(path for batch in found for path in batch.paths) == index.paths()
+    ratios = [h0 / w0 for batch in found for (h0, w0), _ in batch.shapes]
+    assert ratios == sorted(ratios)
+    trained = batches(DetectionDataset(index, 128, rect=True, batch_size=2, augment=True), size=2)
+    assert [batch.images.shape for batch in trained] == [batch.images.shape for batch in found]
+
+
+def test_flips_of_rectangles_move_boxes(index: DatasetIndex) -> None:
+    hyp = Hyperparameters(fliplr=1, flipud=1, hsv_h=0, hsv_s=0, hsv_v=0)
+    plain = batches(DetectionDataset(index, 64, rect=True, batch_size=4))
+    for before, after in zip(
+        plain, batches(DetectionDataset(index, 64, rect=True, augment=True, batch_size=4, hyp=hyp))
+    ):
+        assert torch.allclose(after.targets[:, 2:4], 1 - before.targets[:, 2:4])
+        # scaled by another filter, else the same picture turned by half
+        difference = after.images.flip(2, 3).int() - before.images.int()
+        assert difference.abs().float().mean() < 12
+
+
+def test_augmented_pictures_depend_on_their_key_only(index: DatasetIndex) -> None:
+    dataset = DetectionDataset(index, 64, augment=True, seed=3)
+    images = np.arange(16).reshape(2, 8) % 8
+    key = BatchKey(4, 0, np.array([5, 9]), images)
+    first = dataset.batch(key)
+    dataset.batch(BatchKey(1, 0, np.array([0, 1]), images))
+    np.random.seed(0)  # global state must not matter
+    assert same([first], [dataset.batch(key)])
+    alone = dataset.batch(BatchKey(4, 0, np.array([9]), images[1:]))
+    assert torch.equal(alone.images[0], first.images[1])
+    for other in (key._replace(epoch=5), key._replace(positions=np.array([6, 10]))):
+        assert not torch.equal(dataset.batch(other).images, first.images)
+    assert not torch.equal(DetectionDataset(index, 64, augment=True, seed=4).batch(key).images, first.images)
+
+
+@pytest.mark.parametrize(
+    "hyp",
+    [
+        Hyperparameters(
+            mosaic=0.5, mixup=0.5, degrees=10, shear=3, perspective=0.0005, flipud=0.5, copy_paste=1
+        ),
+        Hyperparameters(mosaic=0, hsv_h=0, hsv_s=0, hsv_v=0),
+    ],
+)
+def test_augmented_targets_are_sound(index: DatasetIndex, hyp: Hyperparameters) -> None:
+    loader = build_loader(DetectionDataset(index, 96, augment=True, hyp=hyp), 8, workers=0, shuffle=True)
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        (batch,) = list(loader)
+        assert batch.images.shape == (8, 3, 96, 96)
+        low, high = (
+            batch.targets[:, 2:4] - batch.targets[:, 4:] / 2,
+            batch.targets[:, 2:4] + batch.targets[:, 4:] / 2,
+        )
+        assert (low > -1e-5).all()
+        assert (high < 1 + 1e-5).all()
+        assert (batch.targets[:, 4:] * 96 > 2).all()
+        assert set(batch.targets[:, 1].tolist()) <= {0, 1, 2}
+
+
+def test_polygons_reach_the_warp(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "labels/0.txt").write_text("1 0.1 0.1 0.9 0.1 0.5 0.8\n")
+    index = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False)
+    hyp = Hyperparameters(copy_paste=1, mosaic=1)
+    for batch in batches(DetectionDataset(index, 64, augment=True, hyp=hyp)):
+        assert torch.isfinite(batch.targets).all()
+
+
+# --- caches ---
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("cache", ["ram", "disk"])
+def test_a_cache_changes_no_pixel(index: DatasetIndex, cache: str, augment: bool) -> None:
+    plain = batches(DetectionDataset(index, 48, augment=augment))  # 200 x 128 is decoded at half its size
+    dataset = DetectionDataset(index, 48, augment=augment, cache=cache)  # type: ignore[arg-type]
+    assert type(dataset.store) is not ImageStore
+    for _ in range(2):
+        assert same(plain, batches(dataset))
+
+
+def test_disk_cache_follows_its_source(index: DatasetIndex) -> None:
+    store = open_store(index, 64, augment=False, cache="disk")
+    before = store.load(0).copy()
+    (copy,) = Path(index.path(0)).parent.glob("*.npy")
+    assert np.load(copy, allow_pickle=False).shape == (43, 64, 3)
+    assert build_index([Path(index.path(0)).parent], index.names, cache=False).paths() == index.paths()
+    cv2.imwrite(index.path(0), np.full((60, 90, 3), 9, np.uint8))
+    assert (store.load(0) == 9).all()
+    assert not np.array_equal(before, store.load(0))
+    copy.write_bytes(copy.read_bytes()[:100])
+    assert (store.load(0) == 9).all()
+
+
+def test_disk_cache_beside_read_only_images(index: DatasetIndex, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(index.path(0)).parent
+    folder.chmod(0o555)
+    try:
+        store = open_store(index, 64, augment=False, cache="disk")
+        assert store.load(0).shape == (43, 64, 3)
+    finally:
+        folder.chmod(0o755)
+    assert not list(folder.glob("*.npy"))
+    assert "read-only" in caplog.text
+
+
+def test_memory_is_not_overdrawn(
+    index: DatasetIndex, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.data.cache.available_memory", lambda: 1000)
+    assert type(open_store(index, 64, augment=False, cache="ram")) is ImageStore
+    assert "not cached" in caplog.text
+
+
+def test_exchanged_image_is_an_error(index: DatasetIndex) -> None:
+    cv2.imwrite(index.path(0), np.zeros((61, 90, 3), np.uint8))
+    with pytest.raises(UserError, match=r"0\.jpg: was 90x60 when indexed, is 90x61"):
+        batches(DetectionDataset(index, 64))
+    Path(index.path(0)).unlink()
+    with pytest.raises(UserError, match="missing image"):
+        batches(DetectionDataset(index, 64, cache=None))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((427, 640), 640, (427, 640)),
+        ((427, 640), 320, (214, 320)),
+        ((3, 500), 320, (2, 320)),
+        ((7, 7), 64, (64, 64)),
+    ],
+)
+def test_scaled_shapes(shape: tuple[int, int], size: int, expected: tuple[int, int]) -> None:
+    assert scaled_shape(shape, size) == expected
+
+
+# --- quad ---
+
+
+def test_quad_batches() -> None:
+    images = torch.arange(9, dtype=torch.uint8).reshape(9, 1, 1, 1).expand(9, 3, 4, 4).contiguous()
+    targets = torch.tensor([[i, i, 0.5, 0.5, 0.2, 0.4] for i in range(9)], dtype=torch.float32)
+    shape = ((4, 4), ((1.0, 1.0), (0.0, 0.0)))
+    batch = Batch(images, targets, [str(i) for i in range(9)], [shape] * 9)
+    kinds = set()
+    for number in range(12):
+        quad = quadruple(batch, generator_for(number))
+        assert quad.images.shape == (2, 3, 8, 8)
+        assert quad.paths == ["0", "4"]
+        for group in range(2):
+            rows = quad.targets[quad.targets[:, 0] == group]
+            kinds.add(len(rows))
+            first = 4 * group
+            if len(rows) == 1:  # the first picture, enlarged: its box keeps its relative size
+                assert (quad.images[group] == first).all()
+                assert rows[0].tolist() == pytest.approx([group, first, 0.5, 0.5, 0.2, 0.4])
+            else:
+                assert quad.images[group, 0, ::4, ::4].tolist() == [
+                    [first, first + 1],
+                    [first + 2, first + 3],
+                ]
+                assert rows[3].tolist() == pytest.approx([group, first + 3, 0.75, 0.75, 0.1, 0.2])
+    assert kinds == {1, 4}
+    few = Batch(images[:2], targets[:2], ["0", "1"], [shape] * 2)
+    assert quadruple(few, generator_for(0)).images.shape == (1, 3, 8, 8)
