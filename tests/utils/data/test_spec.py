@@ -141,6 +141,7 @@ def test_generator_runs_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(spec_module.GENERATORS, "digits", generate)
     monkeypatch.setattr(spec_module, "ROOT", data)
+    monkeypatch.chdir(data)
     text = "generator: digits\npath: datasets/digits\ntrain: images/train\nval: images/val\nnames: [a]\n"
     file = write(data, text)
     assert load_data_spec(file, needed=()).names == {0: "a"}
