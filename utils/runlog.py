@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class DetectionLog:
     def __init__(self, source: Source, names: Mapping[int, str]) -> None:
         self.names = names
         self.pictures = 0
+        self._start = time.perf_counter()
         self._seconds = np.zeros(len(STAGES))
         self._size = (0, 0)
         self._bar: tqdm | None = None
@@ -70,7 +72,9 @@ class DetectionLog:
         average = self._seconds / self.pictures * 1e3
         stages = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(average, STAGES))
         height, width = self._size
-        print(f"Speed: {stages} per image at shape (1, 3, {height}, {width}), {self.pictures} images")
+        print(f"Speed: {stages} per image at shape (1, 3, {height}, {width})")
+        elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
+        print(f"{self.pictures} images in {elapsed:.1f} s")
         if folder is not None:
             labels = "" if label_files is None else f", {label_files} label files in {folder / 'labels'}"
             print(f"Results saved to {folder}{labels}")

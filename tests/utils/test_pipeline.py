@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from utils.pipeline import JobQueue, prefetch
+from utils.pipeline import JobQueue, ordered_map, prefetch
 
 
 def test_prefetch_keeps_order_and_ends() -> None:
@@ -73,6 +73,46 @@ def test_a_closed_prefetch_stops_its_reader() -> None:
     assert count < 10
     time.sleep(0.05)
     assert len(read) == count
+
+
+def test_ordered_map_keeps_the_order_whatever_finishes_first() -> None:
+    def slow_start(number: int) -> int:
+        time.sleep(0.02 if number % 3 == 0 else 0)
+        return number * number
+
+    assert list(ordered_map(slow_start, range(20), workers=3)) == [n * n for n in range(20)]
+    assert list(ordered_map(slow_start, [], workers=3)) == []
+
+
+def test_ordered_map_works_side_by_side_and_takes_few_items_ahead() -> None:
+    together = threading.Barrier(2, timeout=5)  # breaks unless two are in it at once
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = ordered_map(lambda number: together.wait() * 0 + number, items(), workers=2)
+    assert next(results) == 0 and len(taken) <= 5
+    results.close()
+    assert len(taken) <= 5
+
+
+def test_ordered_map_raises_an_error_in_its_place() -> None:
+    results = ordered_map(lambda number: 6 // (3 - number), range(5), workers=2)
+    assert [next(results), next(results), next(results)] == [2, 3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_ordered_map_prepares_each_thread() -> None:
+    local = threading.local()
+
+    def prepare() -> None:
+        local.ready = True
+
+    assert list(ordered_map(lambda n: local.ready, range(6), workers=3, initializer=prepare)) == [True] * 6
 
 
 def test_jobs_run_in_order_and_close_waits() -> None:
