@@ -224,7 +224,8 @@ class Detector(nn.Module):
         if len(self.names) != count:
             if self.names:
                 warn(f"the network has {count} classes, {len(self.names)} names are given; numbers are used")
-            self.names = {index: f"class{index}" for index in range(count)}
+            self.names.clear()  # in place: logs and writers hold this dictionary
+            self.names.update({index: f"class{index}" for index in range(count)})
 
 
 def load_picture(picture: Picture, index: int = 0) -> tuple[np.ndarray, str]:
