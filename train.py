@@ -9,11 +9,17 @@ torchrun --nproc_per_node 2 train.py --data coco.yaml --batch-size 64
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    # Before torch starts OpenMP: threads that spin while they wait for each other take the cores that the
+    # data loader needs, which makes an epoch on two cores several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
@@ -22,7 +28,7 @@ from models.backends import load_backend
 from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_root, parse_flags
 from utils.data.spec import load_data_spec
-from utils.device import amp_dtype, select_device
+from utils.device import amp_dtype, memory_format, select_device
 from utils.distributed import Process, broadcast, join_group, leave_group, mean_over_processes, wrap
 from utils.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
 from utils.errors import UserError, run_command
@@ -86,7 +92,7 @@ def train(
     """
     torch.manual_seed(config.seed)
     spec = load_data_spec(config.data)
-    model = build_model(config, hyp, spec, checkpoint).to(device)
+    model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
     data = open_training_data(config, hyp, spec, model, process, device)
     schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
     state = build_state(config, hyp, model, data, schedule, device, checkpoint)

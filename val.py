@@ -8,8 +8,12 @@ python val.py --weights best.pt --data coco128.yaml --task study
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py
 
 import numpy as np
 import torch

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from utils.data.spec import load_data_spec
 
 from models.weights import load_model
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import build_loader
+from utils.data.spec import load_data_spec
 from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
 from utils.loss import DetectionLoss

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch: tests start processes that share the cores
+
 import cv2
 import numpy as np
 import pytest

@@ -30,9 +30,7 @@ def largest_batch(
     used = [_step_memory(model, batch, imgsz, device, dtype) for batch in PROBES]
     slope, offset = np.polyfit(PROBES, used, deg=1)
     batch = max(int((free * fraction - offset) / slope), 1)
-    LOGGER.info(
-        f"--batch-size -1: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, using {batch}"
-    )
+    LOGGER.info(f"--batch-size -1: {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, using {batch}")
     return batch
 
 

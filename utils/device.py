@@ -64,6 +64,14 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return torch.autocast(device.type, dtype=dtype)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The layout of images and weights that convolutions of a device like best.
+
+    On CPU a training step of yolov5n takes about 0.7 of the time with channels last (benchmarks/overhead.py).
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
 def synchronise(device: torch.device) -> None:
     """Wait for queued work, so that a clock read afterwards means something."""
     if device.type == "cuda":

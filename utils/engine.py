@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from utils.data.loader import Batch, Loader
-from utils.device import autocast
+from utils.device import autocast, memory_format
 from utils.distributed import Process, any_process
 from utils.errors import UserError
 from utils.interrupt import StopRequest
@@ -116,7 +116,8 @@ def _optimizer_step(state: TrainingState) -> None:
 
 def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) -> Tensor:
     """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
-    pixels = images.to(options.device, non_blocking=True).float() / 255
+    layout = memory_format(options.device)
+    pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not options.multi_scale:
         return pixels
     low, high = options.imgsz // 2, options.imgsz + options.imgsz // 2

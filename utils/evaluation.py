@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from utils.boxes import scale_boxes, xywh_to_xyxy
 from utils.data.loader import Batch, Loader
-from utils.device import synchronise
+from utils.device import memory_format, synchronise
 from utils.loss import DetectionLoss
 from utils.metrics import ClassMetrics, ConfusionMatrix, DetectionMetrics, fitness
 from utils.nms import non_max_suppression
@@ -128,7 +128,8 @@ def evaluate(
         for number, batch in enumerate(_progress_bar(loader)):
             with _timed(clocks, "pre-process", device):
                 images = batch.images.to(device, non_blocking=True)
-                images = (images.half() if options.half else images.float()) / 255
+                dtype = torch.float16 if options.half else torch.float32
+                images = images.to(dtype, memory_format=memory_format(device)) / 255
                 targets = batch.targets.to(device)
             with _timed(clocks, "inference", device):
                 output = infer(images)
