@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(ValConfig, argv)
     setup_console()
     device = select_device(config.device)
-    spec = load_data_spec(config.data)
+    spec = load_data_spec(config.data, needed=(split_of(config),))
     weights = [find_weights(name) for name in config.weights or ("",)]
     backend = load_backend(weights, device, dnn=config.dnn, half=config.half, data=config.data)
     check_classes(config, backend, spec)
@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = dataclasses.replace(config, conf_thres=0.25, iou_thres=0.45, noplots=True)
     validate(config, backend, spec, folder)
     LOGGER.info(f"results in {folder}")
+
+
+def split_of(config: ValConfig) -> str:
+    """The split that a task validates on."""
+    return config.task if config.task in ("train", "test") else "val"
 
 
 def check_classes(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
@@ -107,11 +112,8 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
 
 def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Loader:
     """The images of the split, in rectangular batches where the runtime takes any shape."""
-    split = config.task if config.task in ("train", "val", "test") else "val"
-    sources = getattr(spec, split)
-    if not sources:
-        raise UserError(f"{spec.file}: has no '{split}' split (--task {config.task})")
-    index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
+    split = split_of(config)
+    index = build_index(getattr(spec, split), spec.names, single_cls=config.single_cls, strict=config.strict)
     LOGGER.info(f"{split}: {index.report.summary()}")
     index.report.write_report(folder)
     dataset = DetectionDataset(

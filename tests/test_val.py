@@ -89,7 +89,7 @@ def test_bad_input_is_a_users_error(official_weights: Path, tiny_data: Path, tmp
     common = ["--weights", str(official_weights), "--project", str(tmp_path), "--imgsz", "64"]
     with pytest.raises(UserError, match=r"the weights know 80 classes and .*squares.yaml has 2"):
         val.main([*common, "--data", str(tiny_data)])
-    with pytest.raises(UserError, match="has no 'test' split"):
+    with pytest.raises(UserError, match="key 'test' is missing"):
         val.main([*common, "--data", str(tiny_data), "--task", "test", "--single-cls"])
     with pytest.raises(UserError, match=r"nowhere\.pt"):
         val.main(["--weights", "nowhere.pt", "--data", str(tiny_data)])
