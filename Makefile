@@ -36,4 +36,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) runs datasets
+	rm -rf $(VENV) datasets/digits

@@ -8,28 +8,37 @@ torchrun --nproc_per_node 2 train.py --data coco.yaml --batch-size 64
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 if __name__ == "__main__":
     # Before torch starts OpenMP: threads that spin while they wait for each other take the cores that the
     # data loader needs, which makes an epoch on two cores several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import numpy as np
 import torch
 
 from models.backends import load_backend
-from utils.checkpoint import read_checkpoint
 from utils.config import TrainConfig, from_root, parse_flags
 from utils.data.spec import load_data_spec
-from utils.device import amp_dtype, memory_format, select_device
-from utils.distributed import Process, broadcast, join_group, leave_group, mean_over_processes, wrap
+from utils.device import memory_format, select_device
+from utils.distributed import (
+    Process,
+    broadcast,
+    join_group,
+    leave_group,
+    main_first,
+    mean_over_processes,
+    this_process,
+    wrap,
+)
 from utils.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
 from utils.errors import UserError, run_command
 from utils.evaluation import evaluate
@@ -43,29 +52,39 @@ from utils.metrics import fitness
 from utils.optim import Schedule
 from utils.plots import plot_results
 from utils.reporting import BatchPictures, TrainingPictures, report_validation
-from utils.run import RunFolder, newest_checkpoint
-from utils.sampling import image_weights
+from utils.resume import hyperparameters_of, resumed
+from utils.run import RunFolder
 from utils.setup import TrainingData, build_model, build_state, open_training_data
 from utils.state import TrainingState
-
-# flags that cannot change what a run computes, and so may differ when it is resumed
-HARMLESS = ("device", "workers", "cache", "noplots", "project", "verbose")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(TrainConfig, argv)
-    process, device = join_group(select_device(config.device))
+    process = this_process()
     setup_console(process.is_main)
+    device = select_device(config.device, process.local_rank, process.world_size)
+    join_group(process, device)
     try:
         if config.evolve is not None:
             run_evolution(config, process, device)
         elif config.resume:
-            config, hyp, run, checkpoint = resumed(config)
-            train(config, hyp, process, device, run, checkpoint)
+            settings, checkpoint, run = resumed(config, process)
+            hyp = hyperparameters_of(checkpoint)
+            conclude(train(settings, hyp, process, device, run, checkpoint), process, device)
         else:
-            train(config, hyperparameters(config), process, device)
+            conclude(train(config, hyperparameters(config), process, device), process, device)
     finally:
         leave_group()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` leaves behind."""
+
+    config: TrainConfig
+    state: TrainingState
+    data: TrainingData
+    run: RunFolder
 
 
 def train(
@@ -75,7 +94,7 @@ def train(
     device: torch.device,
     run: RunFolder | None = None,
     checkpoint: Mapping[str, Any] | None = None,
-) -> list[float]:
+) -> Trained:
     """Train, validate and save; the whole recipe.
 
     Args:
@@ -84,31 +103,20 @@ def train(
             usable.
         checkpoint: the content of a `last.pt` to continue from.
 
-    Returns:
-        The last row of `results.csv`.
-
     Raises:
         UserError: data, model or weights are unusable, or the loss became non-finite.
     """
     torch.manual_seed(config.seed)
-    spec = load_data_spec(config.data)
+    spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
     model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
     data = open_training_data(config, hyp, spec, model, process, device)
+    config = dataclasses.replace(config, batch_size=data.batch_size)
     schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
-    state = build_state(config, hyp, model, data, schedule, device, checkpoint)
+    state = build_state(config, hyp, model, data, schedule, process, device, checkpoint)
     criterion = DetectionLoss(
         model.head.anchors, model.nc, hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz)
     )
-    options = TrainingOptions(
-        device=device,
-        process=process,
-        dtype=amp_dtype(config.amp, device),
-        imgsz=data.imgsz,
-        stride=int(model.stride.max()),
-        seed=config.seed,
-        multi_scale=config.multi_scale,
-        quad=config.quad,
-    )
+    options = TrainingOptions.of(config, data.imgsz, int(model.stride.max()), process, device)
     run = run or open_run(config, process)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)
@@ -116,19 +124,18 @@ def train(
     pictures.labels(data.index)
     if process.is_main:
         write_settings(config, hyp, data, run)
+        write_results(run.results, state.results)
     LOGGER.info(
         f"training {config.epochs} epochs at {data.imgsz} px on {device}, {len(data.index)} images, "
         f"batch {data.batch_size}, results in {run.root}"
     )
 
-    with StopRequest() as stop:
+    with StopRequest() as stop, contextlib.closing(curves), contextlib.closing(pictures):
         while not state.finished:
             started = time.perf_counter()
             data.loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
-                data.loader.set_weights(
-                    image_weights(data.index.boxes[:, 0], data.index.offsets, np.array(state.maps))
-                )
+                data.loader.set_weights(data.weights(state.maps))
             try:
                 complete = train_one_epoch(
                     state, parallel, data.loader, criterion, schedule, options, stop, pictures.batch
@@ -139,13 +146,11 @@ def train(
                 raise stopped_by(error, run) from None
             if process.is_main:
                 save(config, state, run, complete)
-            if complete:
-                curves.epoch(state.results[-1])
-            elif stop.requested:
+            if not complete:
                 leave(stop, run, process)
-    curves.close()
-    pictures.close()
-    return conclude(config, state, data, run, process, device)
+            curves.epoch(state.results[-1])
+    data.loader.close()
+    return Trained(config, state, data, run)
 
 
 def finish_epoch(
@@ -157,9 +162,10 @@ def finish_epoch(
     started: float,
 ) -> None:
     """Validate the averaged model, add a row of results and move on to the next epoch."""
-    last = state.epoch == config.epochs - 1
+    last = state.epoch >= config.epochs - 1
+    validated = last or not config.noval
     metrics, losses = [0.0] * 4, [0.0] * 3
-    if data.val_loader is not None and (last or not config.noval):
+    if validated and data.val_loader is not None:
         result = evaluate(
             state.ema.model, data.val_loader, options.device, names=data.names, criterion=criterion
         )
@@ -167,18 +173,15 @@ def finish_epoch(
         state.maps = result.maps.tolist()
     train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
     rates = [group["lr"] for group in state.optimizer.param_groups]
-    row = broadcast([state.epoch, *train_losses, *metrics, *losses, *rates])
+    row, state.maps = broadcast(([state.epoch, *train_losses, *metrics, *losses, *rates], state.maps))
     state.results.append(row)
-    score = fitness(*row[4:8])
-    if score > state.best_fitness:
-        state.best_fitness, state.best_epoch = score, state.epoch
+    if validated:
+        state.best.update(state.epoch, fitness(*row[4:8]))
     LOGGER.info(epoch_line(config, row, time.perf_counter() - started))
-    patience = config.patience or float("inf")
-    state.finished = last or state.epoch - state.best_epoch >= patience
-    if state.finished and not last:
-        LOGGER.info(
-            f"no better epoch than {state.best_epoch} in {config.patience} epochs (--patience): stopping"
-        )
+    impatient = validated and 0 < config.patience <= state.best.waiting(state.epoch)
+    state.finished = last or impatient
+    if impatient and not last:
+        LOGGER.info(f"no epoch as good as the best in the last {config.patience} (--patience): stopping")
     state.epoch, state.batch = state.epoch + 1, 0
     state.loss_sum.zero_()
 
@@ -202,7 +205,7 @@ def save(config: TrainConfig, state: TrainingState, run: RunFolder, complete: bo
         raise stopped_by(NonFiniteLoss(f"a weight became non-finite in epoch {state.epoch}"), run)
     if complete:
         epoch = state.epoch - 1
-        if state.best_epoch == epoch and (not config.nosave or state.finished):
+        if state.best.epoch == epoch:
             state.save_weights(run.best)
         if config.save_period > 0 and epoch % config.save_period == 0:
             state.save_weights(run.last.with_name(f"epoch{epoch}.pt"))
@@ -219,35 +222,28 @@ def stopped_by(error: NonFiniteLoss, run: RunFolder) -> UserError:
     return UserError(f"{error}; {kept}; try a lower lr0 in --hyp, or --amp off")
 
 
-def leave(stop: StopRequest, run: RunFolder, process: Process) -> None:
-    """End the process after a stop request; everything is saved."""
+def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
+    """End the process after a stop request, which may have come to another process; everything is saved."""
     if process.is_main:
         LOGGER.info(f"stopped; continue with: python train.py --resume {run.last}")
     leave_group()
     sys.exit(stop.exit_status)
 
 
-def conclude(
-    config: TrainConfig,
-    state: TrainingState,
-    data: TrainingData,
-    run: RunFolder,
-    process: Process,
-    device: torch.device,
-) -> list[float]:
+def conclude(trained: Trained, process: Process, device: torch.device) -> None:
     """Validate the best weights with the full report and say where everything is."""
-    if data.val_loader is not None:
-        pictures = BatchPictures(run.root, data.names, enabled=not config.noplots)
+    data, run, plots = trained.data, trained.run, not trained.config.noplots
+    if data.val_loader is None:
+        return
+    with contextlib.closing(BatchPictures(run.root, data.names, enabled=plots)) as pictures:
         best = load_backend(run.best, device)
         result = evaluate(best, data.val_loader, device, data.names, on_batch=pictures.add)
-        report_validation(result, run.root, plots=not config.noplots)
-        pictures.close()
-        if not config.noplots:
-            plot_results(run.results, run.root / "results.png")
-        LOGGER.info(
-            f"best epoch {state.best_epoch}; weights in {run.last.parent}, everything else in {run.root}"
-        )
-    return state.results[-1]
+        report_validation(result, run.root, plots=plots)
+    if plots:
+        plot_results(run.results, run.root / "results.png")
+    LOGGER.info(
+        f"best epoch {trained.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
+    )
 
 
 def write_settings(config: TrainConfig, hyp: Hyperparameters, data: TrainingData, run: RunFolder) -> None:
@@ -273,29 +269,6 @@ def open_run(config: TrainConfig, process: Process) -> RunFolder:
     return run
 
 
-def resumed(config: TrainConfig) -> tuple[TrainConfig, Hyperparameters, RunFolder, dict[str, Any]]:
-    """The configuration, hyper-parameters, folder and state of the run that `--resume` names.
-
-    Of the new command line only the flags count that cannot change the outcome (`HARMLESS`).
-
-    Raises:
-        UserError: no such file, weights without a training state, or nothing left to do.
-    """
-    path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
-    content = read_checkpoint(path)
-    if not isinstance(content.get("resume"), dict) or "finished" not in content["resume"]:
-        raise UserError(f"{path} holds weights only; --resume needs the last.pt of a run made here")
-    if content["resume"]["finished"]:
-        raise UserError(
-            f"{path}: nothing to resume, this run is finished; start a new one with --weights {path}"
-        )
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
-    fresh = TrainConfig()
-    given = {k: getattr(config, k) for k in HARMLESS if getattr(config, k) != getattr(fresh, k)}
-    config = TrainConfig(**{**saved, **given, "resume": str(path)})
-    return config, Hyperparameters(**content["hyp"]), RunFolder.of_checkpoint(path), content
-
-
 def run_evolution(config: TrainConfig, process: Process, device: torch.device) -> None:
     """Evolve hyper-parameters: each generation is one short training whose fitness decides what survives."""
     if process.world_size > 1:
@@ -307,7 +280,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
         run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
-        return train(quiet, hyp, process, device, run)[4:11]
+        return train(quiet, hyp, process, device, run).state.results[-1][4:11]
 
     best = evolve(
         train_once,

@@ -50,6 +50,11 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool 
     if _is_fused(state) and not _is_fused(model.state_dict()):
         model.fuse()
     model.load_state_dict(_fitting(state, model.state_dict(), path))
+    broken = next((name for name, t in model.state_dict().items() if not torch.isfinite(t).all()), None)
+    if broken is not None:
+        raise UserError(
+            f"{path}: tensor '{broken}' holds infinite or undefined values; the weights are unusable"
+        )
     model.names = {index: checkpoint["names"].get(index, f"class{index}") for index in range(model.nc)}
     model = model.to(device).eval()
     return model.fuse() if fuse else model

@@ -38,11 +38,22 @@ class CommandConfig:
     """Base of the command configurations; holds what all of them check."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("workers", 0), ("max_det", 1), ("vid_stride", 1), ("seed", 0)):
+        for name, low in (
+            ("epochs", 1),
+            ("patience", 0),
+            ("workers", 0),
+            ("max_det", 1),
+            ("vid_stride", 1),
+            ("seed", 0),
+        ):
             value = getattr(self, name, low)
             if value < low:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, found {value}")
-        for name in ("conf_thres", "iou_thres"):
+        if getattr(self, "seed", 0) >= 2**63:
+            raise ValueError("--seed must be below 2^63")
+        if not getattr(self, "name", "exp"):
+            raise ValueError("--name must not be empty")
+        for name in ("conf_thres", "iou_thres", "label_smoothing"):
             value = getattr(self, name, 0.0)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} must lie between 0 and 1, found {value}")
@@ -81,7 +92,7 @@ class TrainConfig(CommandConfig):
     resume: bool | str = flag(
         False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True
     )
-    nosave: bool = flag(False, "write checkpoints at the end only")
+    nosave: bool = flag(False, "write last.pt at the end only")
     noval: bool = flag(False, "validate after the last epoch only")
     noautoanchor: bool = flag(False, "keep the anchors of the model")
     noplots: bool = flag(False, "draw nothing")

@@ -12,17 +12,19 @@ from utils.errors import UserError
 Amp = Literal["auto", "off", "fp16", "bf16"]
 
 
-def select_device(name: str = "") -> torch.device:
+def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> torch.device:
     """The device that `--device` names: "" (CUDA when there is any, else cpu), "cpu", "mps", "0" or "0,1".
 
-    Of several CUDA devices the first is returned; one process drives one device (see `torchrun`).
+    Args:
+        local_rank: of several CUDA devices a process takes the one with this place in the list.
+        processes: how many train together; one process drives one device.
 
     Raises:
-        UserError: no such device on this machine.
+        UserError: no such device on this machine, or several devices for one process.
     """
     wanted = name.strip().lower().replace("cuda:", "").replace("none", "")
     if wanted == "":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if wanted == "cpu":
         return torch.device("cpu")
     if wanted == "mps":
@@ -33,7 +35,10 @@ def select_device(name: str = "") -> torch.device:
     count = torch.cuda.device_count()
     if max(numbers) >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or fewer")
-    return torch.device("cuda", numbers[0])
+    if len(numbers) > 1 and processes == 1:
+        command = f"torchrun --nproc_per_node {len(numbers)} train.py"
+        raise UserError(f"--device {name}: one process drives one device; start several with {command} …")
+    return torch.device("cuda", numbers[local_rank % len(numbers)])
 
 
 def _device_number(name: str, part: str) -> int:

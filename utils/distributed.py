@@ -6,7 +6,9 @@ Tested with two gloo processes on CPU; NCCL on CUDA follows the same path but is
 
 from __future__ import annotations
 
+import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+LONGEST_WAIT = datetime.timedelta(hours=3)
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,22 @@ class Process:
         return self.rank == 0
 
 
-def join_group(device: torch.device) -> tuple[Process, torch.device]:
-    """Join the group that `torchrun` announces in the environment; returns this process and its device."""
+def this_process() -> Process:
+    """This process as `torchrun` announces it in the environment; the only one without it."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        return Process(), device
-    process = Process(int(os.environ["RANK"]), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+        return Process()
+    return Process(int(os.environ["RANK"]), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def join_group(process: Process, device: torch.device) -> None:
+    """Meet the other processes, when there are any."""
+    if process.world_size == 1:
+        return
     if device.type == "cuda":
-        device = torch.device("cuda", process.local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return process, device
+    # the others wait while the main process scans or validates
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
 
 
 def leave_group() -> None:
@@ -59,10 +67,6 @@ def wrap(model: nn.Module, process: Process, device: torch.device, sync_bn: bool
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
 def broadcast(value: T) -> T:
     """The value that the main process holds, on every process."""
     if not dist.is_initialized():
@@ -70,6 +74,16 @@ def broadcast(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def main_first(make: Callable[[], T], process: Process) -> T:
+    """What `make` returns, called by the main process before the others, which then find its files."""
+    if process.is_main:
+        result = make()
+        broadcast(None)
+        return result
+    broadcast(None)
+    return make()
 
 
 def any_process(flags: list[bool], device: torch.device) -> list[bool]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from utils.config import TrainConfig
 from utils.data.loader import Batch, Loader
-from utils.device import autocast, memory_format
-from utils.distributed import Process, any_process
+from utils.device import amp_dtype, autocast, memory_format
+from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
 from utils.interrupt import StopRequest
 from utils.loss import DetectionLoss
@@ -45,6 +46,22 @@ class TrainingOptions:
     seed: int
     multi_scale: bool = False
     quad: bool = False
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, imgsz: int, stride: int, process: Process, device: torch.device
+    ) -> TrainingOptions:
+        """The options that the flags ask for."""
+        return cls(
+            device=device,
+            process=process,
+            dtype=amp_dtype(config.amp, device),
+            imgsz=imgsz,
+            stride=stride,
+            seed=config.seed,
+            multi_scale=config.multi_scale,
+            quad=config.quad,
+        )
 
 
 def train_one_epoch(
@@ -99,6 +116,8 @@ def train_one_epoch(
                 _optimizer_step(state)
             batches.set_postfix_str(_losses(state), refresh=False)
             if stopping:
+                # every process resumes from what the main one saves
+                state.loss_sum = mean_over_processes(state.loss_sum)
                 return False
     return True
 
@@ -120,10 +139,10 @@ def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) ->
     pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not options.multi_scale:
         return pixels
-    low, high = options.imgsz // 2, options.imgsz + options.imgsz // 2
+    low, high = options.imgsz // 2 // options.stride, options.imgsz * 3 // 2 // options.stride
     rng = generator_for(options.seed, state.epoch, state.batch)
-    side = int(rng.integers(low, high, endpoint=True)) // options.stride * options.stride
-    factor = max(side, options.stride) / max(pixels.shape[2:])
+    side = int(rng.integers(max(low, 1), high, endpoint=True)) * options.stride
+    factor = side / max(pixels.shape[2:])
     shape = [math.ceil(length * factor / options.stride) * options.stride for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -22,8 +25,9 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     except UserError as error:
         _fail(" ".join(str(error).split()))
     except OSError as error:
-        place = f" {error.filename!r}" if error.filename else ""
-        _fail(f"{error.strerror or error}{place}")
+        place = f"{error.filename}: " if error.filename else ""
+        advice = "; free some space, nothing was overwritten" if error.errno in FULL else ""
+        _fail(f"{place}{error.strerror or error}{advice}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

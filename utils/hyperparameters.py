@@ -63,6 +63,25 @@ class Hyperparameters:
         )
 
 
+PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
+# (lowest, highest) value of the others that have one besides 0
+LIMITS = {
+    **dict.fromkeys(PROBABILITIES, (0.0, 1.0)),
+    "momentum": (0.0, 0.9999),
+    "warmup_momentum": (0.0, 0.9999),
+    "nominal_batch": (1, 100_000),
+    "label_smoothing": (0.0, 0.9999),
+    "anchor_t": (1.01, 100.0),
+    "anchors": (1, 100),
+    "hsv_h": (0.0, 1.0),
+    "hsv_s": (0.0, 1.0),
+    "hsv_v": (0.0, 1.0),
+    "degrees": (0.0, 180.0),
+    "translate": (0.0, 1.0),
+    "scale": (0.0, 0.99),
+    "shear": (0.0, 89.0),
+    "perspective": (0.0, 0.01),
+}
 FIELDS = {field.name: field for field in dataclasses.fields(Hyperparameters)}
 
 
@@ -74,8 +93,8 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid yaml: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of hyper-parameters, found {type(content).__name__}")
     return Hyperparameters(**{str(key): _checked(path, str(key), value) for key, value in content.items()})
@@ -89,7 +108,10 @@ def _checked(path: Path, key: str, value: Any) -> Any:
     if key == "anchors" and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-        raise UserError(f"{path}: hyper-parameter '{key}' must be a number, found {value!r}")
-    if key != "anchors" and value < 0:
-        raise UserError(f"{path}: hyper-parameter '{key}' must not be negative, found {value}")
+        hint = " (yaml writes exponents with a sign: 1.0e+2, 1.0e-2)" if "e" in str(value).lower() else ""
+        raise UserError(f"{path}: hyper-parameter '{key}' must be a number, found {value!r}{hint}")
+    low, high = LIMITS.get(key, (0.0, float("inf")))
+    if not low <= value <= high:
+        allowed = f"between {low} and {high}" if high < float("inf") else "0 or more"
+        raise UserError(f"{path}: hyper-parameter '{key}' must be {allowed}, found {value}")
     return int(value) if key == "nominal_batch" else value

@@ -32,8 +32,11 @@ class StopRequest:
 
     @property
     def exit_status(self) -> int:
-        """What shells expect of a process that ended because of the signal: 128 + its number."""
-        return 128 + self.requested
+        """What shells expect of a process that ended because of the signal: 128 + its number.
+
+        A process that stops because another one was signalled counts as terminated.
+        """
+        return 128 + (self.requested or signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

@@ -42,7 +42,7 @@ def write_results(path: Path, rows: Sequence[Sequence[float]]) -> None:
 
 
 class CurveLogger:
-    """TensorBoard curves and pictures of a run, when TensorBoard is installed; otherwise nothing."""
+    """TensorBoard curves of a run, when TensorBoard is installed; otherwise nothing."""
 
     def __init__(self, folder: Path, enabled: bool = True) -> None:
         self._writer: Any = None

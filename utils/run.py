@@ -31,7 +31,13 @@ class RunFolder:
 
     @classmethod
     def of_checkpoint(cls, path: Path) -> RunFolder:
-        """The folder of the run that wrote `…/weights/last.pt`."""
+        """The folder of the run that wrote `…/weights/last.pt`.
+
+        Raises:
+            UserError: the file lies elsewhere.
+        """
+        if path.resolve().parent.name != "weights":
+            raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
         return cls(path.resolve().parent.parent)
 
     @property

@@ -29,6 +29,7 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.logger import LOGGER
 from utils.optim import Schedule, build_optimizer
+from utils.sampling import image_weights
 from utils.state import TrainingState
 
 DEFAULT_CFG = "yolov5n.yaml"
@@ -54,6 +55,10 @@ class TrainingData:
     reports: dict[str, LabelReport]
     batch_size: int
     imgsz: int
+
+    def weights(self, maps: list[float]) -> NDArray[np.float64]:
+        """(N,) probability of each training image with `--image-weights`, from the mAP of each class."""
+        return image_weights(self.index.boxes[:, 0], self.index.offsets, np.array(maps))
 
 
 def class_names(config: TrainConfig, spec: DataSpec) -> dict[int, str]:
@@ -129,6 +134,8 @@ def open_training_data(
     stride = int(model.stride.max())
     imgsz = rounded_size(config.imgsz, stride)
     batch_size = config.batch_size
+    if batch_size == -1 and process.world_size > 1:
+        raise UserError("--batch-size -1 works in one process; with torchrun, give the total batch size")
     if batch_size == -1:
         batch_size = largest_batch(model, imgsz, device, amp_dtype(config.amp, device))
     if batch_size % process.world_size:
@@ -189,6 +196,7 @@ def build_state(
     model: DetectionModel,
     data: TrainingData,
     schedule: Schedule,
+    process: Process,
     device: torch.device,
     checkpoint: Mapping[str, Any] | None,
 ) -> TrainingState:
@@ -205,6 +213,7 @@ def build_state(
         scaler=scaler,
         hyp=hyp,
         train_args=asdict(config),
+        processes=process.world_size,
         loss_sum=torch.zeros(3, device=device),
         maps=[0.0] * model.nc,
     )

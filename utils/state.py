@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,12 +20,37 @@ from utils.hyperparameters import Hyperparameters
 
 
 @dataclass
+class BestEpoch:
+    """The best epoch so far, and since when nothing as good has come (`--patience`).
+
+    An epoch that equals the best one restarts the waiting but does not replace it; so a slow start, where
+    every epoch scores zero, does not count as waiting.
+    """
+
+    fitness: float = -1.0
+    epoch: int = -1
+    latest: int = -1
+
+    def update(self, epoch: int, fitness: float) -> None:
+        """Take note of a validated epoch."""
+        if fitness >= self.fitness:
+            self.latest = epoch
+        if fitness > self.fitness:
+            self.fitness, self.epoch = fitness, epoch
+
+    def waiting(self, epoch: int) -> int:
+        """Epochs up to `epoch` since one was as good as the best."""
+        return epoch - self.latest
+
+
+@dataclass
 class TrainingState:
     """A training run at one moment.
 
     Attributes:
         epoch: the epoch under way, or about to start.
         batch: batches of that epoch that are done.
+        processes: how many train together.
         since_step: batches whose gradients wait in `.grad` for the next optimizer step.
         loss_sum: (3,) sums of the box, objectness and class loss over the batches done in this epoch.
         results: one row of `results.csv` for each finished epoch.
@@ -43,15 +67,15 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0
     since_step: int = 0
-    best_fitness: float = -1.0
-    best_epoch: int = 0
+    processes: int = 1
+    best: BestEpoch = field(default_factory=lambda: BestEpoch())
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(3))
     results: list[list[float]] = field(default_factory=list)
     maps: list[float] = field(default_factory=list)
     finished: bool = False
 
     COUNTERS: ClassVar = (
-        "epoch", "batch", "since_step", "best_fitness", "best_epoch", "results", "maps", "finished"
+        "epoch", "batch", "since_step", "processes", "results", "maps", "finished"
     )  # fmt: skip
 
     def is_finite(self) -> bool:
@@ -64,6 +88,7 @@ class TrainingState:
         pending = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
         resume = {
             **{name: getattr(self, name) for name in self.COUNTERS},
+            "best": asdict(self.best),
             "loss_sum": self.loss_sum,
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
@@ -106,7 +131,10 @@ class TrainingState:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(resume["scaler"])
         for name in self.COUNTERS:
+            if type(resume[name]) is not type(getattr(self, name)):
+                raise TypeError(f"'{name}' is {resume[name]!r}")
             setattr(self, name, resume[name])
+        self.best = BestEpoch(**resume["best"])
         self.loss_sum = resume["loss_sum"].to(self.loss_sum.device)
         for name, parameter in self.model.named_parameters():
             gradient = resume["gradients"].get(name)
@@ -126,8 +154,8 @@ class TrainingState:
             "stride": model.stride.tolist(),
             "anchors": (model.head.anchors * model.stride.view(-1, 1, 1).to(model.head.anchors)).tolist(),
             "epoch": self.epoch,
-            "best_fitness": self.best_fitness,
+            "best_fitness": self.best.fitness,
             "train_args": self.train_args,
-            "hyp": dataclasses.asdict(self.hyp),
+            "hyp": asdict(self.hyp),
             "date": datetime.datetime.now().isoformat(timespec="seconds"),
         }

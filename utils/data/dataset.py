@@ -71,7 +71,7 @@ class DetectionDataset:
         Args:
             imgsz: long side of a picture in pixels.
             hyp: strength of the augmentations; the defaults when None.
-            augment: draw mosaics, warps, colours and flips; with `rect`, colours and flips only.
+            augment: draw mosaics, warps, colours and flips; with `rect`, no mosaics.
             rect: give each batch the smallest shape that holds its images, sorted by aspect ratio.
             batch_size: images that share a shape when `rect`.
             pad: added to the shape of rectangular batches, in strides.
@@ -120,11 +120,9 @@ class DetectionDataset:
         if not self.augment:
             return self._plain(int(key.images[i, 0]), planes)
         rng = generator_for(self.seed, key.epoch, int(key.positions[i]), int(key.images[i, 0]))
-        if self.rect:
-            return self._recoloured(rng, int(key.images[i, 0]), planes)
-        picture = self._warped(rng, key.images[i])
+        size = (int(planes.shape[1]), int(planes.shape[2]))
+        picture = self._warped(rng, key.images[i], size)
         cv2.split(jitter_colour(rng, picture.image, self.hyp), list(planes))
-        size = (self.size, self.size)
         return Sample(picture.objects.to_labels(size), (size, ((1.0, 1.0), (0.0, 0.0))))
 
     # -- plain pictures --
@@ -151,24 +149,12 @@ class DetectionDataset:
         labels[:, 3:5] *= side / whole
         return Sample(labels, ((source_h, source_w), (ratio, plan.pad)))
 
-    def _recoloured(self, rng: np.random.Generator, number: int, planes: np.ndarray) -> Sample:
-        """A plain picture with random colours and flips, for training on rectangles."""
-        labels, shapes = self._plain(number, planes)
-        image = np.ascontiguousarray(planes[::-1].transpose(1, 2, 0))
-        image = jitter_colour(rng, image, self.hyp)
-        for axis, chance in ((1, self.hyp.fliplr), (0, self.hyp.flipud)):
-            if rng.random() < chance:
-                image = cv2.flip(image, axis)
-                labels[:, 2 - axis] = 1 - labels[:, 2 - axis]
-        cv2.split(image, list(planes))
-        return Sample(labels, shapes)
-
     # -- augmented pictures --
 
-    def _warped(self, rng: np.random.Generator, numbers: np.ndarray) -> Picture:
+    def _warped(self, rng: np.random.Generator, numbers: np.ndarray, size: tuple[int, int]) -> Picture:
         """One mosaic, two blended ones, or one warped image; `numbers` (1 + PARTNERS,) are the candidates."""
-        if rng.random() >= self.hyp.mosaic:
-            return single(rng, self._loaded(rng, int(numbers[0])), self.size, self.hyp)
+        if self.rect or rng.random() >= self.hyp.mosaic:
+            return single(rng, self._loaded(rng, int(numbers[0])), size, self.hyp)
         picture = self._mosaic(rng, numbers[:4])
         if rng.random() < self.hyp.mixup:
             picture = mixup(rng, picture, self._mosaic(rng, numbers[4:8]))

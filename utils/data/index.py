@@ -274,7 +274,8 @@ def _load(file: Path, key: str, names: dict[int, str]) -> DatasetIndex | None:
                 return None
             arrays = {name: archive[name] for name in _ARRAYS}
             lines = archive["faults"].tobytes().decode("utf-8", "surrogateescape").splitlines()
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        rows = [line.split("\t") for line in lines]
+        faults = [Fault(kind, int(line), *text) for kind, line, *text in rows]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile):
         return None
-    rows = [line.split("\t") for line in lines]
-    return _assemble(arrays, names, [Fault(kind, int(line), *text) for kind, line, *text in rows])
+    return _assemble(arrays, names, faults)

@@ -53,8 +53,10 @@ def mosaic(rng: np.random.Generator, pictures: Sequence[Picture], size: int, hyp
     return _warp(tiles, everything, matrix, scale, (size, size))
 
 
-def single(rng: np.random.Generator, picture: Picture, size: int, hyp: Hyperparameters) -> Picture:
-    """One picture, letterboxed to `size` x `size` and warped: one interpolation for both."""
+def single(
+    rng: np.random.Generator, picture: Picture, size: tuple[int, int], hyp: Hyperparameters
+) -> Picture:
+    """One picture, letterboxed to `size` (height, width) and warped."""
     height, width = picture.image.shape[:2]
     plan = fit((height, width), size, auto=False)
     top, _, left, _ = plan.borders
@@ -62,8 +64,8 @@ def single(rng: np.random.Generator, picture: Picture, size: int, hyp: Hyperpara
     if plan.inner != (height, width):
         image = cv2.resize(image, plan.inner[::-1], interpolation=cv2.INTER_LINEAR)
         objects = objects.warped(np.diag([plan.inner[1] / width, plan.inner[0] / height, 1.0]), plan.inner)
-    matrix, scale = draw_transform(rng, hyp, (size, size), (size, size))
-    return _warp([Placed(image, left, top)], objects.shifted(left, top), matrix, scale, (size, size))
+    matrix, scale = draw_transform(rng, hyp, size, size)
+    return _warp([Placed(image, left, top)], objects.shifted(left, top), matrix, scale, size)
 
 
 def mixup(rng: np.random.Generator, one: Picture, other: Picture) -> Picture:

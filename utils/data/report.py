@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +32,6 @@ ACTIONS = {
     "slightly out of bounds": "clipped",
     "duplicate row": "row dropped",
 }
-IMAGE_FAULTS = frozenset(kind for kind, action in ACTIONS.items() if action == "image left out")
 
 
 class Fault(NamedTuple):
@@ -98,14 +96,3 @@ class LabelReport:
             first = self.faults[0]
             total = f"{len(self.faults)} faults in all, fatal with --strict"
             raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
-
-
-def merge(reports: Iterable[LabelReport]) -> LabelReport:
-    """One report over several splits."""
-    total = LabelReport()
-    for report in reports:
-        total.faults += report.faults
-        total.images += report.images
-        total.backgrounds += report.backgrounds
-        total.boxes += report.boxes
-    return total

@@ -108,12 +108,13 @@ def test_rectangular_batches(index: DatasetIndex) -> None:
 
 
 def test_flips_of_rectangles_move_boxes(index: DatasetIndex) -> None:
-    hyp = Hyperparameters(fliplr=1, flipud=1, hsv_h=0, hsv_s=0, hsv_v=0)
+    hyp = Hyperparameters(fliplr=1, flipud=1, hsv_h=0, hsv_s=0, hsv_v=0, scale=0, translate=0)
     plain = batches(DetectionDataset(index, 64, rect=True, batch_size=4))
     for before, after in zip(
         plain, batches(DetectionDataset(index, 64, rect=True, augment=True, batch_size=4, hyp=hyp))
     ):
-        assert torch.allclose(after.targets[:, 2:4], 1 - before.targets[:, 2:4])
+        # half a pixel of 64 where the padding is odd
+        assert torch.allclose(after.targets[:, 2:4], 1 - before.targets[:, 2:4], atol=0.0079)
         # scaled by another filter, else the same picture turned by half
         difference = after.images.flip(2, 3).int() - before.images.int()
         assert difference.abs().float().mean() < 12

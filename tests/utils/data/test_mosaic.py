@@ -99,7 +99,7 @@ def test_single_labels_enclose_what_they_name(polygon: bool) -> None:
     for number in range(20):
         rng = generator_for(6, number)
         size = 64 if number % 2 else 128  # half of them are enlarged by the letterbox
-        picture = single(rng, painted(rng, [0, 1, 2], size, polygon), 128, LIVELY)
+        picture = single(rng, painted(rng, [0, 1, 2], size, polygon), (128, 128), LIVELY)
         boxes += check_labels(picture, exact=polygon)
     assert boxes > 25
 
@@ -108,7 +108,7 @@ def test_most_things_keep_their_label() -> None:
     """What is seen in full without rotation is never dropped."""
     for number in range(10):
         rng = generator_for(7, number)
-        picture = single(rng, painted(rng, [0, 1, 2, 3], 128), 128, STILL)
+        picture = single(rng, painted(rng, [0, 1, 2, 3], 128), (128, 128), STILL)
         assert sorted(picture.objects.classes) == [0, 1, 2, 3]
 
 
