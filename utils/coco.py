@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from utils.boxes import xyxy_to_xywh
-from utils.errors import UserError
 from utils.evaluation import ImageResult
 from utils.files import atomic_write
 
@@ -25,7 +25,7 @@ class CocoJson:
         predictions.json: list of image_id, category_id, bbox (x, y, w, h in pixels, top-left corner), score.
         labels.json: the labels that they were compared with, as a COCO data set.
 
-    An image whose file name is a number has that number as id, as in COCO; others are numbered.
+    The id of an image is its file name: as a number where it is one, as in COCO, else as text.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -35,11 +35,13 @@ class CocoJson:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
+        self.counts: list[tuple[int, int]] = []  # of each image: predictions, annotations
 
     def add(self, result: ImageResult) -> None:
         """Add one image."""
         stem = Path(result.path).stem
-        image_id = int(stem) if stem.isnumeric() else len(self.images) + 1
+        image_id = int(stem) if stem.isascii() and stem.isdecimal() else stem
+        self.counts.append((len(result.detections), len(result.labels)))
         height, width = result.shape
         self.images.append(
             {"id": image_id, "file_name": Path(result.path).name, "height": height, "width": width}
@@ -76,27 +78,44 @@ class CocoJson:
         return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
     def check(self, folder: Path) -> str:
-        """One line: what faster-coco-eval makes of the files that `write` wrote, or why it cannot say.
+        """One line: what faster-coco-eval makes of these detections and labels, or why it cannot say.
 
-        Raises:
-            UserError: two images share an id.
+        Args:
+            folder: where `write` put the files, to name those whose ids are ambiguous.
         """
-        if len({image["id"] for image in self.images}) < len(self.images):
-            raise UserError(
-                "--save-json: two images share a numeric file name, which COCO takes for their id"
-            )
         if not self.predictions:
             return "COCO check: no detections"
         try:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError:
             return "COCO check skipped: pip install faster-coco-eval"
-        truth = COCO(str(folder / "labels.json"))
-        scores = COCOeval_faster(truth, truth.loadRes(str(folder / "predictions.json")), "bbox")
+        truth = COCO(self._numbered_truth())
+        detections = truth.loadRes(_numbered(self.predictions, [counts[0] for counts in self.counts]))
+        scores = COCOeval_faster(truth, detections, "bbox")
         scores.evaluate()
         scores.accumulate()
         scores.summarize()
-        return f"COCO check by faster-coco-eval: mAP50 {scores.stats[1]:.4f}, mAP50-95 {scores.stats[0]:.4f}"
+        line = f"COCO check by faster-coco-eval: mAP50 {scores.stats[1]:.4f}, mAP50-95 {scores.stats[0]:.4f}"
+        shared = len(self.images) - len({image["id"] for image in self.images})
+        if shared:
+            line += (
+                f" ({shared} images share an id with another in {folder}: equal names in different folders)"
+            )
+        return line
+
+    def _numbered_truth(self) -> dict[str, Any]:
+        """`ground_truth` with images numbered from 1: the evaluator takes no text for an id."""
+        return {
+            **self.ground_truth,
+            "images": [{**image, "id": number} for number, image in enumerate(self.images, start=1)],
+            "annotations": _numbered(self.annotations, [counts[1] for counts in self.counts]),
+        }
+
+
+def _numbered(rows: list[dict[str, Any]], counts: list[int]) -> list[dict[str, Any]]:
+    """Copies of rows whose `image_id` is the place of their image, from 1; `counts` has the rows of each."""
+    numbers = chain.from_iterable(repeat(place, count) for place, count in enumerate(counts, start=1))
+    return [{**row, "image_id": number} for row, number in zip(rows, numbers, strict=True)]
 
 
 def _corner_boxes(boxes: Tensor) -> list[list[float]]:
