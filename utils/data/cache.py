@@ -57,11 +57,8 @@ class ImageStore:
         """
         height, width = source = self.source_shape(i)
         shape = self.shape(i)
-        # A JPEG decodes at half its size for three quarters of the cost. Its pixels differ slightly from
-        # those of a scaled whole picture, which does not matter when they are about to be warped.
-        halve = self.augment and max(source) >= 2 * self.size
-        image = read_image(self.index.path(i), halve=halve)
-        if image.shape[:2] not in (source, ((height + 1) // 2, (width + 1) // 2) if halve else source):
+        image = read_image(self.index.path(i))
+        if image.shape[:2] != source:
             seen = f"{image.shape[1]}x{image.shape[0]}"
             raise UserError(
                 f"{self.index.path(i)}: was {width}x{height} when indexed, is {seen}; start again"

@@ -35,15 +35,11 @@ class ImageError(UserError):
         self.reason, self.kind = reason, kind
 
 
-def read_image(source: str | os.PathLike[str] | bytes, *, halve: bool = False) -> np.ndarray:
+def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
     """Decode an image file, or its bytes, to (H, W, 3) uint8 BGR, turned upright as its EXIF data asks.
 
     Grey, palette and CMYK images are converted, alpha is dropped, 16 bits become the upper 8, and of an
     animation the first frame counts.
-
-    Args:
-        halve: decode a JPEG at half its size, rounded up, which costs less than decoding and shrinking it;
-            other formats come out whole, so compare the shape before relying on it.
 
     Raises:
         ImageError: no such file, not an image, or cut short.
@@ -53,8 +49,7 @@ def read_image(source: str | os.PathLike[str] | bytes, *, halve: bool = False) -
     else:
         name, content = os.fspath(source), _read_bytes(os.fspath(source))
     if content.startswith(_JPEG):
-        flags = cv2.IMREAD_REDUCED_COLOR_2 if halve else cv2.IMREAD_COLOR
-        image = _decode(content, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
             _, orientation = _jpeg_header(content, name)
             return _upright(image, orientation)

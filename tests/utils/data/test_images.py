@@ -96,14 +96,6 @@ def test_damaged_exif_is_no_reason_to_refuse() -> None:
     assert read_image(spoilt).shape == (HEIGHT, WIDTH, 3)
 
 
-def test_half_size_decoding_rounds_up() -> None:
-    odd = encoded(picture().resize((91, 61)), "JPEG", quality=95)
-    small = read_image(odd, halve=True)
-    assert small.shape == (31, 46, 3)
-    assert np.abs(small.astype(int) - cv2.resize(read_image(odd), (46, 31))).mean() < 4
-    assert read_image(encoded(picture(), "PNG"), halve=True).shape == (HEIGHT, WIDTH, 3)
-
-
 def test_photographs_equal_plain_opencv(shared: Path) -> None:
     for file in sorted((shared / "data/coco256/images/val2017").glob("*.jpg"))[:8]:
         assert np.array_equal(read_image(file), cv2.imread(str(file)))
