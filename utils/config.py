@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from utils.files import ROOT
+from utils.files import ROOT, expand
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
+
+LARGEST_IMAGE = 16384  # pixels a side; a batch of one such image takes 3 GB
 
 
 def flag(default: object, help: str, *names: str, **argparse_options: object) -> Any:
@@ -61,6 +63,11 @@ class CommandConfig:
         for size in sizes if isinstance(sizes, tuple) else (sizes,):
             if size < 1:
                 raise ValueError(f"--imgsz must be positive, found {size}")
+            if size > LARGEST_IMAGE:
+                raise ValueError(f"--imgsz must be at most {LARGEST_IMAGE}, found {size}")
+        thickness = getattr(self, "line_thickness", 1)
+        if not 1 <= thickness <= 100:
+            raise ValueError(f"--line-thickness must lie between 1 and 100, found {thickness}")
         if getattr(self, "image_weights", False) and getattr(self, "rect", False):
             raise ValueError(
                 "--image-weights and --rect exclude each other: rectangular batches have a fixed order"
@@ -265,5 +272,5 @@ class _OneLineParser(argparse.ArgumentParser):
 
 def from_root(path: str) -> Path:
     """A path as given when it exists, else the same below the repository (for defaults like data/images)."""
-    given = Path(path).expanduser()
+    given = expand(path)
     return given if given.exists() or given.is_absolute() or not (ROOT / given).exists() else ROOT / given

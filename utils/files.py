@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -15,13 +16,39 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def expand(path: str | Path) -> Path:
+    """`path` with a leading `~` or `~user` replaced by the home folder.
+
+    Raises:
+        UserError: there is no such user, or nobody knows the home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"path '{path}': {error}; write the folder out, or ./~… for a name like that"
+        ) from error
+
+
+def safe_name(text: str, limit: int = 100) -> str:
+    """A file name without suffix for a text: separators, wildcards and control characters become `_`.
+
+    Args:
+        limit: most bytes in UTF-8; file systems take 255, and numbers and suffixes are yet to come.
+    """
+    marks = "".join(
+        "_" if c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
+    )
+    return marks.encode()[:limit].decode(errors="ignore").strip(". ") or "_"
+
+
 def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence[str] = ("",)) -> Path:
     """Find `name` as given (relative to the working directory), then in each of `folders`, with each suffix.
 
     Raises:
         UserError: nothing is there; the message proposes the nearest names of those folders.
     """
-    wanted = Path(name).expanduser()
+    wanted = expand(name)
     for folder in (Path(), *folders):
         for suffix in suffixes:
             candidate = folder / f"{wanted}{suffix}"

@@ -11,7 +11,7 @@ import yaml
 
 from utils.data.digits import generate_digits
 from utils.errors import UserError
-from utils.files import ROOT, find_file
+from utils.files import ROOT, expand, find_file
 
 SPLITS = ("train", "val", "test")
 GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
@@ -135,7 +135,7 @@ def _bases(file: Path, content: dict[str, Any]) -> list[Path]:
     anchors = [Path.cwd(), ROOT, file.parent.absolute()]
     if not root:
         return anchors
-    candidates = [anchor / Path(root).expanduser() for anchor in anchors]
+    candidates = [anchor / expand(root) for anchor in anchors]
     return [folder for folder in candidates if folder.is_dir()][:1] or candidates
 
 
@@ -148,7 +148,7 @@ def _generate(file: Path, content: dict[str, Any], bases: list[Path], sources: l
         raise UserError(f"{file}: key 'path' is missing; generator '{name}' puts its images there")
     if all((bases[0] / source).exists() for source in sources):
         return bases[0]
-    folder = ROOT / Path(content["path"]).expanduser()
+    folder = ROOT / expand(content["path"])
     if folder.exists():
         raise UserError(f"'{folder}' exists but lacks {', '.join(sources)}; remove it to have it made again")
     GENERATORS[name](folder)
@@ -158,7 +158,7 @@ def _generate(file: Path, content: dict[str, Any], bases: list[Path], sources: l
 def _locate(
     file: Path, content: dict[str, Any], bases: list[Path], split: str, source: str, needed: bool
 ) -> Path:
-    candidates = [base / Path(source).expanduser() for base in bases]
+    candidates = [base / expand(source) for base in bases]
     for candidate in candidates:
         if candidate.exists():
             return candidate
