@@ -16,7 +16,7 @@ from torch import Tensor
 
 from utils.annotate import Style, annotate, box_label, crop
 from utils.boxes import normalize, xyxy_to_xywh
-from utils.files import ROOT, increment_path
+from utils.files import ROOT, increment_path, safe_name
 
 STAGES = ("pre-process", "inference", "NMS")
 CORNER_COLUMNS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
@@ -169,7 +169,8 @@ class Results:
         `save` writes them to `save_dir/crops/<class name>/`.
         """
         folder = increment_path(Path(save_dir), exist_ok) if save else None
-        crops = []
+        crops: list[dict[str, Any]] = []
+        taken: set[Path] = set()
         for image, rows, file in zip(self.ims, self.pred, self._file_names()):
             for place, row in enumerate(rows.tolist()):
                 name, piece = self.names[int(row[5])], crop(image, row[:4])
@@ -178,7 +179,7 @@ class Results:
                     {"box": row[:4], "conf": row[4], "cls": int(row[5]), "label": label, "im": piece}
                 )
                 if folder is not None:
-                    write_image(crop_path(folder, name, Path(file).stem, place), piece[..., ::-1])
+                    write_image(crop_path(folder, name, Path(file).stem, place, taken), piece[..., ::-1])
         if folder is not None:
             print(f"Saved {len(crops)} crops to {folder / 'crops'}")
         return crops
@@ -199,10 +200,23 @@ class Results:
         return names
 
 
-def crop_path(folder: Path, name: str, stem: str, place: int) -> Path:
-    """Where the crop of a picture's detection number `place` goes; names may hold what paths may not."""
-    safe = "".join("_" if c in '/\\:*?"<>|' else c for c in name).strip(". ") or "_"
-    return folder / "crops" / safe / f"{stem}{'' if place == 0 else f'_{place + 1}'}.jpg"
+def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path] | None = None) -> Path:
+    """Where the crop of a picture's detection number `place` goes.
+
+    Args:
+        name: of the class; may hold what paths may not.
+        taken: paths given before, which are not given again: the second crop of `a` and the first of `a_2`
+            want the same. The result is added.
+    """
+    while True:
+        number = "" if place == 0 else f"_{place + 1}"
+        path = folder / "crops" / safe_name(name) / f"{stem}{number}.jpg"
+        if taken is None or path not in taken:
+            break
+        place += 1
+    if taken is not None:
+        taken.add(path)
+    return path
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
