@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +25,13 @@ from models.weights import find_weights
 from utils.annotate import Style
 from utils.config import DetectConfig, parse_flags
 from utils.data.frames import Frame, warn
-from utils.data.sources import open_source
+from utils.data.sources import FileSource, open_source
 from utils.device import select_device
 from utils.display import Window
 from utils.errors import UserError, run_command
 from utils.files import increment_path
-from utils.output import OutputOptions, OutputWriter
-from utils.pipeline import JobQueue, ordered_map, prefetch
+from utils.output import OutputOptions, OutputWriter, spare_sources
+from utils.pipeline import JobQueue, Prefetch, ordered_map
 from utils.runlog import DetectionLog
 
 READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for the network
@@ -52,19 +52,31 @@ def run(config: DetectConfig) -> Path | None:
     """
     size = image_size(config)
     source = open_source(config.source, vid_stride=config.vid_stride)
-    # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
-    groups = source if source.live else prefetch(source, budget=READ_AHEAD, cost=_bytes)
-    detector = build_detector(config)
-    options = output_options(config)
-    folder = increment_path(Path(config.project) / config.name, config.exist_ok) if options.anything else None
+    options, place = output_options(config), Path(config.project) / config.name
+    if config.exist_ok and isinstance(source, FileSource):
+        spare_sources(place, options, source.files)
     style = Style(config.line_thickness, not config.hide_labels, not config.hide_conf)
-    writer = OutputWriter(folder, options, detector.names, style) if folder else None
-    window = Window(detector.names, style) if config.view_img else None
-    log = DetectionLog(source, detector.names)
-    look = partial(look_at, detector, size, config.augment)
+    # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
+    with contextlib.closing(
+        iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
+    ) as groups:
+        detector = build_detector(config)
+        folder = increment_path(place, config.exist_ok) if options.anything else None
+        writer = OutputWriter(folder, options, detector.names, style) if folder else None
+        window = Window(detector.names, style) if config.view_img else None
+        look = partial(look_at, detector, size, config.augment)
+        looks = in_turn(look, groups) if source.live else in_parallel(look, groups, detector)
+        with contextlib.closing(looks):
+            deliver(looks, DetectionLog(source, detector.names), writer, window)
+    return folder
+
+
+def deliver(
+    looks: Iterable[Look], log: DetectionLog, writer: OutputWriter | None, window: Window | None
+) -> None:
+    """Report, show and save what is found, as it is found; writing has a thread of its own."""
     try:
         with contextlib.closing(writer) if writer else contextlib.nullcontext(), JobQueue() as jobs:
-            looks = map(look, groups) if source.live else in_parallel(look, groups, detector)
             for frames, rows, seen, seconds in looks:
                 log.add(frames, rows, seen, seconds)
                 for frame, row in zip(frames, rows):
@@ -74,8 +86,8 @@ def run(config: DetectConfig) -> Path | None:
                 if window and window.closed:
                     break
     finally:
-        log.close(folder, writer.label_files if writer and options.labels else None)
-    return folder
+        labels = writer.label_files if writer and writer.options.labels else None
+        log.close(writer.folder if writer else None, labels)
 
 
 class Look(NamedTuple):
@@ -99,9 +111,16 @@ def look_at(detector: Detector, size: tuple[int, int], augment: bool, frames: li
     return Look(frames, rows, batch.size, (prepared + converted, inference, suppression))
 
 
+def in_turn(
+    look: Callable[[list[Frame]], Look], groups: Iterable[list[Frame]]
+) -> Generator[Look, None, None]:
+    """One group after the other, each read when the one before it is done."""
+    yield from map(look, groups)
+
+
 def in_parallel(
     look: Callable[[list[Frame]], Look], groups: Iterable[list[Frame]], detector: Detector
-) -> Iterator[Look]:
+) -> Generator[Look, None, None]:
     """`map(look, groups)` in an order of work that keeps all cores busy.
 
     PyTorch splits each layer over the cores and waits for the slowest share; with reading and writing beside

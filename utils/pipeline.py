@@ -8,77 +8,86 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class _Shelf:
-    """What `prefetch`'s two threads share."""
+class Prefetch(Generic[Item]):
+    """Iterates over `items` in a thread of its own, ahead of the consumer.
 
-    def __init__(self) -> None:
-        self.items: deque[tuple[object, int]] = deque()
-        self.held = 0  # cost of all that lies on the shelf
-        self.finished = False
-        self.abandoned = False
-        self.error: BaseException | None = None
-        self.changed = threading.Condition()
-
-
-def prefetch(
-    items: Iterable[Item], *, budget: int, cost: Callable[[Item], int] = lambda item: 1
-) -> Generator[Item, None, None]:
-    """Iterate over `items` in a thread of its own, ahead of the consumer.
+    Reading begins with the construction, not with the first `next`. As a context manager it closes at the end
+    of the block: a thread that is still inside a C library when the interpreter ends would abort the process.
 
     Args:
-        items: its errors are raised here, after the items that came before them.
+        items: its errors are raised by `next`, after the items that came before them.
         budget: reading pauses while the items that wait cost this much or more; one may always wait.
         cost: what an item costs, for example its bytes.
-
-    Reading begins with the call, not with the first `next`.
     """
-    shelf = _Shelf()
-    threading.Thread(target=_fill, args=(shelf, items, budget, cost), daemon=True, name="prefetch").start()
-    return _drain(shelf)
 
+    def __init__(
+        self, items: Iterable[Item], *, budget: int, cost: Callable[[Item], int] = lambda item: 1
+    ) -> None:
+        self._budget, self._cost = budget, cost
+        self._waiting: deque[tuple[Item, int]] = deque()
+        self._held = 0  # cost of all that waits
+        self._finished = self._abandoned = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(items,), daemon=True, name="prefetch")
+        self._thread.start()
 
-def _fill(shelf: _Shelf, items: Iterable[Item], budget: int, cost: Callable[[Item], int]) -> None:
-    try:
-        for item in items:
-            price = cost(item)
-            with shelf.changed:
-                shelf.changed.wait_for(lambda: shelf.abandoned or not shelf.items or shelf.held < budget)
-                if shelf.abandoned:
-                    return
-                shelf.items.append((item, price))
-                shelf.held += price
-                shelf.changed.notify_all()
-    except BaseException as error:  # handed to the consumer, who raises it
-        shelf.error = error
-    finally:
-        with shelf.changed:
-            shelf.finished = True
-            shelf.changed.notify_all()
+    def __iter__(self) -> Prefetch[Item]:
+        return self
 
+    def __next__(self) -> Item:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._finished or self._abandoned)
+            if self._waiting and not self._abandoned:
+                item, price = self._waiting.popleft()
+                self._held -= price
+                self._changed.notify_all()
+                return item
+            error, self._error = self._error, None
+        if error is not None and not self._abandoned:
+            raise error
+        raise StopIteration
 
-def _drain(shelf: _Shelf) -> Generator[Item, None, None]:
-    try:
-        while True:
-            with shelf.changed:
-                shelf.changed.wait_for(lambda: shelf.items or shelf.finished)
-                if not shelf.items:
-                    break
-                item, price = shelf.items.popleft()
-                shelf.held -= price
-                shelf.changed.notify_all()
-            yield item  # type: ignore[misc]
-        if shelf.error is not None:
-            raise shelf.error
-    finally:
-        with shelf.changed:
-            shelf.abandoned = True
-            shelf.changed.notify_all()
+    def close(self) -> None:
+        """Stop reading and wait for the thread, which first finishes the item that it is at."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._waiting.clear()
+
+    def __enter__(self) -> Prefetch[Item]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, items: Iterable[Item]) -> None:
+        try:
+            for item in items:
+                price = self._cost(item)
+                with self._changed:
+                    self._changed.wait_for(self._may_go_on)
+                    if self._abandoned:
+                        return
+                    self._waiting.append((item, price))
+                    self._held += price
+                    self._changed.notify_all()
+        except BaseException as error:  # handed to the consumer, who raises it
+            self._error = error
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    def _may_go_on(self) -> bool:
+        return self._abandoned or not self._waiting or self._held < self._budget
 
 
 def ordered_map(
@@ -127,10 +136,18 @@ class JobQueue:
 
     def close(self) -> None:
         """Wait until all jobs have run, then raise what one of them raised."""
+        try:
+            self._finish()
+        except BaseException:  # a second Ctrl-C: what still waits is dropped, the job at work ends
+            self._failed = True
+            self._finish()
+            raise
+        self._raise_error()
+
+    def _finish(self) -> None:
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
-        self._raise_error()
 
     def __enter__(self) -> JobQueue:
         return self

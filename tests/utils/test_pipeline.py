@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from utils.pipeline import JobQueue, ordered_map, prefetch
+from utils.pipeline import JobQueue, Prefetch, ordered_map
 
 
 def test_prefetch_keeps_order_and_ends() -> None:
-    assert list(prefetch(range(100), budget=3)) == list(range(100))
+    assert list(Prefetch(range(100), budget=3)) == list(range(100))
 
 
 def test_prefetch_begins_before_the_first_next() -> None:
@@ -20,7 +20,7 @@ def test_prefetch_begins_before_the_first_next() -> None:
         started.set()
         yield 1
 
-    stream = prefetch(items(), budget=1)
+    stream = Prefetch(items(), budget=1)
     assert started.wait(5)
     assert list(stream) == [1]
 
@@ -33,7 +33,7 @@ def test_prefetch_reads_ahead_as_far_as_the_budget() -> None:
             read.append(number)
             yield number
 
-    stream = prefetch(items(), budget=30, cost=lambda item: 10)
+    stream = Prefetch(items(), budget=30, cost=lambda item: 10)
     deadline = time.monotonic() + 5
     while len(read) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -43,7 +43,7 @@ def test_prefetch_reads_ahead_as_far_as_the_budget() -> None:
 
 
 def test_an_item_above_the_budget_still_passes() -> None:
-    assert list(prefetch([1, 2, 3], budget=1, cost=lambda item: 100)) == [1, 2, 3]
+    assert list(Prefetch([1, 2, 3], budget=1, cost=lambda item: 100)) == [1, 2, 3]
 
 
 def test_prefetch_raises_after_what_came_before() -> None:
@@ -51,7 +51,7 @@ def test_prefetch_raises_after_what_came_before() -> None:
         yield 1
         raise KeyError("broken")
 
-    stream = prefetch(items(), budget=10)
+    stream = Prefetch(items(), budget=10)
     assert next(stream) == 1
     with pytest.raises(KeyError, match="broken"):
         next(stream)
@@ -65,7 +65,7 @@ def test_a_closed_prefetch_stops_its_reader() -> None:
             read.append(number)
             yield number
 
-    stream = prefetch(items(), budget=2)
+    stream = Prefetch(items(), budget=2)
     next(stream)
     stream.close()
     time.sleep(0.05)

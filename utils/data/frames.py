@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -32,7 +32,7 @@ class Source(Protocol):
     live: bool  # frames come in their own time, and the answer is wanted before the next one
     length: int | None  # how many lists come, when that is known without opening every file
 
-    def __iter__(self) -> Iterator[list[Frame]]: ...
+    def __iter__(self) -> Generator[list[Frame], None, None]: ...  # closing it frees files and threads
 
 
 def warn(message: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
+import http.client
 import math
 import sys
-import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ from utils.data.images import IMAGE_SUFFIXES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.errors import UserError
 from utils.files import ROOT
+from utils.files import expand as expand_home
 
 VIDEOS = frozenset(
     {".asf", ".avi", ".flv", ".gif", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -65,7 +66,7 @@ def is_stream(text: str) -> bool:
         return not Path(text).exists()
     if "://" not in text:
         return False
-    scheme = urllib.parse.urlsplit(text).scheme.lower()
+    scheme = _split_url(text).scheme.lower()
     if scheme not in STREAMS:
         raise UserError(f"source '{text}': cannot open '{scheme}://'; known are {', '.join(sorted(STREAMS))}")
     return scheme not in WEB or suffix_of(text) not in MEDIA
@@ -73,40 +74,53 @@ def is_stream(text: str) -> bool:
 
 def suffix_of(item: str) -> str:
     """File suffix of a path or URL in lower case, without the query of a URL."""
-    return Path(urllib.parse.urlsplit(item).path if "://" in item else item).suffix.lower()
+    return Path(_split_url(item).path if "://" in item else item).suffix.lower()
+
+
+def _split_url(url: str) -> urllib.parse.SplitResult:
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise UserError(f"'{url}' is no valid URL: {error}") from error
 
 
 def find_path(text: str) -> Path:
     """An existing file or folder, relative to the working directory or to the program's folder."""
-    given = Path(text).expanduser()
+    given = expand_home(text)
     for candidate in (given, ROOT / given):
         if candidate.exists():
             return candidate
     raise UserError(f"source '{text}' not found (looked in {Path.cwd()} and {ROOT})")
 
 
-def expand(text: str, base: Path | None = None) -> list[str]:
+def expand(text: str, lists: Sequence[Path] = ()) -> list[str]:
     """The image and video files that a file, folder, glob, list file or file URL names.
 
     Args:
         text: what the user gave.
-        base: folder of the list file that `text` stands in; relative paths are tried there first.
+        lists: the list files that `text` stands in, the innermost last; relative paths are tried beside that
+            one first.
+
+    Raises:
+        UserError: nothing is there, it is nothing that can be read, or a list names itself.
     """
     if "://" in text:
         if is_stream(text):
             raise UserError(f"'{text}' is a stream; give streams as --source or in a list named *.streams")
         return [text]
-    if base is not None and (base / text).exists():
-        text = str(base / text)
+    if lists and (lists[-1].parent / text).exists():
+        text = str(lists[-1].parent / text)
     if WILDCARDS & set(text) and not Path(text).exists():
-        pattern = str(Path(text).expanduser())
+        pattern = str(expand_home(text))
         matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute ones
         return _media(matches, f"source '{text}' matches")
     path = find_path(text)
     if path.is_dir():
         return _media([str(p) for p in sorted(path.iterdir())], f"folder '{text}' has")
     if path.suffix == ".txt":
-        return [file for line in _listed(path) for file in expand(line, base=path.parent)]
+        if any(path.samefile(outer) for outer in lists):
+            raise UserError(f"list file '{path}' names itself; the entry stands in '{lists[-1]}'")
+        return [file for line in _listed(path) for file in expand(line, lists=[*lists, path])]
     if path.suffix.lower() not in MEDIA:
         raise UserError(
             f"source '{text}': '{path.suffix}' is no image or video format; known are "
@@ -150,7 +164,7 @@ class FileSource:
         self.vid_stride = vid_stride
         self.length: int | None = None if any(suffix_of(f) in VIDEOS for f in self.files) else len(self.files)
 
-    def __iter__(self) -> Iterator[list[Frame]]:
+    def __iter__(self) -> Generator[list[Frame], None, None]:
         some = False
         for index, file in enumerate(self.files):
             try:
@@ -175,7 +189,7 @@ class StdinSource:
         self.lines = lines
         self.vid_stride = vid_stride
 
-    def __iter__(self) -> Iterator[list[Frame]]:
+    def __iter__(self) -> Generator[list[Frame], None, None]:
         index = 0
         for line in self.lines:
             if not line.strip():
@@ -235,7 +249,7 @@ def _fetch_image(url: str) -> np.ndarray:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
             data = reply.read()
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise UserError(f"cannot get '{url}': {error}") from error
     try:
         return read_image(data)

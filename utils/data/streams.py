@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +14,9 @@ from utils.errors import UserError
 
 CONNECT_TIMEOUT_MS = 10_000
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts to reconnect, doubling
+LONGEST_READ = 2 * CONNECT_TIMEOUT_MS / 1000 + 1  # seconds: a read, then an attempt to connect
 ATTEMPTS = 8  # in a row without a frame, then a stream counts as gone
+MOST_DIGITS = 9  # of a number that OpenCV takes
 GATHER = 0.1  # seconds that the frame of one camera waits for those of the others
 
 
@@ -24,6 +26,8 @@ def open_capture(address: str) -> cv2.VideoCapture:
     Without the timeouts a host that does not answer would hold the program for half a minute.
     """
     if address.isdecimal():
+        if len(address) > MOST_DIGITS:
+            raise UserError(f"webcam number {address[:40]} is too large; webcams count from 0")
         return cv2.VideoCapture(int(address))
     if "://" not in address:
         return cv2.VideoCapture(address)
@@ -106,7 +110,7 @@ class StreamSource:
                 camera.capture.release()
             raise
 
-    def __iter__(self) -> Iterator[list[Frame]]:
+    def __iter__(self) -> Generator[list[Frame], None, None]:
         for camera in self._cameras:
             camera.thread.start()
         try:
@@ -116,7 +120,9 @@ class StreamSource:
             for camera in self._cameras:
                 camera.stopping.set()
             for camera in self._cameras:
-                camera.thread.join(timeout=1.0)  # a read that hangs must not keep the program
+                # A thread that is inside OpenCV when the interpreter ends would abort the process. Reads and
+                # attempts to connect end by themselves; only a broken driver outlasts this.
+                camera.thread.join(timeout=LONGEST_READ)
 
     def _newest(self) -> list[Frame]:
         """Wait for a frame, take what is there; nothing when every stream is gone."""
@@ -161,7 +167,9 @@ class ScreenSource:
 
     def __init__(self, text: str, *, vid_stride: int = 1) -> None:
         words = text.split()[1:]
-        if len(words) not in (0, 1, 4, 5) or not all(word.isdecimal() for word in words):
+        if len(words) not in (0, 1, 4, 5) or not all(
+            word.isdecimal() and len(word) <= MOST_DIGITS for word in words
+        ):
             raise UserError(
                 f"source '{text}': expected 'screen [n] [left top width height]' in whole numbers"
             )
@@ -171,7 +179,7 @@ class ScreenSource:
         self._region = numbers
         self._interval = vid_stride / self.fps
 
-    def __iter__(self) -> Iterator[list[Frame]]:
+    def __iter__(self) -> Generator[list[Frame], None, None]:
         try:
             import mss  # optional
         except ImportError as error:
