@@ -57,6 +57,10 @@ class Backend(nn.Module):
         parts = [self._run_part(images[start : start + size], size) for start in range(0, len(images), size)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def train(self, mode: bool = True) -> Backend:
+        """Backends only predict: whatever the mode asked for, they stay in evaluation mode."""
+        return super().train(False)
+
     def _run_part(self, images: Tensor, size: int) -> Tensor:
         count = len(images)
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus

@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.nms import non_max_suppression
 from utils.results import Results
 
+TOLERANCE = 1e-3  # that interpolation may leave the range 0–1 by
 Picture: TypeAlias = Any  # path, URL, PIL image, array or tensor
 
 
@@ -122,9 +123,10 @@ class Detector(nn.Module):
         """Detect on one picture or a list of them.
 
         Args:
-            pictures: a path or URL; a PIL image; an array (H, W, 3) or (3, H, W) uint8 **RGB** (OpenCV reads
-                BGR: pass `image[..., ::-1]`), also (H, W) grey; a tensor (3, H, W) as an array; a list of
-                these; or a batch (B, 3, H, W) float RGB 0–1, used as it is, sides multiples of the stride.
+            pictures: a path or URL; a PIL image; an array (H, W, 3) or (3, H, W) **RGB** (OpenCV reads
+                BGR: pass `image[..., ::-1]`) of uint8, uint16, bool or float 0–1, also (H, W) grey; a tensor
+                (3, H, W) as an array; a list of these; or a batch (B, 3, H, W) float RGB 0–1, used as it is,
+                sides multiples of the stride.
             size: longest side that the network sees, in pixels; pictures of a list share one padded shape.
             augment: test-time augmentation.
             profile: accepted for compatibility; times are always measured.
@@ -163,6 +165,8 @@ class Detector(nn.Module):
             raise UserError(
                 f"a batch must be (B, 3, H, W) float 0–1, found {tuple(images.shape)} {images.dtype}"
             )
+        if not len(images) or not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):
+            raise UserError(f"a float batch must hold values from 0 to 1, found {_range(images)}")
         if images.shape[2] % self.stride or images.shape[3] % self.stride:
             raise UserError(
                 f"sides of a batch must be multiples of {self.stride}, found {tuple(images.shape)}"
@@ -199,6 +203,11 @@ class Detector(nn.Module):
         with torch.autocast(device.type, enabled=self.amp and device.type == "cuda"):
             prediction = self.backend(images, augment)
         inferred = self._clock()
+        if prediction.ndim != 3:
+            raise UserError(
+                f"the network gave {tuple(prediction.shape)} instead of (B, N, 5 + classes); it must be in "
+                "evaluation mode: call .eval() on it"
+            )
         self._check_names(prediction.shape[2] - 5)
         rows = non_max_suppression(
             prediction,
@@ -238,7 +247,10 @@ def load_picture(picture: Picture, index: int = 0) -> tuple[np.ndarray, str]:
         return read_picture(str(picture)), Path(str(picture)).name
     name = f"image{index}.jpg"
     if isinstance(picture, Tensor):
-        picture = picture.detach().cpu().numpy()
+        picture = picture.detach().cpu()
+        if picture.is_floating_point():
+            picture = picture.float()  # numpy has no bfloat16
+        picture = picture.numpy()
     elif not isinstance(picture, np.ndarray):
         picture, name = _from_pillow(picture, name)
     return _bgr(picture), name
@@ -252,19 +264,42 @@ def _from_pillow(picture: Picture, name: str) -> tuple[np.ndarray, str]:
             f"cannot detect on a {type(picture).__name__}; give a path, array, PIL image or tensor, or a list"
         )
     file = Path(getattr(picture, "filename", "") or name).name
+    if picture.mode.startswith("I;16"):  # convert() would clip it
+        return np.asarray(ImageOps.exif_transpose(picture)), file
     return np.asarray(ImageOps.exif_transpose(picture).convert("RGB")), file
 
 
 def _bgr(array: np.ndarray) -> np.ndarray:
-    """RGB, RGBA or grey, channels first or last, uint8 or float (0–1, or 0–255), as (H, W, 3) uint8 BGR."""
+    """RGB, RGBA or grey, channels first or last, of a type for `_eight_bits`, as (H, W, 3) uint8 BGR."""
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise UserError(f"a picture must be (H, W, 3) or (3, H, W), found {array.shape}")
-    if np.issubdtype(array.dtype, np.floating):
-        array = (array * (255 if array.max() <= 1 else 1)).round().clip(0, 255)
+    array = _eight_bits(array)
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array[..., 2::-1].astype(np.uint8))
+    return np.ascontiguousarray(array[..., 2::-1])
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """uint8 as it is, uint16 by its upper byte, bool as 0 and 255, float 0–1 times 255."""
+    kind = array.dtype.kind, array.dtype.itemsize
+    if kind == ("u", 1):
+        return array
+    if kind == ("u", 2):
+        return (array >> 8).astype(np.uint8)
+    if kind == ("b", 1):
+        return array.astype(np.uint8) * np.uint8(255)
+    expected = "a picture must be uint8, uint16, bool, or float from 0 to 1"
+    if kind[0] != "f":
+        raise UserError(f"{expected}; found {array.dtype} (convert it: `array.astype('uint8')`)")
+    if not (array.min() >= -TOLERANCE and array.max() <= 1 + TOLERANCE):  # NaN fails both
+        raise UserError(f"{expected}; found {array.dtype} {_range(array)}")
+    return (array.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _range(values: np.ndarray | Tensor) -> str:
+    """The values' range for an error message, `nan` among them or none at all included."""
+    return f"{float(values.min()):g} to {float(values.max()):g}" if 0 not in values.shape else "no values"
