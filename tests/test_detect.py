@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -246,6 +247,26 @@ def test_bad_flags(
 ) -> None:
     with pytest.raises(UserError, match=complaint):
         run("--weights", official_weights, "--source", pictures, *flags)
+
+
+@pytest.mark.parametrize("flags", [["--weights", "bad.pt"], ["--classes", "80"]])
+def test_a_late_fault_leaves_no_thread_behind(
+    flags: list[str], official_weights: Path, pictures: Path, here: Path
+) -> None:
+    (here / "bad.pt").write_text("no weights")
+    threads = threading.active_count()
+    with pytest.raises(UserError):
+        run("--weights", official_weights, "--source", pictures, *flags)
+    assert threading.active_count() == threads
+    assert not (here / "runs").exists()
+
+
+def test_sources_survive_a_run_into_their_own_folder(official_weights: Path, pictures: Path) -> None:
+    before = {p.name: p.read_bytes() for p in pictures.iterdir()}
+    with pytest.raises(UserError, match="would replace the source"):
+        run("--weights", official_weights, "--source", pictures, "--project", ".", "--name", "pictures",
+            "--exist-ok")  # fmt: skip
+    assert {p.name: p.read_bytes() for p in pictures.iterdir()} == before
 
 
 def test_without_weights_the_error_says_what_to_do(pictures: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.backends import Backend, load_backend
 from models.detector import Detector, load_picture, prepare
+from models.yolo import DetectionModel
 from utils.data.images import read_image
 from utils.errors import UserError
 from utils.results import Results
@@ -121,6 +122,34 @@ def test_grey_pictures() -> None:
     assert image.shape == (10, 12, 3) and (image == 7).all() and name == "image4.jpg"
 
 
+@pytest.mark.parametrize(
+    ("picture", "level"),
+    [
+        (np.full((10, 12), 0x80FF, np.uint16), 0x80),
+        (np.full((10, 12), 0x80FF, ">u2"), 0x80),
+        (np.full((10, 12), True), 255),
+        (np.full((10, 12), 0.2, np.float16), 51),
+        (np.full((10, 12), 1.0005), 255),  # what interpolation leaves
+        (torch.full((3, 10, 12), 0.5, dtype=torch.bfloat16), 128),
+        (Image.fromarray(np.full((10, 12), 0x80FF, np.uint16)), 0x80),
+    ],
+)
+def test_pictures_of_other_types(picture: object, level: int) -> None:
+    image, _ = load_picture(picture)
+    assert image.dtype == np.uint8 and image.shape == (10, 12, 3) and (image == level).all()
+
+
+def test_training_mode_does_not_reach_the_network() -> None:
+    network = DetectionModel("yolov5n.yaml", nc=2)
+    detector = Detector(network).train()
+    assert not network.training and len(detector(grey(64, 64), size=64)) == 1
+    network.train()  # behind the detector's back
+    names = dict(detector.names)
+    with pytest.raises(UserError, match="evaluation mode"):
+        detector(grey(64, 64), size=64)
+    assert detector.names == names
+
+
 def test_a_float_batch_is_used_as_it_is() -> None:
     backend = Fixed([CAT])
     batch = torch.rand(2, 3, 480, 640)
@@ -156,6 +185,13 @@ def test_names_that_do_not_fit_give_way_to_numbers(capsys: pytest.CaptureFixture
         (torch.zeros(1, 3, 33, 64), "multiples of 32"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "float 0–1"),
         (torch.zeros(1, 4, 64, 64), "float 0–1"),
+        (torch.full((1, 3, 64, 64), 200.0), "from 0 to 1, found 200 to 200"),
+        (torch.full((1, 3, 64, 64), torch.nan), "from 0 to 1, found nan"),
+        (torch.zeros(0, 3, 64, 64), "found no values"),
+        (np.full((4, 4, 3), 200, np.int32), "found int32"),
+        (np.full((4, 4, 3), 200.0), "found float64 200 to 200"),
+        (np.full((4, 4, 3), np.nan), "found float64 nan"),
+        (np.full((4, 4, 3), -1.0), "found float64 -1"),
     ],
 )
 def test_bad_pictures(pictures: object, complaint: str) -> None:

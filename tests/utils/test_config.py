@@ -73,3 +73,11 @@ def test_a_wrong_flag_is_one_line_and_status_2(
 def test_configurations_are_frozen() -> None:
     with pytest.raises(AttributeError):
         TrainConfig().epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "values", [{"imgsz": (640, 100_000_000)}, {"line_thickness": 0}, {"line_thickness": 101}]
+)
+def test_values_beyond_reason(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values)).replace("_", "-")):
+        DetectConfig(**values)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.files import atomic_write, find_file, increment_path
+from utils.files import atomic_write, expand, find_file, increment_path, safe_name
 
 
 def test_runs_are_numbered(tmp_path: Path) -> None:
@@ -40,3 +40,25 @@ def test_find_file_proposes_near_names(tmp_path: Path) -> None:
     assert find_file("yolov5n", [tmp_path], ("", ".yaml")) == tmp_path / "yolov5n.yaml"
     with pytest.raises(UserError, match=r"'yolo5n.yaml' not found; did you mean yolov5n.yaml\?"):
         find_file("yolo5n.yaml", [tmp_path])
+
+
+def test_a_home_of_nobody_is_a_users_error() -> None:
+    assert expand("~/x") == Path.home() / "x"
+    with pytest.raises(UserError, match=r"path '~no-such-user/x'") as caught:
+        expand("~no-such-user/x")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("tie/bow", "tie_bow"),
+        ("a\0b\nc\x1bd\u2028e", "a_b_c_d_e"),
+        (" .. ", "_"),
+        ("é" * 60, "é" * 50),  # two bytes each
+        ("x" + "é" * 60, "x" + "é" * 49),  # no half of a character
+        ("lone \ud800", "lone _"),
+    ],
+)
+def test_safe_names(text: str, name: str) -> None:
+    assert safe_name(text) == name

@@ -9,7 +9,8 @@ import pytest
 
 from utils.annotate import Style
 from utils.data.frames import Frame, Mode
-from utils.output import OutputOptions, OutputWriter
+from utils.errors import UserError
+from utils.output import OutputOptions, OutputWriter, spare_sources
 
 NAMES = {0: "cat", 1: "dog"}
 ROWS = np.array([[10.0, 20, 50, 60, 0.75, 1]], np.float32)
@@ -107,3 +108,50 @@ def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
         output.write(frame(), ROWS)
     with pytest.raises(OSError, match="cannot write video"):
         output.write(frame("clip.avi", 1, "video"), ROWS)
+
+
+def test_a_photograph_and_the_frames_of_a_video_stay_apart(tmp_path: Path) -> None:
+    output = writer(tmp_path, labels=True, crops=True)
+    output.write(frame("v.mp4", 0, "video", 0), ROWS)
+    output.write(frame("v_1.jpg", 1), ROWS)
+    output.write(frame("v_01.jpg", 2), ROWS)  # no frame is ever called so
+    assert sorted(read(tmp_path)) == ["v_01.txt", "v_1.txt", "v_1_2.txt"]
+    assert len(list((tmp_path / "crops" / "dog").iterdir())) == 3
+
+
+def test_a_video_after_a_photograph_gives_way(tmp_path: Path) -> None:
+    output = writer(tmp_path, labels=True)
+    output.write(frame("v_1.jpg", 0), ROWS)
+    output.write(frame("v.mp4", 1, "video", 0), ROWS)
+    assert sorted(read(tmp_path)) == ["v_1.txt", "v_2_1.txt"]
+
+
+def test_crops_of_similar_names_stay_apart(tmp_path: Path) -> None:
+    output = writer(tmp_path, crops=True)
+    output.write(frame("a.png", 0), np.repeat(ROWS, 2, axis=0))
+    output.write(frame("a_2.png", 1), ROWS)
+    names = sorted(p.name for p in (tmp_path / "crops" / "dog").iterdir())
+    assert names == ["a.jpg", "a_2.jpg", "a_2_2.jpg"]
+
+
+def test_sources_are_not_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "photo.png"
+    source.write_bytes(b"a photograph")
+    pictures, labels = OutputOptions(), OutputOptions(pictures=False, labels=True)
+    with pytest.raises(UserError, match=r"would replace the source .*photo\.png"):
+        spare_sources(tmp_path, pictures, [str(source)])
+    spare_sources(tmp_path, labels, [str(source)])
+    spare_sources(tmp_path / "new", pictures, [str(source), "gone.jpg", "http://host/photo.png"])
+    with pytest.raises(UserError, match="would replace"):  # named late, on standard input
+        writer(tmp_path, pictures=True).write(frame(str(source)), ROWS)
+    assert source.read_bytes() == b"a photograph"
+
+
+def test_links_to_sources_and_crops_are_not_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "photo.png"
+    source.write_bytes(b"a photograph")
+    (tmp_path / "run" / "crops" / "dog").mkdir(parents=True)
+    (tmp_path / "run" / "crops" / "dog" / "photo.png").hardlink_to(source)
+    spare_sources(tmp_path / "run", OutputOptions(), [str(source)])
+    with pytest.raises(UserError, match="would replace"):
+        spare_sources(tmp_path / "run", OutputOptions(crops=True), [str(source)])

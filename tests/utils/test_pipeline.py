@@ -143,3 +143,23 @@ def test_the_error_of_the_block_wins_and_jobs_are_still_done() -> None:
         jobs.submit(lambda: done.append(1))
         raise KeyboardInterrupt
     assert done == [1]
+
+
+def test_a_prefetch_that_was_never_iterated_ends_with_its_block() -> None:
+    started, threads = threading.Event(), threading.active_count()
+
+    def items() -> Iterator[int]:
+        while True:
+            started.set()
+            yield 1
+
+    with pytest.raises(KeyError), Prefetch(items(), budget=1):
+        started.wait()
+        raise KeyError("the consumer fails first")
+    assert threading.active_count() == threads
+
+
+def test_a_closed_prefetch_gives_nothing() -> None:
+    stream = Prefetch([1, 2, 3], budget=10)
+    stream.close()
+    assert list(stream) == []

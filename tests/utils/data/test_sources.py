@@ -219,6 +219,37 @@ def test_bad_input_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("link", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_a_list_that_names_itself(tmp_path: Path, link: list[str]) -> None:
+    for name, following in zip(link, [*link[1:], link[0]]):
+        (tmp_path / f"{name}.txt").write_text(f"{following}.txt\n")
+    with pytest.raises(UserError, match=r"list file '.*a\.txt' names itself"):
+        open_source(str(tmp_path / "a.txt"))
+
+
+def test_a_list_may_be_named_twice(folder: Path) -> None:
+    (folder / "one.txt").write_text("a.jpg\n")
+    (folder / "two.txt").write_text("one.txt\none.txt\n")
+    assert names(str(folder / "two.txt")) == ["a.jpg", "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("http://[bad/x.jpg", "no valid URL"),
+        ("rtsp://[bad", "no valid URL"),
+        ("http://a b/x.jpg", "cannot get"),
+        ("9" * 20, "webcam number"),
+        ("9" * 200, "webcam number"),
+        ("~no-such-user/x.jpg", "no-such-user"),
+        ("~no-such-user/*.jpg", "no-such-user"),
+    ],
+)
+def test_names_that_name_nothing(text: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        list(open_source(text))
+
+
 def test_only_unreadable_files_are_an_error(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"")
