@@ -26,7 +26,7 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(
-            f"path '{path}': {error}; write the folder out, or ./~… for a name like that"
+            f"path '{path}': no such user's home is known; write the folder out, or ./~… for a name like that"
         ) from error
 
 
