@@ -1,0 +1,182 @@
+"""Stopping and resuming lose nothing; what cannot be resumed is refused with one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from tests.training import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
+from utils.errors import UserError
+
+Arguments = tuple[str, ...]
+SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
+
+
+@pytest.fixture
+def arguments(tiny_data: Path, tmp_path: Path) -> Arguments:
+    return ("--data", str(tiny_data), "--project", str(tmp_path), *SMALL)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one epoch. Do not write to it."""
+    project = tmp_path_factory.mktemp("finished")
+    train.main(["--data", str(tiny_data), "--project", str(project), *SMALL, "--epochs", "1"])
+    return project / "exp"
+
+
+def test_killed_and_resumed_equals_uninterrupted(arguments: Arguments, tmp_path: Path) -> None:
+    flags = (*arguments, "--epochs", "4")
+    assert run(*flags, "--name", "whole").returncode == 0
+    process = start(*flags, "--name", "killed")
+    results = tmp_path / "killed" / "results.csv"
+    wait_until(lambda: results.is_file() and len(rows(results)) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(rows(results)) < 4
+    resumed = run("--resume", str(tmp_path / "killed" / "weights" / "last.pt"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_stopped_in_the_middle_of_an_epoch_resumes_exactly(
+    arguments: Arguments, tmp_path: Path, number: signal.Signals
+) -> None:
+    # batches of 1, so that a signal comes in the middle of an epoch and of an accumulated step
+    flags = (*arguments, "--batch-size", "1", "--epochs", "3")
+    assert run(*flags, "--name", "whole").returncode == 0
+    process = start(*flags, "--name", "stopped")
+    last = tmp_path / "stopped" / "weights" / "last.pt"
+    wait_until(last.is_file, process)
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    resume = torch.load(last, weights_only=True)["resume"]
+    assert resume["epoch"] < 3
+    assert resume["batch"] > 0
+    assert run("--resume", str(last)).returncode == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to_all", [True, False])
+def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
+    arguments: Arguments, tmp_path: Path, to_all: bool
+) -> None:
+    flags = (*arguments, "--batch-size", "2", "--epochs", "6")  # 6 batches an epoch
+    whole = torchrun(*flags, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = start(*flags, "--name", "stopped", command=PAIR)
+    last = tmp_path / "stopped" / "weights" / "last.pt"
+    wait_until(last.is_file, process)
+    if to_all:  # torchrun passes it on
+        process.terminate()
+    else:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGTERM)
+    assert process.wait() != 0
+    state = torch.load(last, weights_only=True)["resume"]
+    assert state["epoch"] < 6
+    assert state["batch"] > 0
+    resumed = torchrun("--resume", str(last))
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_patience_ends_a_run_for_good(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.3, 0.5, 0.4, 0.3])
+    monkeypatch.setattr(train, "fitness", lambda *_: next(scores))
+    train.main([*arguments, "--epochs", "50", "--patience", "2"])
+    folder = tmp_path / "exp"
+    assert len(rows(folder / "results.csv")) == 4  # the best is epoch 1, two later ones were worse
+    kept = ("results.csv", "weights/last.pt", "weights/best.pt")
+    before = [(folder / name).read_bytes() for name in kept]
+    report = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").unlink()
+    train.main(["--resume", str(folder / "weights" / "last.pt")])
+    assert [(folder / name).read_bytes() for name in kept] == before
+    assert len((folder / "metrics.json").read_text()) == pytest.approx(len(report), rel=0.05)
+
+
+def test_equal_epochs_restart_the_waiting(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "fitness", lambda *_: 0.0)
+    train.main([*arguments, "--epochs", "4", "--patience", "1"])
+    assert len(rows(tmp_path / "exp" / "results.csv")) == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [("--epochs", "50", "epochs"), ("--optimizer", "Adam", "optimizer"), ("--batch-size", "2", "batch_size")],
+)
+def test_a_setting_that_contradicts_the_run_is_refused(
+    finished: Path, flag: str, value: str, name: str
+) -> None:
+    with pytest.raises(UserError, match=f"where {name} is .*leave {flag} out"):
+        train.main(["--resume", str(finished / "weights" / "last.pt"), flag, value])
+
+
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
+
+
+TYPES = pytest.mark.xfail(strict=True, raises=TypeError, reason="types of saved settings are not checked")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: {"train_args": c["train_args"] | {"lr": 1}}, "settings are damaged .*'lr'"),
+        (lambda c: {"train_args": None}, "holds weights only"),
+        (lambda c: {"train_args": c["train_args"] | {"epochs": "many"}}, "settings are damaged"),
+        (lambda c: {"train_args": c["train_args"] | {"imgsz": None}}, "settings are damaged"),
+        pytest.param(lambda c: {"train_args": c["train_args"] | {"data": 5}}, "damaged", marks=TYPES),
+        pytest.param(lambda c: {"train_args": c["train_args"] | {"freeze": 3}}, "damaged", marks=TYPES),
+        (lambda c: {"hyp": None}, "hyper-parameters in the checkpoint are damaged"),
+        (lambda c: {"hyp": c["hyp"] | {"lr7": 1.0}}, "hyper-parameters in the checkpoint are damaged"),
+        pytest.param(
+            lambda c: {
+                "hyp": c["hyp"] | {"warmup_epochs": "x"},
+                "resume": c["resume"] | {"finished": False, "epoch": 0},
+            },
+            "damaged",
+            marks=TYPES,
+        ),
+        (lambda c: {"resume": without(c["resume"], "epoch")}, "training state .* is damaged"),
+        (lambda c: {"resume": c["resume"] | {"rng": [1]}}, "training state .* is damaged"),
+        (lambda c: {"resume": None}, "holds weights only"),
+        (lambda c: {"resume": c["resume"] | {"processes": 2}}, "trained by 2 processes .* there are 1"),
+        (lambda c: {"optimizer": {}}, "training state .* is damaged"),
+        (lambda c: {"yaml": {}}, "model description"),
+    ],
+)
+def test_a_damaged_checkpoint_is_a_users_error(
+    finished: Path, tmp_path: Path, change: Any, complaint: str
+) -> None:
+    path = tmp_path / "run" / "weights" / "last.pt"
+    path.parent.mkdir(parents=True)
+    content = torch.load(finished / "weights" / "last.pt", weights_only=True)
+    torch.save(content | change(content), path)
+    with pytest.raises(UserError, match=complaint):
+        train.main(["--resume", str(path)])
+    assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_what_is_no_last_checkpoint_of_a_run_is_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"best\.pt holds weights only"):
+        train.main(["--resume", str(finished / "weights" / "best.pt")])
+    moved = tmp_path / "last.pt"
+    moved.write_bytes((finished / "weights" / "last.pt").read_bytes())
+    with pytest.raises(UserError, match="not in the weights folder of a run"):
+        train.main(["--resume", str(moved)])
+    with pytest.raises(UserError, match=r"no last\.pt below"):
+        train.main(["--resume", "--project", str(tmp_path / "empty")])
