@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             conclude(train(settings, hyp, process, device, run, checkpoint), process, device)
         else:
             conclude(train(config, hyperparameters(config), process, device), process, device)
+        leave_group(together=True)
     finally:
         leave_group()
 

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
@@ -225,6 +225,35 @@ def parse_flags(config: type[ConfigType], argv: Sequence[str] | None = None) -> 
         return config(**{**values, **lists})
     except ValueError as error:
         parser.error(str(error))
+
+
+def of_saved(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
+    """A configuration from values that were saved, with every value checked against its type.
+
+    Raises:
+        ValueError: an unknown name, or a value that the flag could not have.
+    """
+    types = typing.get_type_hints(config)
+    for name, value in values.items():
+        if name not in types:
+            raise ValueError(f"unknown setting '{name}'")
+        if not _fits(value, types[name]):
+            raise ValueError(f"setting '{name}' cannot be {value!r}")
+    return config(**values)
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a value is of an annotated type; True is no integer, and 1 is a float."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return value in inner and type(value) in {type(choice) for choice in inner}
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if inner:  # A | B
+        return any(_fits(value, alternative) for alternative in inner)
+    if annotation is float:
+        return type(value) in (int, float)
+    return type(value) is annotation
 
 
 def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:

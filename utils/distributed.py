@@ -53,8 +53,11 @@ def join_group(process: Process, device: torch.device) -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
 
 
-def leave_group() -> None:
+def leave_group(together: bool = False) -> None:
+    """Part from the other processes; `together` waits until all of them are done."""
     if dist.is_initialized():
+        if together:
+            dist.barrier()
         dist.destroy_process_group()
 
 

@@ -139,9 +139,9 @@ def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) ->
     pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not options.multi_scale:
         return pixels
-    low, high = options.imgsz // 2 // options.stride, options.imgsz * 3 // 2 // options.stride
+    low, high = math.ceil(options.imgsz / 2 / options.stride), options.imgsz * 3 // 2 // options.stride
     rng = generator_for(options.seed, state.epoch, state.batch)
-    side = int(rng.integers(max(low, 1), high, endpoint=True)) * options.stride
+    side = int(rng.integers(low, high, endpoint=True)) * options.stride
     factor = side / max(pixels.shape[2:])
     shape = [math.ceil(length * factor / options.stride) * options.stride for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)

@@ -97,21 +97,31 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
         raise UserError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of hyper-parameters, found {type(content).__name__}")
-    return Hyperparameters(**{str(key): _checked(path, str(key), value) for key, value in content.items()})
+    return Hyperparameters(
+        **{str(key): checked(str(path), str(key), value) for key, value in content.items()}
+    )
 
 
-def _checked(path: Path, key: str, value: Any) -> Any:
+def checked(source: str, key: str, value: Any) -> Any:
+    """`value` when the hyper-parameter `key` may have it.
+
+    Args:
+        source: where it comes from, for the message.
+
+    Raises:
+        UserError: an unknown key, no number, or out of its range.
+    """
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"
-        raise UserError(f"{path}: unknown hyper-parameter '{key}'{hint}")
+        raise UserError(f"{source}: unknown hyper-parameter '{key}'{hint}")
     if key == "anchors" and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         hint = " (yaml writes exponents with a sign: 1.0e+2, 1.0e-2)" if "e" in str(value).lower() else ""
-        raise UserError(f"{path}: hyper-parameter '{key}' must be a number, found {value!r}{hint}")
+        raise UserError(f"{source}: hyper-parameter '{key}' must be a number, found {value!r}{hint}")
     low, high = LIMITS.get(key, (0.0, float("inf")))
     if not low <= value <= high:
         allowed = f"between {low} and {high}" if high < float("inf") else "0 or more"
-        raise UserError(f"{path}: hyper-parameter '{key}' must be {allowed}, found {value}")
+        raise UserError(f"{source}: hyper-parameter '{key}' must be {allowed}, found {value}")
     return int(value) if key == "nominal_batch" else value

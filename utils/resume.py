@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoint import read_checkpoint
-from utils.config import TrainConfig
+from utils.config import TrainConfig, of_saved
 from utils.distributed import Process
 from utils.errors import UserError
-from utils.hyperparameters import Hyperparameters
+from utils.hyperparameters import Hyperparameters, checked
 from utils.run import RunFolder, newest_checkpoint
 
 # what may differ when a run is resumed: where and how fast it computes, and what it draws
@@ -50,8 +50,8 @@ def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[st
                 f"leave --{name.replace('_', '-')} out, or start a new run with --weights {path}"
             )
     try:
-        settings = TrainConfig(**{**saved, **{k: v for k, v in given.items() if k in FREE}})
-    except (TypeError, ValueError) as error:
+        settings = of_saved(TrainConfig, {**saved, **{k: v for k, v in given.items() if k in FREE}})
+    except ValueError as error:
         raise UserError(
             f"{path}: its training settings are damaged or of another version: {error}"
         ) from error
@@ -64,7 +64,7 @@ def hyperparameters_of(checkpoint: dict[str, Any]) -> Hyperparameters:
     Raises:
         UserError: they are missing or of another version.
     """
-    try:
-        return Hyperparameters(**checkpoint["hyp"])
-    except TypeError as error:
-        raise UserError(f"the hyper-parameters in the checkpoint are damaged: {error}") from error
+    values = checkpoint["hyp"]
+    if not isinstance(values, dict):
+        raise UserError("the checkpoint has no hyper-parameters; start a new run with --weights")
+    return Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})

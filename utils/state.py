@@ -127,6 +127,8 @@ class TrainingState:
     def _restore(self, content: Mapping[str, Any], resume: Mapping[str, Any]) -> None:
         self.model.load_state_dict(content["model"])
         self.ema.model.load_state_dict(content["ema"])
+        if type(resume["ema_updates"]) is not int:
+            raise TypeError(f"'ema_updates' is {resume['ema_updates']!r}")
         self.ema.updates = resume["ema_updates"]
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(resume["scaler"])
