@@ -17,7 +17,7 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt
 demo: setup
 	rm -rf $(RUN)
 	$(BIN)/python train.py --cfg yolov5n-gsconv.yaml --data digits.yaml --hyp hyp.digits.yaml \
-		--imgsz 192 --epochs 25 --batch-size 16 --workers 2 --project $(RUN) --name train
+		--imgsz 192 --epochs 16 --batch-size 16 --workers 2 --project $(RUN) --name train
 	$(BIN)/python val.py --weights $(RUN)/train/weights/best.pt --data digits.yaml --imgsz 192 \
 		--project $(RUN) --name val
 	$(BIN)/python detect.py --weights $(RUN)/train/weights/best.pt --source data/images --imgsz 192 \

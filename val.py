@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in train.py
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in train.py
 
 import numpy as np
 import torch
