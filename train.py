@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 if __name__ == "__main__":
-    # Before torch starts OpenMP: its threads spin for a millisecond at every barrier by default and so take the
-    # cores that others need, up to twenty times the step time on a busy machine; not spinning at all costs half
-    # as much again on a quiet one. This is a short spin.
+    # Before torch starts OpenMP: by default its threads spin for a millisecond at every barrier and take the
+    # cores that others need, up to twenty times the step time on a busy machine; not spinning at all makes a
+    # step half as slow again on a quiet one. This is a short spin.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
