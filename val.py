@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Before torch starts OpenMP: threads that wait without spinning leave the cores to decoding and the judge.
+    # Before torch starts OpenMP: threads that wait without spinning leave the cores to decoding and matching.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
