@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 if __name__ == "__main__":
     # Before torch starts OpenMP: by default its threads spin for a millisecond at every barrier and take the
-    # cores that others need, up to twenty times the step time on a busy machine; not spinning at all makes a
-    # step half as slow again on a quiet one. This is a short spin.
+    # cores that the data loader and other processes need; not spinning at all costs time on a quiet machine.
+    # This is a short spin. Compare with: GOMP_SPINCOUNT=300000 python benchmarks/overhead.py train
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch

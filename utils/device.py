@@ -72,7 +72,8 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
 def memory_format(device: torch.device) -> torch.memory_format:
     """The layout of images and weights that convolutions of a device like best.
 
-    On CPU a training step of yolov5n takes about 0.7 of the time with channels last (benchmarks/overhead.py).
+    On CPU oneDNN is quicker with channels last; `benchmarks/overhead.py train` shows it, as its bare side has
+    the default layout.
     """
     return torch.channels_last if device.type == "cpu" else torch.contiguous_format
 

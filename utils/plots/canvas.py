@@ -19,7 +19,6 @@ INK = "#1f2933"
 FAINT = "#9aa5b1"
 GRID_COLOUR = "#e4e7eb"
 ACCENT = "#1d4ed8"
-SECOND = "#d9480f"
 
 
 def new_figure(width: float, height: float, dpi: int = 110, *, automatic: bool = True) -> Figure:
