@@ -116,7 +116,11 @@ def train(
     schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
     state = build_state(config, hyp, model, data, schedule, process, device, checkpoint)
     criterion = DetectionLoss(
-        model.head.anchors, model.nc, hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz)
+        model.head.anchors,
+        model.nc,
+        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz),
+        running=state.iou_loss,
+        average=mean_over_processes,
     )
     options = TrainingOptions.of(config, data.imgsz, int(model.stride.max()), process, device)
     run = run or open_run(config, process)

@@ -13,7 +13,10 @@ ENGINE = {
     "utils.config", "utils.engine", "utils.state", "utils.setup", "utils.reporting",
     "utils.evolve", "utils.run",
 }  # fmt: skip
-PURE = {"utils.boxes", "utils.nms", "utils.metrics", "utils.loss", "utils.anchors", "utils.hyperparameters"}
+PURE = {
+    "utils.boxes", "utils.nms", "utils.metrics", "utils.box_loss", "utils.loss", "utils.anchors",
+    "utils.hyperparameters",
+}  # fmt: skip
 # heavy or optional packages: imported where they are used, so that start-up stays short
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",

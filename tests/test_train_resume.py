@@ -31,6 +31,20 @@ def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "exp"
 
 
+def hyp_with(iou: str, folder: Path) -> Path:
+    path = folder / "hyp.yaml"
+    path.write_text(f"iou: {iou}\n")
+    return path
+
+
+def assert_same_running_mean(a: Path, b: Path) -> None:
+    """Both ended with the same running mean of the box loss, which has moved."""
+    means = [
+        torch.load(run / "weights" / "last.pt", weights_only=True)["resume"]["iou_loss"] for run in (a, b)
+    ]
+    assert means[0] == means[1] < 1
+
+
 def test_killed_and_resumed_equals_uninterrupted(arguments: Arguments, tmp_path: Path) -> None:
     flags = (*arguments, "--epochs", "4")
     assert run(*flags, "--name", "whole").returncode == 0
@@ -45,12 +59,16 @@ def test_killed_and_resumed_equals_uninterrupted(arguments: Arguments, tmp_path:
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+# WIoU keeps a running mean, which is one more thing to restore
+@pytest.mark.parametrize(
+    ("number", "iou"),
+    [pytest.param(signal.SIGINT, "CIoU", marks=pytest.mark.slow), (signal.SIGTERM, "WIoU")],
+)
 def test_stopped_in_the_middle_of_an_epoch_resumes_exactly(
-    arguments: Arguments, tmp_path: Path, number: signal.Signals
+    arguments: Arguments, tmp_path: Path, number: signal.Signals, iou: str
 ) -> None:
     # batches of 1, so that a signal comes in the middle of an epoch and of an accumulated step
-    flags = (*arguments, "--batch-size", "1", "--epochs", "3")
+    flags = (*arguments, "--batch-size", "1", "--epochs", "3", "--hyp", str(hyp_with(iou, tmp_path)))
     assert run(*flags, "--name", "whole").returncode == 0
     process = start(*flags, "--name", "stopped")
     last = tmp_path / "stopped" / "weights" / "last.pt"
@@ -62,14 +80,17 @@ def test_stopped_in_the_middle_of_an_epoch_resumes_exactly(
     assert resume["batch"] > 0
     assert run("--resume", str(last)).returncode == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    if iou == "WIoU":
+        assert_same_running_mean(tmp_path / "whole", tmp_path / "stopped")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize(("to_all", "iou"), [(True, "WIoU"), (False, "CIoU")])
 def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
-    arguments: Arguments, tmp_path: Path, to_all: bool
+    arguments: Arguments, tmp_path: Path, to_all: bool, iou: str
 ) -> None:
-    flags = (*arguments, "--batch-size", "2", "--epochs", "6")  # 6 batches an epoch
+    # 6 batches an epoch
+    flags = (*arguments, "--batch-size", "2", "--epochs", "6", "--hyp", str(hyp_with(iou, tmp_path)))
     whole = torchrun(*flags, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
     process = start(*flags, "--name", "stopped", command=PAIR)
@@ -87,6 +108,9 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
     resumed = torchrun("--resume", str(last))
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    if iou == "WIoU":
+        # a resume hands the main process's mean to both: had they differed, the runs would have, too
+        assert_same_running_mean(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_patience_ends_a_run_for_good(
@@ -141,6 +165,8 @@ def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
         (lambda c: {"hyp": None}, "has no hyper-parameters"),
         (lambda c: {"hyp": c["hyp"] | {"lr7": 1.0}}, "unknown hyper-parameter 'lr7'"),
         (lambda c: {"hyp": c["hyp"] | {"warmup_epochs": "x"}}, "'warmup_epochs' must be a number"),
+        (lambda c: {"hyp": c["hyp"] | {"iou": "siou"}}, "the checkpoint: .*'iou' .* did you mean 'SIoU'"),
+        (lambda c: {"resume": c["resume"] | {"iou_loss": 0.0}}, "training state .* is damaged: 'iou_loss'"),
         (lambda c: {"resume": without(c["resume"], "epoch")}, "training state .* is damaged"),
         (lambda c: {"resume": c["resume"] | {"rng": [1]}}, "training state .* is damaged"),
         (lambda c: {"resume": None}, "holds weights only"),
@@ -159,6 +185,19 @@ def test_a_damaged_checkpoint_is_a_users_error(
     with pytest.raises(UserError, match=complaint):
         train.main(["--resume", str(path)])
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_a_file_from_before_the_choice_of_box_losses_resumes(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "weights" / "last.pt"
+    path.parent.mkdir(parents=True)
+    content = torch.load(finished / "weights" / "last.pt", weights_only=True)
+    older = {"hyp": without(content["hyp"], "iou"), "resume": without(content["resume"], "iou_loss")}
+    older["resume"] |= {"finished": False, "epoch": 0}
+    older["resume"]["results"] = []
+    torch.save(content | older, path)
+    train.main(["--resume", str(path)])
+    state = torch.load(path, weights_only=True)
+    assert (state["resume"]["epoch"], state["hyp"]["iou"]) == (1, "CIoU")
 
 
 def test_what_is_no_last_checkpoint_of_a_run_is_refused(finished: Path, tmp_path: Path) -> None:

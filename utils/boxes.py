@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Boxes = TypeVar("Boxes", Tensor, np.ndarray)
-IoUKind = Literal["IoU", "GIoU", "DIoU", "CIoU"]
+EPS = 1e-7  # keeps degenerate boxes from dividing by zero
+SHAPE_EXPONENT = 4  # of SIoU: how steeply differing sides are punished; its authors advise 2 to 6
 
 
 def xyxy_to_xywh(boxes: Boxes) -> Boxes:
@@ -86,7 +87,10 @@ def box_iou(boxes: Boxes, others: Boxes) -> Boxes:
 
 @dataclass(frozen=True)
 class PairGeometry:
-    """What the overlap measures of paired boxes are made of; every field but `eps` is a tensor (...,)."""
+    """What the overlap measures of paired boxes are made of; tensors are (...,).
+
+    `image` is the width and height of the image in the unit of the boxes; only MPDIoU needs it.
+    """
 
     w1: Tensor
     h1: Tensor
@@ -99,9 +103,12 @@ class PairGeometry:
     hull_w: Tensor  # sides of the smallest box around both
     hull_h: Tensor
     eps: float
+    image: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, box1: Tensor, box2: Tensor, eps: float) -> PairGeometry:
+    def of(
+        cls, box1: Tensor, box2: Tensor, eps: float = EPS, image: tuple[float, float] | None = None
+    ) -> PairGeometry:
         """Measure xywh boxes (..., 4) pair by pair."""
         x1, y1, w1, h1 = box1.unbind(-1)
         x2, y2, w2, h2 = box2.unbind(-1)
@@ -110,7 +117,7 @@ class PairGeometry:
         shared_h, hull_h = _span(dy, h1, h2)
         shared = shared_w.clamp(min=0) * shared_h.clamp(min=0)
         union = w1 * h1 + w2 * h2 - shared + eps
-        return cls(w1, h1, w2, h2, shared / union, union, dx, dy, hull_w, hull_h, eps)
+        return cls(w1, h1, w2, h2, shared / union, union, dx, dy, hull_w, hull_h, eps, image)
 
 
 def _giou(pair: PairGeometry) -> Tensor:
@@ -133,16 +140,66 @@ def _ciou(pair: PairGeometry) -> Tensor:
     return _diou(pair) - weight * aspect
 
 
-# A new overlap measure is one function of a PairGeometry and one line here.
+def _eiou(pair: PairGeometry) -> Tensor:
+    """DIoU less squared differences of the sides over the hull's (Zhang et al., arXiv:2101.08158)."""
+    width = (pair.w2 - pair.w1).square() / (pair.hull_w.square() + pair.eps)
+    height = (pair.h2 - pair.h1).square() / (pair.hull_h.square() + pair.eps)
+    return _diou(pair) - width - height
+
+
+def _siou(pair: PairGeometry) -> Tensor:
+    """IoU less half of a distance cost and of a shape cost (Gevorgyan, arXiv:2205.12740).
+
+    The paper's angle cost, 1 - 2 sin²(arcsin(sin a) - 45°) for the angle a between the line of centres and an
+    axis, is sin 2a = 2 sin a cos a; so written it needs no arcsin, whose slope is infinite at 90°. All three
+    costs carry gradients.
+    """
+    dx2, dy2 = pair.dx.square(), pair.dy.square()
+    angle = 2 * (pair.dx * pair.dy).abs() / (dx2 + dy2 + pair.eps)
+    sharpness = 2 - angle
+    distance = -torch.expm1(-sharpness * dx2 / (pair.hull_w.square() + pair.eps))
+    distance = distance - torch.expm1(-sharpness * dy2 / (pair.hull_h.square() + pair.eps))
+    wider, higher = torch.maximum(pair.w1, pair.w2), torch.maximum(pair.h1, pair.h2)
+    width = -torch.expm1(-(pair.w1 - pair.w2).abs() / (wider + pair.eps))
+    height = -torch.expm1(-(pair.h1 - pair.h2).abs() / (higher + pair.eps))
+    return pair.iou - (distance + width**SHAPE_EXPONENT + height**SHAPE_EXPONENT) / 2
+
+
+def _mpdiou(pair: PairGeometry) -> Tensor:
+    """IoU less the squared distances of the top-left and of the bottom-right corners over the image's squared
+    diagonal (Ma and Xu, arXiv:2307.07662).
+
+    With centres dx, dy and half sides dw, dh apart, the corners are (dx - dw, dy - dh) and (dx + dw, dy + dh)
+    apart; the squares add up to 2 (dx² + dy² + dw² + dh²).
+    """
+    if pair.image is None:
+        raise ValueError("MPDIoU needs the image's width and height")
+    width, height = pair.image
+    half_w, half_h = (pair.w2 - pair.w1) / 2, (pair.h2 - pair.h1) / 2
+    apart = 2 * (pair.dx.square() + pair.dy.square() + half_w.square() + half_h.square())
+    return pair.iou - apart / (width**2 + height**2)
+
+
+# A new overlap measure is one function of a PairGeometry and one line here; the hyper-parameter `iou` then
+# accepts its name.
 IOU_KINDS: dict[str, Callable[[PairGeometry], Tensor]] = {
     "IoU": lambda pair: pair.iou,
     "GIoU": _giou,
     "DIoU": _diou,
     "CIoU": _ciou,
+    "EIoU": _eiou,
+    "SIoU": _siou,
+    "MPDIoU": _mpdiou,
 }
 
 
-def iou(box1: Tensor, box2: Tensor, kind: IoUKind = "IoU", eps: float = 1e-7) -> Tensor:
+def iou(
+    box1: Tensor,
+    box2: Tensor,
+    kind: str = "IoU",
+    eps: float = EPS,
+    image: tuple[float, float] | None = None,
+) -> Tensor:
     """Overlap of boxes pair by pair, differentiable in both.
 
     Args:
@@ -150,16 +207,17 @@ def iou(box1: Tensor, box2: Tensor, kind: IoUKind = "IoU", eps: float = 1e-7) ->
         box2: the same, broadcastable to `box1`.
         kind: a key of `IOU_KINDS`.
         eps: keeps degenerate boxes from dividing by zero.
+        image: width and height of the image in the unit of the boxes, for MPDIoU.
 
     Returns:
         (...,) at most 1; the kinds other than IoU go below 0.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: an unknown kind, or MPDIoU without the size of the image.
     """
     if kind not in IOU_KINDS:
         raise ValueError(f"unknown overlap measure {kind!r}; known: {', '.join(IOU_KINDS)}")
-    return IOU_KINDS[kind](PairGeometry.of(box1, box2, eps))
+    return IOU_KINDS[kind](PairGeometry.of(box1, box2, eps, image))
 
 
 def _span(offset: Tensor, side1: Tensor, side2: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import yaml
 
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.hyperparameters import FIELDS, Hyperparameters, load_hyperparameters
+from utils.hyperparameters import FIELDS, Hyperparameters, checked, load_hyperparameters
 from utils.metrics import fitness
 from utils.plots.canvas import new_figure, save_figure
 from utils.seeding import generator_for
@@ -208,18 +208,23 @@ def load_trials(path: Path) -> list[Trial]:
 
 
 def _trial(path: Path, line: int, row: Sequence[str]) -> Trial:
+    place = f"{path}: line {line}"
+    if len(row) != len(METRICS) + len(FIELDS):
+        raise UserError(f"{place}: {len(row)} columns instead of {len(METRICS) + len(FIELDS)}")
     try:
-        if len(row) != len(METRICS) + len(FIELDS):
-            raise ValueError(f"{len(row)} columns instead of {len(METRICS) + len(FIELDS)}")
-        values = dict(zip(FIELDS, row[len(METRICS) :]))
-        hyp = {key: int(text) if key == "nominal_batch" else _number(text) for key, text in values.items()}
-        return Trial(tuple(map(float, row[: len(METRICS)])), Hyperparameters(**hyp))  # type: ignore[arg-type]
+        metrics = tuple(map(float, row[: len(METRICS)]))
     except ValueError as error:
-        raise UserError(f"{path}: line {line}: {error}") from error
+        raise UserError(f"{place}: {error}") from error
+    values = zip(FIELDS, map(_value, row[len(METRICS) :]))
+    return Trial(metrics, Hyperparameters(**{key: checked(place, key, value) for key, value in values}))
 
 
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+def _value(text: str) -> float | str | None:
+    """What a hyper-parameter's cell holds: a number, a word, or nothing for None."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
 
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:

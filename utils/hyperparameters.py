@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from utils.box_loss import BOX_LOSSES
 from utils.errors import UserError
 
 
@@ -27,6 +28,7 @@ class Hyperparameters:
     warmup_bias_lr: float = 0.1
     nominal_batch: int = 64  # gradients accumulate until about this many images have been seen
     # loss
+    iou: str = "CIoU"  # what the box loss is made of, one of utils.box_loss.BOX_LOSSES
     box: float = 0.05
     cls: float = 0.5
     cls_pw: float = 1.0  # weight of positives in the class BCE
@@ -63,6 +65,7 @@ class Hyperparameters:
         )
 
 
+CHOICES = {"iou": BOX_LOSSES}  # the others are numbers
 PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
 # (lowest, highest) value of the others that have one besides 0
 LIMITS = {
@@ -89,7 +92,7 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
     """Read a hyper-parameter yaml; keys that the file leaves out keep their defaults.
 
     Raises:
-        UserError: not a mapping, an unknown key, or a value that is not a finite number.
+        UserError: not a mapping, an unknown key, or a value that the key may not have.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -109,12 +112,14 @@ def checked(source: str, key: str, value: Any) -> Any:
         source: where it comes from, for the message.
 
     Raises:
-        UserError: an unknown key, no number, or out of its range.
+        UserError: an unknown key, no number or out of its range, or none of the choices.
     """
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"
         raise UserError(f"{source}: unknown hyper-parameter '{key}'{hint}")
+    if key in CHOICES:
+        return _chosen(source, key, value)
     if key == "anchors" and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
@@ -125,3 +130,14 @@ def checked(source: str, key: str, value: Any) -> Any:
         allowed = f"between {low} and {high}" if high < float("inf") else "0 or more"
         raise UserError(f"{source}: hyper-parameter '{key}' must be {allowed}, found {value}")
     return int(value) if key == "nominal_batch" else value
+
+
+def _chosen(source: str, key: str, value: Any) -> str:
+    known = {choice.lower(): choice for choice in CHOICES[key]}
+    if value in known.values():
+        return value
+    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f"; did you mean '{known[near[0]]}'?" if near else ""
+    raise UserError(
+        f"{source}: hyper-parameter '{key}' must be one of {', '.join(CHOICES[key])}, found {value!r}{hint}"
+    )

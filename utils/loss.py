@@ -5,7 +5,7 @@ Shapes: B images, `nl` levels, `na` anchors a level, H x W cells of a level, `nc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.boxes import iou
+from utils.box_loss import BOX_LOSSES, RunningMean, box_loss
 from utils.hyperparameters import Hyperparameters
 
 # Objectness weight per level: fine levels have many more cells, and most of them are background.
@@ -82,21 +82,36 @@ class DetectionLoss:
     Args:
         anchors: (nl, na, 2) float, width and height in grid units of each level.
         nc: number of classes; with one class there is no class loss.
-        hyp: gains (already scaled to the model), positive weights, focal exponent, label smoothing, anchor_t.
+        hyp: the box loss, gains (already scaled to the model), positive weights, focal exponent, label
+            smoothing, anchor_t.
         balance: objectness weight per level, fine to coarse; by default the usual one for that many levels.
+        running: the mean that WIoU compares with. It follows every batch, after the loss of that batch, and
+            rests where gradients are off, as in validation. By default a new one.
+        average: element-wise mean of a tensor over the processes that train together; by default one trains.
 
     Raises:
-        ValueError: anchors of another shape, or fewer weights than levels.
+        ValueError: anchors of another shape, fewer weights than levels, or an unknown box loss.
     """
 
     def __init__(
-        self, anchors: Tensor, nc: int, hyp: Hyperparameters, balance: Sequence[float] | None = None
+        self,
+        anchors: Tensor,
+        nc: int,
+        hyp: Hyperparameters,
+        balance: Sequence[float] | None = None,
+        *,
+        running: RunningMean | None = None,
+        average: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         if anchors.ndim != 3 or anchors.shape[2] != 2:
             raise ValueError(f"anchors must be (nl, na, 2), found {tuple(anchors.shape)}")
+        if hyp.iou not in BOX_LOSSES:
+            raise ValueError(f"unknown box loss {hyp.iou!r}; known: {', '.join(BOX_LOSSES)}")
         self.anchors = anchors.detach().float()
         self.nc = nc
         self.hyp = hyp
+        self.running = RunningMean() if running is None else running
+        self.average = average
         if balance is None:
             balance = THREE_LEVELS_BALANCE if len(anchors) == 3 else MANY_LEVELS_BALANCE
         self.balance = tuple(balance)
@@ -122,28 +137,41 @@ class DetectionLoss:
         self.anchors = self.anchors.to(device)
         targets = targets.to(device, torch.float32)
         parts = torch.zeros(3, device=device)
+        overlaps = []
         with torch.autocast(device.type, enabled=False):
             for logits, anchors, weight in zip(predictions, self.anchors, self.balance):
-                box, objectness, category = self._level(logits, anchors, targets)
+                box, objectness, category, overlap = self._level(logits, anchors, targets)
                 parts = parts + torch.stack((box, objectness * weight, category))
+                overlaps.append(overlap)
             parts = parts * parts.new_tensor((self.hyp.box, self.hyp.obj, self.hyp.cls))
+        if self.hyp.iou == "WIoU" and torch.is_grad_enabled():
+            self.running.update(1 - torch.cat(overlaps), self.average)
         return parts.sum() * len(predictions[0]), parts.detach()
 
-    def _level(self, logits: Tensor, anchors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unweighted box, objectness and class loss of one level."""
+    def _level(
+        self, logits: Tensor, anchors: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Unweighted box, objectness and class loss of one level, and the (K,) overlaps of its pairs.
+
+        Objectness is to state the overlap of the cell's box and label, without gradient and at least 0: the
+        measure of a box loss of the form 1 - measure, EIoU with Focal-EIoU, IoU with WIoU.
+        """
         wanted = torch.zeros(logits.shape[:4], device=logits.device)
         box = category = wanted.new_zeros(())
-        found = assign(targets, anchors, (logits.shape[2], logits.shape[3]), self.hyp.anchor_t)
+        overlap = wanted.new_zeros(0)
+        rows, columns = logits.shape[2:4]
+        found = assign(targets, anchors, (rows, columns), self.hyp.anchor_t)
         objectness, answers = _ReadCells.apply(logits, found)  # (B, na, H, W), (K, 5 + nc)
         if len(found):
             centre = answers[:, :2].sigmoid() * 2 - 0.5
             size = (answers[:, 2:4].sigmoid() * 2).square() * found.priors
-            overlap = iou(torch.cat((centre, size), dim=1), found.boxes, "CIoU")
-            box = (1 - overlap).mean()
-            _write_last(wanted, found, overlap.detach().clamp(min=0))
+            boxes = torch.cat((centre, size), dim=1)
+            pairs, overlap = box_loss(self.hyp.iou, boxes, found.boxes, (columns, rows), self.running.value)
+            box = pairs.mean()
+            _write_last(wanted, found, overlap.clamp(min=0))
             if self.nc > 1:
                 category = self._bce(answers[:, 5:], self._smoothed(found.category), self.hyp.cls_pw)
-        return box, self._bce(objectness, wanted, self.hyp.obj_pw), category
+        return box, self._bce(objectness, wanted, self.hyp.obj_pw), category, overlap
 
     def _smoothed(self, category: Tensor) -> Tensor:
         """(K,) classes to (K, nc) class targets between smoothing / 2 and 1 - smoothing / 2."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from models.yolo import DetectionModel
+from utils.box_loss import RunningMean
 from utils.checkpoint import FORMAT, VERSION, write_checkpoint
 from utils.ema import ModelEma
 from utils.errors import UserError
@@ -53,6 +54,7 @@ class TrainingState:
         processes: how many train together.
         since_step: batches whose gradients wait in `.grad` for the next optimizer step.
         loss_sum: (3,) sums of the box, objectness and class loss over the batches done in this epoch.
+        iou_loss: running mean of the IoU loss, which a `DetectionLoss` moves; only WIoU makes use of it.
         results: one row of `results.csv` for each finished epoch.
         maps: mAP50-95 of each class at the last validation, for `--image-weights`.
         finished: all epochs are done, or patience has run out.
@@ -70,6 +72,7 @@ class TrainingState:
     processes: int = 1
     best: BestEpoch = field(default_factory=lambda: BestEpoch())
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(3))
+    iou_loss: RunningMean = field(default_factory=RunningMean)
     results: list[list[float]] = field(default_factory=list)
     maps: list[float] = field(default_factory=list)
     finished: bool = False
@@ -90,6 +93,7 @@ class TrainingState:
             **{name: getattr(self, name) for name in self.COUNTERS},
             "best": asdict(self.best),
             "loss_sum": self.loss_sum,
+            "iou_loss": self.iou_loss.value,
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
             "gradients": pending if self.since_step else {},
@@ -138,6 +142,8 @@ class TrainingState:
             setattr(self, name, resume[name])
         self.best = BestEpoch(**resume["best"])
         self.loss_sum = resume["loss_sum"].to(self.loss_sum.device)
+        # files that are older than the choice of box losses have none
+        self.iou_loss.value = _mean_loss(resume.get("iou_loss", self.iou_loss.value))
         for name, parameter in self.model.named_parameters():
             gradient = resume["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter)
@@ -161,3 +167,9 @@ class TrainingState:
             "hyp": asdict(self.hyp),
             "date": datetime.datetime.now().isoformat(timespec="seconds"),
         }
+
+
+def _mean_loss(value: Any) -> float:
+    if type(value) is not float or not 0 < value < float("inf"):
+        raise ValueError(f"'iou_loss' is {value!r}")
+    return value

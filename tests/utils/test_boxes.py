@@ -98,7 +98,54 @@ def test_ciou_aspect_term_by_hand():
     assert B.iou(a, b, "CIoU").item() == pytest.approx(1 / 4 - weight * aspect, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+# corners (0, 0), (2, 2) and (1, 0), (5, 2), centres 2 apart: shared 1 x 2, union 4 + 8 - 2 = 10, hull 5 x 2
+SQUARE, WIDE = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([3.0, 1.0, 4.0, 2.0])
+
+
+def test_eiou_by_hand():
+    # squared centre distance 4 over 25 + 4, squared difference of widths 4 over 25, of heights 0
+    assert B.iou(SQUARE, WIDE, "EIoU").item() == pytest.approx(0.2 - 4 / 29 - 4 / 25, abs=1e-6)
+
+
+def test_mpdiou_by_hand():
+    # top-left corners 1 apart, bottom-right ones 3; an image of 8 x 6 has the squared diagonal 100
+    overlap = B.iou(SQUARE, WIDE, "MPDIoU", image=(8, 6))
+    assert overlap.item() == pytest.approx(0.2 - (1 + 9) / 100, abs=1e-6)
+    assert B.iou(WIDE, SQUARE, "MPDIoU", image=(6, 8)).item() == pytest.approx(overlap.item())
+    # boxes that share a centre are measured by their sides: 4 x 2 and 2 x 2, corners 1 apart twice
+    nested = B.iou(SQUARE, torch.tensor([1.0, 1.0, 4.0, 2.0]), "MPDIoU", image=(8, 6))
+    assert nested.item() == pytest.approx(4 / 8 - 2 / 100, abs=1e-6)
+    with pytest.raises(ValueError, match="MPDIoU needs the image's width and height"):
+        B.iou(SQUARE, WIDE, "MPDIoU")
+
+
+def test_siou_distance_cost_by_hand():
+    # along an axis the angle cost is 0: distance cost 1 - exp(-2 (1 / 3)^2), same shape
+    along = B.iou(SQUARE, torch.tensor([2.0, 1.0, 2.0, 2.0]), "SIoU")
+    assert along.item() == pytest.approx(2 / 6 - (1 - math.exp(-2 / 9)) / 2, abs=1e-6)
+    # at 45 degrees it is 1: distance cost 2 (1 - exp(-(2 - 1) (1 / 3)^2)); shared 1, union 7
+    across = B.iou(SQUARE, torch.tensor([2.0, 2.0, 2.0, 2.0]), "SIoU")
+    assert across.item() == pytest.approx(1 / 7 - (1 - math.exp(-1 / 9)), abs=1e-6)
+
+
+def test_siou_angle_cost_is_that_of_the_paper():
+    # 4 x 4 boxes, centres (sqrt 3, 1) apart, at 30 degrees: shared (4 - sqrt 3) x 3, hull (4 + sqrt 3) x 5
+    root = math.sqrt(3)
+    angle = 1 - 2 * math.sin(math.asin(1 / 2) - math.pi / 4) ** 2
+    distance = 2 - math.exp(-(2 - angle) * 3 / (4 + root) ** 2) - math.exp(-(2 - angle) / 25)
+    shared = (4 - root) * 3
+    found = B.iou(torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([root, -1.0, 4.0, 4.0]), "SIoU")
+    assert found.item() == pytest.approx(shared / (32 - shared) - distance / 2, abs=1e-6)
+
+
+def test_siou_shape_cost_by_hand():
+    # 4 x 1 and 1 x 1 around one centre: widths differ by 3 of 4, heights are the same
+    a, b = torch.tensor([0.0, 0.0, 4.0, 1.0]), torch.tensor([0.0, 0.0, 1.0, 1.0])
+    expected = 1 / 4 - (1 - math.exp(-3 / 4)) ** 4 / 2
+    assert B.iou(a, b, "SIoU").item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["IoU", "GIoU", "DIoU", "CIoU"])
 def test_paired_kinds_equal_the_recorded_values(golden, kind):
     data = np.load(golden / "iou_xywh.npz")
     out = B.iou(torch.tensor(data["b1"]), torch.tensor(data["b2"]), kind)
@@ -108,20 +155,43 @@ def test_paired_kinds_equal_the_recorded_values(golden, kind):
 @pytest.mark.parametrize("kind", list(B.IOU_KINDS))
 def test_paired_kinds_are_one_for_equal_boxes_and_have_finite_gradients(kind):
     box = torch.tensor([[3.0, 4.0, 2.0, 5.0]], dtype=torch.float64)
-    assert B.iou(box, box, kind).item() == pytest.approx(1, abs=1e-6)
+    assert B.iou(box, box, kind, image=(20, 10)).item() == pytest.approx(1, abs=1e-6)
     degenerate = torch.tensor([[3.0, 4.0, 0.0, 0.0], [9.0, 9.0, 1.0, 1.0]], requires_grad=True)
-    B.iou(degenerate, torch.tensor([3.0, 4.0, 0.0, 0.0]), kind).sum().backward()
+    B.iou(degenerate, torch.tensor([3.0, 4.0, 0.0, 0.0]), kind, image=(20, 10)).sum().backward()
     assert degenerate.grad is not None and degenerate.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["IoU", "GIoU", "DIoU"])  # CIoU's weight is held constant on purpose
-def test_paired_gradients_numerically(kind):
+def random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     a = torch.rand(8, 4, generator=draw, dtype=torch.float64) + 0.5
     b = torch.rand(8, 4, generator=draw, dtype=torch.float64) + 0.5
-    assert torch.autograd.gradcheck(lambda x: B.iou(x, b, kind), a.requires_grad_())
+    return a.requires_grad_(), b
+
+
+@pytest.mark.parametrize("kind", [kind for kind in B.IOU_KINDS if kind != "CIoU"])
+def test_paired_gradients_numerically(kind):
+    a, b = random_pairs()
+    assert torch.autograd.gradcheck(lambda x: B.iou(x, b, kind, image=(3, 2)), a)
+
+
+def test_ciou_gradient_numerically_with_its_weight_held_constant():
+    a, b = random_pairs()
+
+    def aspect(x: torch.Tensor) -> torch.Tensor:
+        angle = torch.atan(b[:, 2] / b[:, 3]) - torch.atan(x[:, 2] / x[:, 3])
+        return 4 / math.pi**2 * angle**2
+
+    held = (aspect(a) / (1 - B.iou(a, b) + aspect(a))).detach()
+
+    def ciou(x: torch.Tensor) -> torch.Tensor:
+        return B.iou(x, b, "DIoU") - held * aspect(x)
+
+    assert torch.autograd.gradcheck(ciou, a)
+    (expected,) = torch.autograd.grad(ciou(a).sum(), a)
+    (found,) = torch.autograd.grad(B.iou(a, b, "CIoU").sum(), a)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_unknown_kind_names_the_known_ones():
     with pytest.raises(ValueError, match="'XIoU'; known: IoU, GIoU, DIoU, CIoU"):
-        B.iou(torch.zeros(4), torch.zeros(4), "XIoU")  # type: ignore[arg-type]
+        B.iou(torch.zeros(4), torch.zeros(4), "XIoU")

@@ -35,7 +35,7 @@ def quality(hyp: Hyperparameters, generation: int) -> list[float]:
     return [0.5, 0.5, score, score, 0.1, 0.2, 0.3]
 
 
-def trial(score: float, **values: float) -> Trial:
+def trial(score: float, **values: float | str) -> Trial:
     return Trial((0.0, 0.0, score, score, 0.0, 0.0, 0.0), Hyperparameters(**values))  # type: ignore[arg-type]
 
 
@@ -131,14 +131,29 @@ def test_equals_and_diverged_trainings_can_be_parents() -> None:
 
 
 def test_ranges_name_hyperparameters_and_hold_the_defaults() -> None:
-    assert set(FIELDS) - set(RANGES) == {"iou_t", "nominal_batch"}
+    assert set(FIELDS) - set(RANGES) == {"iou", "iou_t", "nominal_batch"}
     for key, allowed in RANGES.items():
-        default = getattr(Hyperparameters(), key)
+        default: float | None = getattr(Hyperparameters(), key)
         assert default is None or default == 0 or allowed.low <= default <= allowed.high
 
 
+@pytest.mark.usefixtures("unplotted")
+def test_the_box_loss_is_inherited_and_never_mutated(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def record(hyp: Hyperparameters, generation: int) -> list[float]:
+        tried.append(hyp.iou)
+        return [*quality(hyp, generation)[:2], 0.9, 0.9, 0, 0, 0] if hyp.iou == "SIoU" else [0.0] * 7
+
+    found = evolve(record, Hyperparameters(), 12, tmp_path, population=[Hyperparameters(iou="SIoU")])
+    assert tried[:2] == ["CIoU", "SIoU"]
+    assert set(tried[2:]) == {"SIoU"}  # the parent that is chosen for its lead
+    assert [row.hyp.iou for row in load_trials(tmp_path / "evolve.csv")] == tried
+    assert found.iou == load_hyperparameters(tmp_path / "hyp_evolve.yaml").iou == "SIoU"
+
+
 def test_csv_keeps_every_digit(tmp_path: Path) -> None:
-    trials = [trial(0.1 + 0.2, lr0=1 / 3), trial(float("nan"), anchors=3.0)]
+    trials = [trial(0.1 + 0.2, lr0=1 / 3), trial(float("nan"), anchors=3.0, iou="Focal-EIoU")]
     save_trials(tmp_path, trials)
     assert repr(load_trials(tmp_path / "evolve.csv")) == repr(trials)
     with (tmp_path / "evolve.csv").open() as file:
@@ -169,6 +184,9 @@ def test_bad_input(tmp_path: Path) -> None:
     for bad, message in [
         (good + "1,2\n", "line 3: 2 columns"),
         (good.replace("\n0.0", "\nhalf", 1), "line 2"),
+        (good.replace("CIoU", "ciou"), "line 2: hyper-parameter 'iou' must be one of .* mean 'CIoU'"),
+        (good.replace("0.937", "fast"), "line 2: hyper-parameter 'momentum' must be a number, found 'fast'"),
+        (good.replace("0.937", ""), "line 2: hyper-parameter 'momentum' must be a number, found None"),
     ]:
         file.write_text(bad)
         with pytest.raises(UserError, match=message):
@@ -176,6 +194,6 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_hyperparameter_yaml_of_an_evolution_is_complete(tmp_path: Path) -> None:
-    hyp = Hyperparameters(lr0=1e-5, perspective=0.00012, anchors=4.0)
+    hyp = Hyperparameters(lr0=1e-5, perspective=0.00012, anchors=4.0, iou="WIoU")
     save_trials(tmp_path, [Trial((0.0,) * 7, hyp)])
     assert dataclasses.asdict(load_hyperparameters(tmp_path / "hyp_evolve.yaml")) == dataclasses.asdict(hyp)

@@ -7,14 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from utils.box_loss import BOX_LOSSES
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
+
+HYPS = Path(__file__).resolve().parents[2] / "data" / "hyps"
 
 
 def test_missing_keys_keep_their_defaults(tmp_path: Path) -> None:
     (tmp_path / "hyp.yaml").write_text("lr0: 0.1\nnominal_batch: 16\n")
     hyp = load_hyperparameters(tmp_path / "hyp.yaml")
-    assert (hyp.lr0, hyp.nominal_batch, hyp.momentum) == (0.1, 16, 0.937)
+    assert (hyp.lr0, hyp.nominal_batch, hyp.momentum, hyp.iou) == (0.1, 16, 0.937, "CIoU")
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_every_box_loss_is_a_choice(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "hyp.yaml").write_text(f"iou: {kind}\n")
+    hyp = load_hyperparameters(tmp_path / "hyp.yaml")
+    assert hyp.iou == hyp.scaled(nl=4, nc=2, imgsz=64).iou == kind
+
+
+def test_the_files_name_every_box_loss() -> None:
+    for file in HYPS.glob("hyp.*.yaml"):
+        line = next((line for line in file.read_text().splitlines() if line.startswith("# iou:")), None)
+        if file.name != "hyp.digits.yaml":
+            assert line is not None
+            assert set(BOX_LOSSES) <= set(line.replace(",", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -29,6 +47,17 @@ def test_missing_keys_keep_their_defaults(tmp_path: Path) -> None:
         ("mixup: 7", "'mixup' must be between 0.0 and 1.0, found 7"),
         ("nominal_batch: 0.5", "'nominal_batch' must be between 1"),
         ("lr0: 1.0e10", "yaml writes exponents with a sign"),
+        ("iou: ciou", "'iou' must be one of IoU, GIoU, "),
+        ("iou: ciou", "found 'ciou'; did you mean 'CIoU'?"),
+        ("iou: wiou", "did you mean 'WIoU'?"),
+        ("iou: focal_eiou", "did you mean 'Focal-EIoU'?"),
+        ("iou: MPD-IoU", "did you mean 'MPDIoU'?"),
+        (
+            "iou: 3",
+            "'iou' must be one of IoU, GIoU, DIoU, CIoU, EIoU, SIoU, MPDIoU, Focal-EIoU, WIoU, found 3",
+        ),
+        ("iou:", "found None"),
+        ("iou: [CIoU]", "found ['CIoU']"),
         ("- 1", "expected a mapping of hyper-parameters, found list"),
         ("a: [", "not valid yaml"),
     ],

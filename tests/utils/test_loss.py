@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from utils.box_loss import BOX_LOSSES, MEAN_MOMENTUM, RunningMean
 from utils.hyperparameters import Hyperparameters
 from utils.loss import DetectionLoss, assign
 
@@ -111,6 +112,101 @@ def test_loss_by_hand():
     log2 = math.log(2)
     np.testing.assert_allclose(items, [0, 4 * log2, 0.5 * log2], atol=1e-6)
     assert total.item() == pytest.approx(4.5 * log2, abs=1e-5)
+
+
+# One image, one level of 2 rows and 4 columns, one anchor of 1 x 1, one class. The label is 2 x 1 around the
+# middle of the first cell, whose zero answer decodes to 1 x 1 around the same point: IoU 1 / 2, hull 2 x 1.
+# Widths differ by 1; corners are 1/2 apart twice, on an image whose squared diagonal is 16 + 4.
+LABEL = torch.tensor([[0, 0, 0.5 / 4, 0.5 / 2, 2 / 4, 1 / 2]])
+ASPECT = 4 / math.pi**2 * (math.atan(2) - math.atan(1)) ** 2
+OVERLAPS = {
+    "IoU": 0.5,
+    "GIoU": 0.5,
+    "DIoU": 0.5,
+    "CIoU": 0.5 - ASPECT**2 / (0.5 + ASPECT),
+    "EIoU": 0.5 - 1 / 4,
+    "SIoU": 0.5 - (1 - math.exp(-1 / 2)) ** 4 / 2,
+    "MPDIoU": 0.5 - (1 / 4 + 1 / 4) / 20,
+    "Focal-EIoU": 0.5 - 1 / 4,
+    "WIoU": 0.5,
+}
+# of the losses that are not 1 - overlap; the running mean is 1, so the pair's outlier degree is its IoU loss
+WEIGHTS = {"Focal-EIoU": math.sqrt(0.5), "WIoU": 0.5 / (3 * 1.9 ** (0.5 - 3))}
+
+
+def logits_of_the_hand_case() -> torch.Tensor:
+    logits = torch.zeros(1, 1, 2, 4, 6)
+    logits[..., 4] = 1
+    return logits
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_box_losses_and_their_objectness_by_hand(kind):
+    loss = DetectionLoss(torch.ones(1, 1, 2), 1, dataclasses.replace(HYP, iou=kind))
+    _, (box, objectness, _) = loss([logits_of_the_hand_case()], LABEL)
+    assert box.item() == pytest.approx(0.05 * WEIGHTS.get(kind, 1) * (1 - OVERLAPS[kind]), abs=1e-6)
+    # BCE at logit 1 is log(1 + e) - target; the mean over 8 cells, balance 4
+    expected = 4 * (math.log(1 + math.e) - OVERLAPS[kind] / 8)
+    assert objectness.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_ciou_is_the_default():
+    predictions, anchors, targets = random_case(3)
+    named, _ = DetectionLoss(anchors, 3, dataclasses.replace(HYP, iou="CIoU"))(predictions, targets)
+    assert torch.equal(named, DetectionLoss(anchors, 3, HYP)(predictions, targets)[0])
+
+
+def test_the_running_mean_follows_training_and_rests_in_validation():
+    mean = RunningMean()
+    loss = DetectionLoss(torch.ones(1, 1, 2), 1, dataclasses.replace(HYP, iou="WIoU"), running=mean)
+    for quiet in (torch.no_grad, torch.inference_mode):
+        with quiet():
+            loss([logits_of_the_hand_case()], LABEL)
+    assert mean.value == 1
+    loss([logits_of_the_hand_case()], LABEL)
+    assert mean.value == pytest.approx(1 + MEAN_MOMENTUM * (0.5 - 1), abs=1e-9)
+    moved = mean.value
+    loss([logits_of_the_hand_case()], torch.zeros(0, 6))
+    assert mean.value == moved
+
+
+def test_the_running_mean_is_over_the_pairs_of_all_levels():
+    # Both levels have the same grid. The zero answer beside the second one's anchor is 2 x 2: IoU 2 / 4 with
+    # the label. The first one's shall be 1/2 x 1/2, IoU 1 / 8: (2 sigmoid)^2 = 1/2, sigmoid = sqrt(1/2) / 2.
+    logits = logits_of_the_hand_case()
+    logits[0, 0, 0, 0, 2:4] = torch.tensor(math.sqrt(0.5) / 2).logit()
+    mean = RunningMean()
+    anchors = torch.tensor([[[1.0, 1.0]], [[2.0, 2.0]]])
+    loss = DetectionLoss(anchors, 1, dataclasses.replace(HYP, iou="WIoU"), running=mean)
+    loss([logits, logits_of_the_hand_case()], LABEL)
+    average = ((1 - 1 / 8) + (1 - 1 / 2)) / 2
+    assert mean.value == pytest.approx(1 + MEAN_MOMENTUM * (average - 1), abs=1e-8)
+
+
+def test_only_wiou_asks_the_other_processes():
+    predictions, anchors, targets = random_case(2)
+    asked: list[torch.Tensor] = []
+
+    def average(total: torch.Tensor) -> torch.Tensor:
+        asked.append(total)
+        return total
+
+    for kind in BOX_LOSSES:
+        hyp = dataclasses.replace(HYP, iou=kind)
+        criterion = DetectionLoss(anchors, 3, hyp, average=average)
+        criterion(predictions, targets)
+        criterion(predictions, torch.zeros(0, 6))
+        assert len(asked) == (2 if kind == "WIoU" else 0)
+        asked.clear()
+
+
+@pytest.mark.parametrize("kind", BOX_LOSSES)
+def test_every_box_loss_stays_finite_on_extreme_logits(kind):
+    predictions, anchors, targets = random_case(3)
+    hot = [(p * 100).requires_grad_() for p in predictions]
+    total, _ = DetectionLoss(anchors, 3, dataclasses.replace(HYP, iou=kind))(hot, targets)
+    total.backward()
+    assert total.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in hot)
 
 
 def test_objectness_follows_the_last_label_of_a_cell():
@@ -223,6 +319,8 @@ def test_predictions_that_do_not_fit(shape, message):
 
 
 def test_constructor_checks():
+    with pytest.raises(ValueError, match="unknown box loss 'XIoU'; known: IoU, GIoU"):
+        DetectionLoss(torch.ones(3, 3, 2), 3, dataclasses.replace(HYP, iou="XIoU"))
     with pytest.raises(ValueError, match=r"anchors must be \(nl, na, 2\), found \(3, 2\)"):
         DetectionLoss(torch.ones(3, 2), 3, HYP)
     with pytest.raises(ValueError, match="3 levels need as many balance weights"):
