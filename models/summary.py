@@ -10,29 +10,44 @@ import torch
 from torch import nn
 
 from models.parse import Layer, run_layers
-from utils.complexity import call_on_meta, count_flops, count_parameters, thop_gflops
-
-THOP_SIDE = 128  # thop really runs the network: a small image, scaled up by area, costs a fraction
+from utils.complexity import call_on_meta, count_parameters, thop_gflops
+from utils.cost import Cost, Meter
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One line of the table: the layer, its parameters, and GFLOPs (2 x multiply-adds, fused)."""
+    """One line of the table: the layer, its parameters and its share of the pass through the network.
+
+    `cost.depth` is that of the layer's output; `cost.peak_bytes` is what is alive while the layer runs, also
+    outputs that wait for later layers.
+    """
 
     layer: Layer
     parameters: int
-    gflops: float
+    cost: Cost
+
+    @property
+    def gflops(self) -> float:
+        """GFLOPs, 2 x multiply-adds of convolutions and matrix products."""
+        return self.cost.flops("conv") / 1e9
 
 
 def layer_costs(modules: nn.Sequential, layers: Sequence[Layer], ch: int, imgsz: int) -> list[LayerCost]:
-    """Cost of every layer for one image of `imgsz` x `imgsz` pixels and `ch` channels; runs no arithmetic."""
+    """Cost of every layer for one image of `imgsz` x `imgsz` pixels and `ch` channels; runs no arithmetic.
+
+    In the modules' own train or eval mode; decoding of the predictions belongs to eval mode.
+    """
     costs: list[LayerCost] = []
+    meter = Meter()
 
     def measure(layer: Layer, module: nn.Module, x: Any) -> Any:
-        costs.append(LayerCost(layer, count_parameters(module), count_flops(module, x) / 1e9))
-        return call_on_meta(module, x)
+        y = call_on_meta(module, x, around=meter)
+        costs.append(LayerCost(layer, count_parameters(module), meter.take(y)))
+        return y
 
-    run_layers(modules, layers, torch.empty(1, ch, imgsz, imgsz, device="meta"), measure)
+    image = torch.empty(1, ch, imgsz, imgsz, device="meta")
+    meter.follow(image)
+    run_layers(modules, layers, image, measure)
     return costs
 
 
@@ -63,8 +78,8 @@ def summary_line(
     line += f", {sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz)):.3f} GFLOPs at {imgsz}"
     if not thop:
         return line
-    other = thop_gflops(_Network(modules, layers), torch.zeros(1, ch, THOP_SIDE, THOP_SIDE))
-    figure = "not installed" if other is None else f"{other * (imgsz / THOP_SIDE) ** 2:.3f} GFLOPs"
+    other = thop_gflops(_Network(modules, layers), torch.empty(1, ch, imgsz, imgsz, device="meta"))
+    figure = "not installed" if other is None else f"{other:.3f} GFLOPs"
     return f"{line} (convolutions only, fused; thop with BatchNorm: {figure})"
 
 

@@ -28,7 +28,7 @@ def flag(default: object, help: str, *names: str, **argparse_options: object) ->
     Args:
         default: value without the flag.
         help: one line for `--help`.
-        names: spellings, when they are not just `--field-name`.
+        names: spellings, when they are not just `--field-name`; the field's own name makes it positional.
         argparse_options: passed to `ArgumentParser.add_argument` in place of what the type implies.
     """
     return dataclasses.field(
@@ -219,7 +219,7 @@ def parse_flags(config: type[ConfigType], argv: Sequence[str] | None = None) -> 
     line and status 2, `--help` with status 0.
     """
     parser = build_parser(config)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_intermixed_args(argv))
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     try:
         return config(**{**values, **lists})
@@ -267,10 +267,11 @@ def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:
         options = {
             **_options_of_type(types[field.name]),
             **field.metadata["options"],
-            "dest": field.name,
             "default": field.default,
             "help": field.metadata["help"],
         }
+        if names != (field.name,):  # a positional argument has its name for destination
+            options["dest"] = field.name
         parser.add_argument(*names, **options)
     return parser
 
