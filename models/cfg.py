@@ -16,7 +16,9 @@ from utils.files import ROOT, find_file
 FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 MULTIPLES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
 REQUIRED = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
-OPTIONAL = ("activation", "ch", "inplace")  # `inplace` stands in old yamls and has no effect
+# `fixed_backbone: true` keeps the multiples away from the backbone rows, for published backbones of one size;
+# `inplace` stands in old yamls and has no effect
+OPTIONAL = ("activation", "ch", "fixed_backbone", "inplace")
 MAX_REPEATS = 1000
 MAX_VALUES = 100_000  # a yaml of aliases on aliases can unfold to billions
 
@@ -26,8 +28,8 @@ _SIZED = re.compile(r"(yolov5)([nsmlx])(\d*(?:[-_].+)?)")
 def load_cfg(name: str | Path) -> dict[str, Any]:
     """Read and check the model yaml `name`: a path, or a name of models/ or models/hub/ without its folder.
 
-    A size without a file of its own is the n (or s) file with that size's multiples: `yolov5m-gsconv.yaml` is
-    `yolov5n-gsconv.yaml` with depth 0.67 and width 0.75.
+    A size without a file of its own is the s (or n) file with that size's multiples: `yolov5m-gsconv.yaml` is
+    `yolov5s-gsconv.yaml` with depth 0.67 and width 0.75.
 
     Raises:
         UserError: no such file, not yaml, or not a model; the message names file, layer, value and rule.
@@ -65,7 +67,7 @@ def resolve_cfg(name: str | Path) -> Path:
 def _siblings(name: str) -> list[str]:
     """The same layout in the sizes that are written out as files."""
     match = _SIZED.fullmatch(name.removesuffix(".yaml"))
-    return [f"{match[1]}{size}{match[3]}.yaml" for size in "ns"] if match else []
+    return [f"{match[1]}{size}{match[3]}.yaml" for size in "sn"] if match else []
 
 
 def _read(path: Path) -> Any:
@@ -115,6 +117,8 @@ def validate_cfg(cfg: Any, source: str) -> None:
     for key in ("depth_multiple", "width_multiple"):
         if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
             raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be a number > 0")
+    if not isinstance(cfg.get("fixed_backbone", False), bool):
+        raise UserError(f"{source}: fixed_backbone is {cfg['fixed_backbone']!r}; it must be true or false")
     _check_anchors(cfg["anchors"], source)
     for part in ("backbone", "head"):
         if not isinstance(cfg[part], list) or not cfg[part]:

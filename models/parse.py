@@ -52,16 +52,16 @@ def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tupl
     rows = cfg["backbone"] + cfg["head"]
     sources = [_sources(row[0], index) for index, row in enumerate(rows)]
     release = _releases(sources)
-    scale = _channel_scale(cfg)
     channels = {IMAGE: ch}
     modules, layers = [], []
     with default_activation(_activation(cfg, source)):
         for index, (written, number, name, args) in enumerate(rows):
+            depth, width = _multiples(cfg, index)
             row = Row(
                 channels=tuple(channels[j] for j in sources[index]),
                 args=tuple(resolve_argument(arg, cfg) for arg in args),
-                number=max(round(number * cfg["depth_multiple"]), 1) if number > 1 else number,
-                scale=scale,
+                number=max(round(number * depth), 1) if number > 1 else number,
+                scale=_channel_scale(cfg, width),
             )
             module, wiring = _build(name, row, f"{source}: layer {index}")
             modules.append(module)
@@ -156,8 +156,14 @@ def _releases(sources: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     ]
 
 
-def _channel_scale(cfg: dict[str, Any]) -> Callable[[int], int]:
-    width = cfg["width_multiple"]
+def _multiples(cfg: dict[str, Any], index: int) -> tuple[float, float]:
+    """Depth and width multiple of a row; a backbone that is fixed has none."""
+    if cfg.get("fixed_backbone", False) and index < len(cfg["backbone"]):
+        return 1.0, 1.0
+    return cfg["depth_multiple"], cfg["width_multiple"]
+
+
+def _channel_scale(cfg: dict[str, Any], width: float) -> Callable[[int], int]:
     detection_output = anchors_per_level(cfg["anchors"]) * (cfg["nc"] + 5)
 
     def scale(channels: int) -> int:

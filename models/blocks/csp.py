@@ -1,6 +1,8 @@
-"""Bottlenecks and cross-stage partial (CSP, arXiv 1911.11929) stacks: BottleneckCSP, C3 and C3's shell."""
+"""Bottlenecks and cross-stage partial (CSP, arXiv 1911.11929) stacks: BottleneckCSP, C3, and two shells."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -90,3 +92,23 @@ class C3x(C3Shell):
         hidden = int(c2 * e)
         crosses = (CrossConv(hidden, hidden, k=3, g=g, shortcut=shortcut) for _ in range(n))
         super().__init__(c1, c2, hidden, nn.Sequential(*crosses))
+
+
+class SplitShell(nn.Module):
+    """A 1x1 Conv makes two pieces, each of `blocks` one more from the last, and a 1x1 Conv joins all.
+
+    (B, c1, H, W) -> 2 + n pieces of `hidden` channels -> (B, c2, H, W). Compared with C3, what every block
+    makes reaches the output (the gradient flow of ELAN, arXiv 2211.04800).
+    """
+
+    def __init__(self, c1: int, c2: int, hidden: int, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.cv1 = Conv(c1, 2 * hidden)
+        self.m = nn.ModuleList(blocks)
+        self.cv2 = Conv((2 + len(self.m)) * hidden, c2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pieces = [*self.cv1(x).chunk(2, dim=1)]
+        for block in self.m:
+            pieces.append(block(pieces[-1]))
+        return self.cv2(torch.cat(pieces, dim=1))

@@ -7,19 +7,13 @@ from torch import Tensor, nn
 
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, DWConv
+from models.blocks.reshape import shuffle_channels
 from models.registry import register, scaled, stacked
 
 
 def deinterleave(x: Tensor) -> Tensor:
-    """The even channels of `x`, then its odd channels. (B, C, H, W), C even.
-
-    Channel 2i + j goes to place j * C/2 + i: a transpose of the channel axis seen as (C/2, 2). The batch axis
-    stays alone, so that the operation exports for any batch size.
-    """
-    batch, channels, height, width = x.shape
-    # reshape, not unflatten: the TorchScript exporter freezes the sizes that unflatten leaves alone
-    pairs = x.reshape(batch, channels // 2, 2, height, width)
-    return pairs.transpose(1, 2).reshape(batch, channels, height, width)
+    """The even channels of `x`, then its odd channels. (B, C, H, W), C even."""
+    return shuffle_channels(x, x.shape[1] // 2)
 
 
 @register(scaled)
@@ -139,3 +133,21 @@ class VoVGSCSPC(_SlimShell):
     ) -> None:
         hidden = int(c2 * e)
         super().__init__(c1, c2, hidden, GSBottleneckC(hidden, hidden, k=1, s=1))
+
+
+@register(stacked)
+class VoVGSCSPPaper(_SlimShell):
+    """VoVGSCSP as the published numbers count it: GSBottlenecks at e = 0.5, and the unused convolution `res`.
+
+    `res` (3x3, hidden to hidden channels) is there to be counted and never runs. It is frozen: training
+    leaves it alone, data-parallel training does not wait for it, and deployment drops it. Use VoVGSCSP for
+    anything else.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        inside = nn.Sequential(*(GSBottleneck(hidden, hidden, e=0.5) for _ in range(n)))
+        super().__init__(c1, c2, hidden, inside)
+        self.res = Conv(hidden, hidden, k=3).requires_grad_(False)

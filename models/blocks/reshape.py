@@ -8,6 +8,19 @@ from torch import Tensor, nn
 from models.registry import Row, Wiring, register
 
 
+def shuffle_channels(x: Tensor, groups: int) -> Tensor:
+    """Bring channels of different groups next to each other. (B, C, H, W), C a multiple of `groups`.
+
+    The channel axis is read as a table of `groups` rows and transposed: channel `g * C/groups + i` goes to
+    place `i * groups + g`. Two groups interleave the halves; C/2 groups undo that: even channels first, then
+    odd. The batch axis stays alone, so that the operation exports for any batch size.
+    """
+    batch, channels, height, width = x.shape
+    # reshape, not unflatten: the TorchScript exporter freezes the sizes that unflatten leaves alone
+    table = x.reshape(batch, groups, channels // groups, height, width)
+    return table.transpose(1, 2).reshape(batch, channels, height, width)
+
+
 def _summed(row: Row) -> Wiring:
     if row.argument(0, 1) != 1:
         raise ValueError(f"joins along the channels: its argument must be 1, got {row.args[0]}")
@@ -24,6 +37,23 @@ class Concat(nn.Module):
 
     def forward(self, x: list[Tensor]) -> Tensor:
         return torch.cat(x, dim=self.d)
+
+
+def _matched(row: Row) -> Wiring:
+    if len(set(row.channels)) != 1:
+        raise ValueError(f"sums maps of equal channels, got {list(row.channels)}")
+    return Wiring(row.args, row.channels[0], joins=True)
+
+
+@register(_matched)
+class Add(nn.Module):
+    """The sum of a list of tensors of one shape."""
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        total = x[0]
+        for part in x[1:]:
+            total = total + part
+        return total
 
 
 def _contracted(row: Row) -> Wiring:

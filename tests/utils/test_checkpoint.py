@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import safetensors.torch
 import torch
 
 from tests.utils.checkpoint_files import content, refuse
+from tests.utils.official_files import Stub, fake_detector, save_fake, stub
 from utils.checkpoint import inference_state, read_checkpoint, write_checkpoint
 from utils.errors import UserError
 
@@ -224,61 +224,6 @@ def test_official_file_converts(official_weights: Path, tmp_path: Path) -> None:
         again = read_checkpoint(tmp_path / name)
         assert same(again["model"], {key: checkpoint["model"][key] for key in again["model"]})
         assert again["names"] == checkpoint["names"]
-
-
-class Stub:
-    """Stands for a class of `module`, so that a file of that class can be written here."""
-
-
-def stub(module: str, name: str, **attributes: Any) -> Any:
-    kind = type(name, (Stub,), {"__module__": module, "__qualname__": name})
-    instance = kind()
-    instance.__dict__.update(attributes)
-    return instance
-
-
-def fake_module(
-    module: str, name: str, tensors: dict[str, Any], children: dict[str, Any], **extra: Any
-) -> Any:
-    return stub(
-        module,
-        name,
-        _parameters=OrderedDict(tensors),
-        _buffers=OrderedDict(),
-        _modules=OrderedDict(children),
-        **extra,
-    )
-
-
-def fake_detector(name: str = "DetectionModel", **changes: Any) -> Any:
-    conv = fake_module("models.common", "Conv", {"weight": torch.nn.Parameter(torch.ones(2, 2).half())}, {})
-    extra = {"yaml": {"nc": 1}, "names": ["x"], "nc": 1, "stride": torch.tensor([8.0])} | changes
-    return fake_module(
-        "models.yolo", name, {}, {"0": conv}, **{k: v for k, v in extra.items() if v is not Stub}
-    )
-
-
-def save_fake(path: Path, root: Any) -> Path:
-    """torch.save for objects whose classes exist nowhere: the pickler is told to believe in them."""
-
-    class Pickler(pickle._Pickler):  # type: ignore[name-defined]
-        def save_global(self, obj: Any, name: str | None = None) -> None:
-            if isinstance(obj, type) and issubclass(obj, Stub):
-                self.write(b"c" + f"{obj.__module__}\n{obj.__qualname__}\n".encode())
-                self.memoize(obj)
-            else:
-                super().save_global(obj, name)
-
-        dispatch = {**pickle._Pickler.dispatch, type: save_global}  # type: ignore[attr-defined]
-
-    class Module:
-        """What torch.save asks for of a pickle module."""
-
-        __name__ = "pickle"
-
-    Module.Pickler = Pickler  # type: ignore[attr-defined]
-    torch.save(root, path, pickle_module=Module)
-    return path
 
 
 def test_unstripped_file_prefers_ema(tmp_path: Path) -> None:
