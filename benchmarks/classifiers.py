@@ -25,8 +25,9 @@ def shufflenetv2(stages: Sequence[int] = (116, 232, 464), features: int = 1024) 
     for channels, units in zip(stages, (4, 8, 4)):
         rows.append([-1, 1, "ShuffleNetV2", [channels, 2, False]])
         rows.append([-1, units - 1, "ShuffleNetV2", [channels, 1, False]])
-    last = Conv(stages[-1], features, act=nn.ReLU())
-    return nn.Sequential(_backbone(rows), last, _pool(), nn.Linear(features, CLASSES))
+    backbone, channels = _backbone(rows)
+    last = Conv(channels, features, act=nn.ReLU())
+    return nn.Sequential(backbone, last, _pool(), nn.Linear(features, CLASSES))
 
 
 def fasternet(width: int, depths: Sequence[int] = (1, 2, 8, 2)) -> nn.Module:
@@ -36,14 +37,14 @@ def fasternet(width: int, depths: Sequence[int] = (1, 2, 8, 2)) -> nn.Module:
         channels = width * 2**stage
         rows.append([-1, 1, "PatchMerging" if stage else "PatchEmbed", [channels]])
         rows.append([-1, blocks, "FasterNetBlock", [channels]])
-    neck = nn.Conv2d(width * 8, FEATURES, kernel_size=1, bias=False)
-    return nn.Sequential(_backbone(rows), _pool(flat=False), neck, nn.ReLU(), _flat(FEATURES))
+    backbone, channels = _backbone(rows)
+    neck = nn.Conv2d(channels, FEATURES, kernel_size=1, bias=False)
+    return nn.Sequential(backbone, _pool(flat=False), neck, nn.ReLU(), _flat(FEATURES))
 
 
 def lcnet(scale: float) -> nn.Module:
     """PP-LCNet (arXiv 2109.15099, table 1): our yaml's backbone, whose width 0.5 is the paper's scale 1."""
-    backbone = _backbone(load_cfg("yolov5s-lcnet-backbone.yaml")["backbone"], width=scale / 2)
-    channels = backbone[-1].pointwise.conv.out_channels
+    backbone, channels = _backbone(load_cfg("yolov5s-lcnet-backbone.yaml")["backbone"], width=scale / 2)
     neck = nn.Conv2d(channels, FEATURES, kernel_size=1, bias=False)
     return nn.Sequential(backbone, _pool(flat=False), neck, nn.Hardswish(), _flat(FEATURES))
 
@@ -51,8 +52,8 @@ def lcnet(scale: float) -> nn.Module:
 def mobilenetv3(size: str) -> nn.Module:
     """MobileNetV3 (arXiv 1905.02244, tables 1 and 2), "small" or "large"."""
     letter, features, hidden = {"small": ("n", 576, 1024), "large": ("s", 960, 1280)}[size]
-    backbone = _backbone(load_cfg(f"yolov5{letter}-mobilenetv3-backbone.yaml")["backbone"])
-    last = Conv(backbone[-1].conv[-1].conv.out_channels, features, act=nn.Hardswish())
+    backbone, channels = _backbone(load_cfg(f"yolov5{letter}-mobilenetv3-backbone.yaml")["backbone"])
+    last = Conv(channels, features, act=nn.Hardswish())
     head = (nn.Linear(features, hidden), nn.Hardswish(), nn.Linear(hidden, CLASSES))
     return nn.Sequential(backbone, last, _pool(), *head)
 
@@ -90,9 +91,11 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _backbone(rows: list[list[Any]], width: float = 1.0) -> nn.Sequential:
+def _backbone(rows: list[list[Any]], width: float = 1.0) -> tuple[nn.Sequential, int]:
+    """The layers of backbone rows, and the channels of the last one."""
     cfg = {"nc": 1, "anchors": 1, "depth_multiple": 1.0, "width_multiple": width}
-    return parse_model({**cfg, "backbone": rows, "head": []})[0]
+    modules, layers = parse_model({**cfg, "backbone": rows, "head": []})
+    return modules, layers[-1].channels
 
 
 def _pool(flat: bool = True) -> nn.Module:
