@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,26 +61,70 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool 
 
 
 @dataclass(frozen=True)
+class LayerTransfer:
+    """What a layer took over: tensors, buffers such as running means among them, and parameters (values)."""
+
+    index: int
+    block: str
+    tensors: int
+    all_tensors: int
+    parameters: int
+    all_parameters: int
+
+
+@dataclass(frozen=True)
 class TransferReport:
     """What `transfer` took over.
 
     Attributes:
-        taken, total: tensors copied, and tensors that the model has.
-        share: fraction of the model's values (0..1) that were copied.
+        layers: in the order of the model, those without tensors left out.
         missing: names of the model's tensors without a counterpart in the source.
         unlike: names whose shape differs, with both shapes.
         excluded: names left alone on request.
     """
 
-    taken: int
-    total: int
-    share: float
+    layers: tuple[LayerTransfer, ...]
     missing: tuple[str, ...]
     unlike: tuple[str, ...]
     excluded: tuple[str, ...]
 
+    @property
+    def total(self) -> LayerTransfer:
+        """The sum over all layers, under the index -1."""
+        return LayerTransfer(
+            index=-1,
+            block="all",
+            tensors=sum(layer.tensors for layer in self.layers),
+            all_tensors=sum(layer.all_tensors for layer in self.layers),
+            parameters=sum(layer.parameters for layer in self.layers),
+            all_parameters=sum(layer.all_parameters for layer in self.layers),
+        )
+
+    @property
+    def share(self) -> float:
+        """Fraction (0..1) of the model's parameters that were copied. Running means, counters and anchors are
+        buffers, not parameters."""
+        return self.total.parameters / max(self.total.all_parameters, 1)
+
     def __str__(self) -> str:
-        return f"{self.taken} of {self.total} tensors taken over, {self.share:.1%} of the values"
+        total = self.total
+        return (
+            f"{total.tensors} of {total.all_tensors} tensors taken over, {self.share:.1%} of the parameters "
+            f"({total.parameters:,} of {total.all_parameters:,})"
+        )
+
+    def table(self) -> str:
+        """A line a layer: index, block, tensors and parameters taken over of those there, and the share."""
+        lines = [f"{'layer':>5}  {'block':<16} {'tensors':>9} {'parameters taken over':>24} {'share':>7}"]
+        for layer in (*self.layers, self.total):
+            index = layer.index if layer.index >= 0 else ""
+            parameters = f"{layer.parameters:,} of {layer.all_parameters:,}"
+            share = layer.parameters / max(layer.all_parameters, 1)
+            lines.append(
+                f"{index:>5}  {layer.block:<16} {f'{layer.tensors} of {layer.all_tensors}':>9} "
+                f"{parameters:>24} {share:>7.1%}"
+            )
+        return "\n".join(lines)
 
     def details(self) -> list[str]:
         """One line for each tensor that kept its initial value, with the reason."""
@@ -92,7 +136,7 @@ class TransferReport:
 
 
 @torch.no_grad()
-def transfer(model: torch.nn.Module, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
+def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
     """Copy into `model`, in place, every tensor of `source` whose name and shape match.
 
     Args:
@@ -100,10 +144,9 @@ def transfer(model: torch.nn.Module, source: State, exclude: Sequence[str] = ("a
         exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
     """
     missing, unlike, excluded = [], [], []
-    taken = values = total_values = 0
+    taken: set[str] = set()
     own = model.state_dict()
     for name, tensor in own.items():
-        total_values += tensor.numel()
         found = source.get(name)
         if any(part in name for part in exclude):
             excluded.append(name)
@@ -113,9 +156,29 @@ def transfer(model: torch.nn.Module, source: State, exclude: Sequence[str] = ("a
             unlike.append(f"{name} {tuple(tensor.shape)}, in the weights {tuple(found.shape)}")
         else:
             tensor.copy_(found)
-            taken, values = taken + 1, values + tensor.numel()
-    share = values / max(total_values, 1)
-    return TransferReport(taken, len(own), share, tuple(missing), tuple(unlike), tuple(excluded))
+            taken.add(name)
+    return TransferReport(_by_layer(model, taken), tuple(missing), tuple(unlike), tuple(excluded))
+
+
+def _by_layer(model: DetectionModel, taken: Set[str]) -> tuple[LayerTransfer, ...]:
+    """What each layer took over, when `taken` names the tensors of the model that were."""
+    layers = []
+    for layer, module in zip(model.layers, model.model, strict=True):
+        prefix = f"model.{layer.index}."
+        tensors = [f"{prefix}{name}" for name in module.state_dict()]
+        sizes = {f"{prefix}{name}": parameter.numel() for name, parameter in module.named_parameters()}
+        if tensors:
+            layers.append(
+                LayerTransfer(
+                    index=layer.index,
+                    block=layer.name,
+                    tensors=sum(name in taken for name in tensors),
+                    all_tensors=len(tensors),
+                    parameters=sum(size for name, size in sizes.items() if name in taken),
+                    all_parameters=sum(sizes.values()),
+                )
+            )
+    return tuple(layers)
 
 
 def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:

@@ -88,7 +88,7 @@ def build_model(
             report = transfer(model, inference_state(source), exclude=exclude)
             LOGGER.info(f"{config.weights}: {report}")
             if config.verbose:
-                LOGGER.info("\n".join(report.details()))
+                LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names
     freeze_layers(model, config.freeze)
     return model

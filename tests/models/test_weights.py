@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from models import weights
-from models.weights import find_weights, load_model, transfer
+from models.weights import LayerTransfer, find_weights, load_model, transfer
 from models.yolo import DetectionModel
 from utils.checkpoint import read_checkpoint, write_checkpoint
 from utils.errors import UserError
@@ -112,7 +112,8 @@ def test_leftovers_of_old_files_are_dropped(
     state = {**model.state_dict(), **unused}
     write_checkpoint(tmp_path / "slim.pt", checkpoint_of(model, model=state))
     load_model(tmp_path / "slim.pt")
-    assert [record.getMessage() for record in caplog.records] == [
+    # pytest may listen at the logger and at the root, and then hears everything twice
+    assert list(dict.fromkeys(caplog.messages)) == [
         f"{tmp_path / 'slim.pt'}: dropped the unused `res` convolutions of VoVGSCSP (2 tensors)"
     ]
 
@@ -166,29 +167,64 @@ def test_transfer_to_other_classes_takes_all_but_the_head(official: DetectionMod
     }
     report = transfer(model, source)
     own = model.state_dict()
-    # 349 tensors; the head's three convolutions have 2 each, the anchors are left out: 349 - 6 - 1
-    assert (report.taken, report.total) == (len(own) - 7, len(own))
-    assert str(report).startswith(f"{len(own) - 7} of {len(own)} tensors taken over, 9")
+    # 349 tensors; the head's three convolutions have 2 each, the anchors are left out: 349 - 6 - 1 = 342.
+    # Parameters of the head: 3 * (5 + 3) = 24 outputs from 64, 128 and 256 channels, with a bias each:
+    # 24 * (64 + 128 + 256) + 3 * 24 = 10,824 of the 1,767,976
+    assert str(report) == ("342 of 349 tensors taken over, 99.4% of the parameters (1,757,152 of 1,767,976)")
     assert len(report.unlike) == 6 and report.missing == () and report.excluded == ("model.24.anchors",)
     assert len(report.details()) == 7
     for name, tensor in own.items():
         assert torch.equal(tensor, head.get(name, source[name]))
 
 
-def test_transfer_counts_and_converts() -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))  # 6 + 3 + 12 + 4 = 25 values
-    source = {
-        "0.weight": torch.full((3, 2), 0.5).half(), "0.bias": torch.ones(4), "1.bias": torch.ones(4),
-        "unknown": torch.ones(1),
-    }  # fmt: skip
-    report = transfer(model, source, exclude=("1.",))
-    assert (report.taken, report.total, report.share) == (1, 4, 6 / 25)
-    assert (model[0].weight == 0.5).all() and model[0].weight.dtype == torch.float32
-    assert not (model[1].bias == 1).any()
-    assert report.unlike == ("0.bias (3,), in the weights (4,)",)
-    assert report.excluded == ("1.weight", "1.bias")
-    assert transfer(model, source, exclude=()).missing == ("1.weight",)
-    assert model[0].weight.requires_grad
+SMALL = {
+    "nc": 1, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[8, 8, 16, 16]],
+    "backbone": [[-1, 1, "Conv", [16, 1]], [-1, 1, "nn.Upsample", [None, 2, "nearest"]]],
+    "head": [[-1, 2, "Conv", [16, 1]], [-1, 1, "Detect", ["nc", "anchors"]]],
+}  # fmt: skip
+
+
+def test_transfer_counts_by_layer_and_converts() -> None:
+    model = DetectionModel(SMALL)
+    source = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    source["model.0.conv.weight"] = torch.full((16, 3, 1, 1), 0.5).half()
+    source["model.0.bn.bias"] = torch.ones(4)
+    del source["model.2.1.conv.weight"]
+    before = model.head.m[0].bias.clone()
+    report = transfer(model, source, exclude=("3.m", "anchor"))
+    # layer 0: 16 * 3 + 16 + 16 = 80 parameters, the last 16 of which do not fit: 64 of 80, 5 of 6 tensors
+    # layer 2: two of 16 * 16 + 16 + 16 = 288 each, 256 of which are missing: 320 of 576, 11 of 12 tensors
+    # layer 3: 2 * (5 + 1) = 12 outputs, 12 * 16 + 12 = 204 parameters in 2 tensors, and the anchors
+    # in all 16 of 21 tensors and 384 of 860 parameters: 44.65 %
+    assert report.layers == (
+        LayerTransfer(0, "Conv", 5, 6, 64, 80),
+        LayerTransfer(2, "Conv", 11, 12, 320, 576),
+        LayerTransfer(3, "Detect", 0, 3, 0, 204),
+    )
+    assert str(report) == "16 of 21 tensors taken over, 44.7% of the parameters (384 of 860)"
+    assert report.share == 384 / 860
+    assert report.table().splitlines() == [
+        "layer  block              tensors    parameters taken over   share",
+        "    0  Conv                5 of 6                 64 of 80   80.0%",
+        "    2  Conv              11 of 12               320 of 576   55.6%",
+        "    3  Detect              0 of 3                 0 of 204    0.0%",
+        "       all               16 of 21               384 of 860   44.7%",
+    ]
+    assert report.unlike == ("model.0.bn.bias (16,), in the weights (4,)",)
+    assert report.missing == ("model.2.1.conv.weight",)
+    assert report.excluded == ("model.3.anchors", "model.3.m.0.weight", "model.3.m.0.bias")
+    weight = model.model[0].conv.weight
+    assert (weight == 0.5).all() and weight.dtype == torch.float32 and weight.requires_grad
+    assert torch.equal(model.head.m[0].bias, before)
+    assert int(model.model[2][0].bn.num_batches_tracked) == 1  # a counter is copied, and no parameter
+
+
+def test_share_ignores_buffers() -> None:
+    model = DetectionModel(SMALL)
+    buffers = dict(model.named_buffers())
+    report = transfer(model, buffers, exclude=())
+    # 3 BatchNorms with a mean, a variance and a counter, and the anchors
+    assert (report.total.tensors, report.total.parameters, report.share) == (10, 0, 0.0)
 
 
 # --- finding ---

@@ -1,0 +1,246 @@
+"""One training run of a comparison: its folder, its budget, and `train.py` as a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from models.cfg import resolve_cfg
+from models.weights import find_weights
+from utils.config import CommandConfig, TrainConfig
+from utils.errors import UserError
+from utils.files import ROOT, find_file
+from utils.hyperparameters import Hyperparameters
+from utils.interrupt import StopRequest
+from utils.logger import LOGGER
+from utils.resume import FREE
+from utils.run import RunFolder
+
+POLL = 0.2  # seconds between two looks at a training process
+PATIENCE = 10.0  # seconds that one may take to end when it has to
+# flags of train.py that do not change what is learned; `hyp` does, and is compared by content
+NO_BUDGET = {
+    *FREE, "project", "name", "exist_ok", "resume", "nosave", "save_period", "local_rank", "hyp"
+}  # fmt: skip
+# how train.py finds the files that these flags name
+FINDERS: dict[str, Callable[[str], Path]] = {
+    "cfg": resolve_cfg,
+    "weights": find_weights,
+    "data": lambda name: find_file(name, (ROOT / "data",), ("", ".yaml", ".yml")),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The training of one variant with one seed, in `folder`."""
+
+    variant: str
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def files(self) -> RunFolder:
+        return RunFolder(self.folder)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def facts(self) -> Path:
+        """What `benchmarks.outcome.record` writes once the run has ended well."""
+        return self.folder / "facts.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.facts.is_file()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is something to continue, or to lose."""
+        return self.files.last.is_file()
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """The runs below `folder`, in the order of their names; a run's folder is called VARIANT-seedN."""
+    found = []
+    for path in sorted(folder.glob("*-seed*")):
+        variant, _, seed = path.name.rpartition("-seed")
+        if seed.isascii() and seed.isdigit() and path.is_dir():
+            found.append(Run(variant, int(seed), path))
+    return sorted(found, key=lambda run: (run.variant, run.seed))
+
+
+def arguments(config: CommandConfig, leave_out: Sequence[str] = ()) -> list[str]:
+    """The command line that makes `config`: a flag for every value that is not the default.
+
+    Args:
+        leave_out: fields without a flag.
+    """
+    words: list[str] = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in leave_out:
+            names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [names[0], *map(str, values)]
+    return words
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The flags of train.py that a run was started with; those of another version may lack some.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    return _read_yaml(run.folder / "opt.yaml")
+
+
+def check_budget(run: Run, wanted: TrainConfig, hyp: Hyperparameters) -> None:
+    """Make sure that a run that was started before has had the budget of `wanted` and `hyp`.
+
+    Raises:
+        UserError: it had another; the message names the first setting that differs.
+    """
+    before = {**dataclasses.asdict(TrainConfig()), **settings_of(run)}
+    for name, value in dataclasses.asdict(wanted).items():
+        old = tuple(before[name]) if isinstance(before[name], list) else before[name]
+        if name not in NO_BUDGET and _identity(name, old) != _identity(name, value):
+            raise _another_budget(run, f"--{name.replace('_', '-')} {_shown(old)}", _shown(value))
+    old_hyp = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
+    for name, value in dataclasses.asdict(hyp).items():
+        if old_hyp[name] != value:
+            raise _another_budget(run, f"hyper-parameter {name} {_shown(old_hyp[name])}", _shown(value))
+
+
+def _identity(name: str, value: Any) -> Any:
+    """A value to compare: a file is the same whether it is named with or without its folder."""
+    if name in FINDERS and value:
+        try:
+            return FINDERS[name](str(value)).resolve()
+        except UserError:  # it is gone, so that its name is all there is
+            return value
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "(none)" if value in ("", None) else str(value)
+
+
+def _another_budget(run: Run, before: str, now: str) -> UserError:
+    return UserError(
+        f"{run.folder} was trained with {before}, which is {now} now; runs are compared under one budget: "
+        "repeat the setting, or choose another --name, or remove that folder"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        content = None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid yaml; remove the run's folder to train it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is missing or damaged; remove the run's folder to train it again")
+    return content
+
+
+def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
+    """Train the run, or go on with it where it was interrupted; its output is added to `run.log`.
+
+    A stop request is passed on, and the process then saves where it is.
+
+    Args:
+        config: of a new run.
+
+    Raises:
+        UserError: training failed; the message repeats its error.
+        SystemExit: training was stopped as requested.
+    """
+    if run.started:
+        free = {name: getattr(config, name) for name in FREE}
+        config = dataclasses.replace(TrainConfig(), resume=str(run.files.last), **free)
+    words = arguments(config)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with run.log.open("ab") as log:
+        log.write(f"$ python train.py {shlex.join(words)}\n".encode())
+        log.flush()
+        start = log.tell()
+        status = _wait(_start(words, log), _Echo(run.log, start), stop)
+    if status and stop.requested:
+        LOGGER.info(f"{run}: stopped; the same command continues it")
+        sys.exit(stop.exit_status)
+    if status:
+        raise UserError(f"{run}: {_last_words(run.log, start)} (status {status}; everything is in {run.log})")
+
+
+def _start(words: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Its output goes straight into the file: a pipe would break, and the run with it, if we died."""
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _wait(process: subprocess.Popen[bytes], echo: Callable[[], None], stop: StopRequest) -> int:
+    """The exit status of a training process, which learns of a stop request.
+
+    Ctrl-C in a terminal reaches that process, too, and a second one would end it without saving; therefore it
+    is told with SIGTERM, which it may get any number of times.
+    """
+    told = False
+    try:
+        while True:
+            try:
+                return process.wait(timeout=POLL)
+            except subprocess.TimeoutExpired:
+                if stop.requested and not told:
+                    process.terminate()
+                    told = True
+            finally:
+                echo()
+    except BaseException:  # a second Ctrl-C, or an error of ours: leave no process behind
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+
+
+class _Echo:
+    """Repeats the lines about epochs on the console as they appear in a log."""
+
+    def __init__(self, log: Path, position: int) -> None:
+        self._log, self._position = log, position
+
+    def __call__(self) -> None:
+        with self._log.open("rb") as file:
+            file.seek(self._position)
+            complete = file.read().rpartition(b"\n")[0]
+        if complete:
+            self._position += len(complete) + 1
+        for line in complete.decode(errors="replace").splitlines():
+            if line.startswith("epoch "):
+                LOGGER.info(f"    {line}")
+
+
+def _last_words(log: Path, start: int) -> str:
+    """The error line of a run's output after `start` bytes, or else its last line."""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it ended without a word"])[-1]
