@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all ledger lint clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# Recounts every published number; fails when one drifts.
+ledger: setup
+	$(BIN)/python benchmark.py ledger
 
 lint: setup
 	$(BIN)/ruff check .

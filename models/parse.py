@@ -56,7 +56,7 @@ def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tupl
     modules, layers = [], []
     with default_activation(_activation(cfg, source)):
         for index, (written, number, name, args) in enumerate(rows):
-            depth, width = _multiples(cfg, index)
+            depth, width = multiples(cfg, index)
             row = Row(
                 channels=tuple(channels[j] for j in sources[index]),
                 args=tuple(resolve_argument(arg, cfg) for arg in args),
@@ -156,7 +156,7 @@ def _releases(sources: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     ]
 
 
-def _multiples(cfg: dict[str, Any], index: int) -> tuple[float, float]:
+def multiples(cfg: dict[str, Any], index: int) -> tuple[float, float]:
     """Depth and width multiple of a row; a backbone that is fixed has none."""
     if cfg.get("fixed_backbone", False) and index < len(cfg["backbone"]):
         return 1.0, 1.0

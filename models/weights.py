@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from models.cfg import validate_cfg
-from models.yolo import DetectionModel, parse_model
+from models.parse import multiples, parse_model
+from models.yolo import DetectionModel
 from utils.checkpoint import inference_state, read_checkpoint, write_checkpoint
 from utils.errors import UserError, run_command
 from utils.files import find_file
@@ -212,7 +213,8 @@ def _described_model(checkpoint: dict[str, Any], state: State, path: str | Path)
     cfg = {"ch": 3, **checkpoint["yaml"], "nc": checkpoint["nc"]}
     try:
         validate_cfg(cfg, "its yaml")
-        blocks = sum(max(1, row[1] * cfg["depth_multiple"]) for row in cfg["backbone"] + cfg["head"])
+        rows = cfg["backbone"] + cfg["head"]
+        blocks = sum(max(1, row[1] * multiples(cfg, index)[0]) for index, row in enumerate(rows))
         if blocks > 1000 + len(state):
             raise UserError(f"its yaml describes {blocks:.0f} blocks for {len(state)} tensors")
         with torch.device("meta"):

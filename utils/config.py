@@ -135,7 +135,7 @@ class TrainConfig(CommandConfig):
         "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
     )
     strict: bool = flag(False, "treat label faults as errors")
-    verbose: bool = flag(False, "list every tensor that was not taken over from --weights")
+    verbose: bool = flag(False, "report by layer and tensor what was taken over from --weights")
 
 
 @dataclass(frozen=True)

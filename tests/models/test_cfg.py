@@ -42,9 +42,10 @@ def test_a_file_of_the_user_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "file", "multiples"),
     [
-        ("yolov5m-gsconv.yaml", "yolov5n-gsconv.yaml", (0.67, 0.75)),
-        ("yolov5l-slimneck", "yolov5n-slimneck.yaml", (1.0, 1.0)),
-        ("models/yolov5x-gsconv.yaml", "yolov5n-gsconv.yaml", (1.33, 1.25)),
+        ("yolov5m-gsconv.yaml", "yolov5s-gsconv.yaml", (0.67, 0.75)),
+        ("yolov5l-slimneck", "yolov5s-slimneck.yaml", (1.0, 1.0)),
+        ("yolov5m-dysample", "yolov5n-dysample.yaml", (0.67, 0.75)),
+        ("models/yolov5x-gsconv.yaml", "yolov5s-gsconv.yaml", (1.33, 1.25)),
         ("yolov5m-ghost.yaml", "yolov5s-ghost.yaml", (0.67, 0.75)),
         ("yolov5s-gsconv.yaml", "yolov5s-gsconv.yaml", (0.33, 0.50)),
         ("yolov5m.yaml", "yolov5m.yaml", (0.67, 0.75)),
@@ -126,6 +127,7 @@ def test_a_missing_key(key: str) -> None:
         ({"nc": 0}, "nc is 0; it must be an integer >= 1"),
         ({"nc": "80"}, "nc is '80'"),
         ({"nc": True}, "nc is True"),
+        ({"fixed_backbone": 1}, "fixed_backbone is 1; it must be true or false"),
         ({"ch": 0}, "ch is 0"),
         ({"width_multiple": 0}, "width_multiple is 0; it must be a number > 0"),
         ({"depth_multiple": float("nan")}, "depth_multiple is nan"),

@@ -56,6 +56,7 @@ PUBLISHED = {  # BLOCKS.md: parameters with 80 classes, GFLOPs at 640 (2 x multi
     "yolov5s-dsconv": (5_196_893, 12.272),
 }
 OWN = [name for name in DISTINCT if not (FOLDERS[1] / f"{name}.yaml").exists()]  # in models/, not models/hub/
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 HUB = [name for name in DISTINCT if name not in OWN]
 DEFAULT_AND_SLOW = [*OWN, *(pytest.param(name, marks=pytest.mark.slow) for name in HUB)]
 
@@ -118,11 +119,25 @@ def test_comments_tell_the_cost(name: str) -> None:
     assert (told[1], told[2]) == (f"{count_parameters(model):,}", f"{gflops:.3f}")
 
 
+def test_the_readme_lists_every_variant_with_its_cost() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d,]+) \| ([\d.]+)[^|]*\|", README, flags=re.M)
+    assert {name for name, *_ in rows} == {name for name in OWN if re.match(r"yolov5n|v5lite", name)}
+    for name, parameters, gflops in rows:
+        assert f"# {parameters} parameters, {gflops} GFLOPs" in (FOLDERS[0] / f"{name}.yaml").read_text()
+
+
 @pytest.mark.parametrize("name", [name for name in OWN if name.startswith("yolov5n-")])
 @pytest.mark.parametrize("size", "mlx")
 def test_larger_sizes_resolve_by_name(name: str, size: str) -> None:
     larger, small_one = (on_meta(name.replace("yolov5n", f"yolov5{letter}")) for letter in (size, "s"))
     assert count_parameters(larger) > count_parameters(small_one)
+
+
+def test_a_fused_orepa_costs_what_yolov5_costs() -> None:
+    plain, merged = (on_meta(name).fuse() for name in ("yolov5n", "yolov5n-orepa"))
+    assert count_parameters(merged) == count_parameters(plain)
+    costs = [layer_costs(model.model, model.layers, 3, 640) for model in (plain, merged)]
+    assert [layer.gflops for layer in costs[0]] == [layer.gflops for layer in costs[1]]
 
 
 @pytest.mark.parametrize("name", DISTINCT)

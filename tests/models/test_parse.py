@@ -130,3 +130,24 @@ def test_faults_name_file_and_layer(row: list[Any], complaint: str) -> None:
 def test_an_unfit_activation_names_the_file() -> None:
     with pytest.raises(UserError, match=r"^x.yaml: unknown activation 'nn.Conv2d\(1, 1, 1\)'"):
         parse_model(describe([-1, 1, "Conv", [8]], activation="nn.Conv2d(1, 1, 1)"), source="x.yaml")
+
+
+def test_a_fixed_backbone_keeps_its_published_size() -> None:
+    settings = {"depth_multiple": 0.33, "width_multiple": 0.25}
+    rows = [-1, 6, "Conv", [20]], [-1, 6, "C3", [64]]
+    _, layers = parse_model(describe(*rows, **settings, fixed_backbone=True))
+    assert (layers[0].number, layers[0].channels) == (6, 20)
+    assert (layers[1].number, layers[1].channels) == (2, 16)  # round(6 * 0.33) = 2, 64 * 0.25
+    scaled = parse_model(describe(*rows, **settings))[1]
+    assert (scaled[0].number, scaled[0].channels) == (2, 8)  # 20 * 0.25 = 5, next multiple of 8
+
+
+def test_maps_of_equal_channels_can_be_added() -> None:
+    modules, layers = parse_model(
+        describe([-1, 1, "Conv", [8]], [-1, 1, "Conv", [8]], [[0, 1], 1, "Add", []])
+    )
+    x = torch.rand(1, 3, 4, 4)
+    first = modules[0](x)
+    torch.testing.assert_close(run_layers(modules, layers, x), first + modules[1](first))
+    with pytest.raises(UserError, match=r"layer 2: Add\(\): sums maps of equal channels, got \[8, 16\]"):
+        parse_model(describe([-1, 1, "Conv", [8]], [-1, 1, "Conv", [16]], [[0, 1], 1, "Add", []]))

@@ -146,6 +146,15 @@ def test_a_yaml_that_cannot_be_or_is_absurd(tiny: DetectionModel, tmp_path: Path
         ({**cfg, "width_multiple": 90.0}, "describes [0-9]+ values, it holds"),
         ({**cfg, "backbone": [[-1, 1, "Conv", [10**9, 10**4]], *rest]}, "cannot rebuild its model"),
         ({**cfg, "backbone": [[-1, 1000, "Conv", [64]]] * 20 + rest}, "blocks for"),
+        (
+            {
+                **cfg,
+                "backbone": [[-1, 1000, "Conv", [64]]] * 20 + rest,
+                "depth_multiple": 0.001,
+                "fixed_backbone": True,
+            },
+            "blocks for",
+        ),
         ({"backbone": []}, "cannot rebuild its model"),
         ({**cfg, "head": "eval('1')"}, "cannot rebuild its model"),
     ]

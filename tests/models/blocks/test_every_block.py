@@ -18,7 +18,9 @@ ARGUMENTS: dict[
     "Add": (),
     "Concat": (1,),
     "Contract": (2,),
+    "DySample": (2,),
     "Expand": (2,),
+    "MSCA": (),
     "nn.BatchNorm2d": (),
     "nn.InstanceNorm2d": (),
     "nn.Conv2d": (32, 3, 1, 1),
@@ -28,7 +30,7 @@ ARGUMENTS: dict[
     "PConv": (4,),
     "SqueezeExcite": (8,),
 }
-NAMES = sorted(set(BLOCKS) - {"Detect"})  # the head has tests of its own
+NAMES = sorted(set(BLOCKS) - {"ASFF", "Detect"})  # they take several levels and have tests of their own
 
 
 def build(name: str) -> tuple[nn.Module, Wiring]:
