@@ -185,6 +185,7 @@ def _exact(cost: Cost, convention: Convention) -> dict[str, Any]:
         "bytes_written": cost.bytes_written,
         "peak_bytes": cost.peak_bytes,
         "depth": cost.depth,
+        "kernels": cost.kernels,
     }
 
 

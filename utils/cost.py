@@ -51,6 +51,7 @@ class Cost:
             weights not; a view is part of the tensor that it shows.
         depth: convolutions and matrix products on the longest path from input to output, the two of
             attention included; parallel branches count once.
+        kernels: operators that make or change a tensor; views are none.
         unknown: operators without a rule, which `operations` lacks.
         unknown_to_thop: layers for which thop has a rule and this module does not, which `thop` lacks.
     """
@@ -61,6 +62,7 @@ class Cost:
     bytes_written: int
     peak_bytes: int
     depth: int
+    kernels: int
     unknown: tuple[str, ...] = ()
     unknown_to_thop: tuple[str, ...] = ()
 
@@ -80,6 +82,7 @@ def in_sequence(costs: Sequence[Cost]) -> Cost:
         bytes_written=sum(cost.bytes_written for cost in costs),
         peak_bytes=max((cost.peak_bytes for cost in costs), default=0),
         depth=costs[-1].depth if costs else 0,
+        kernels=sum(cost.kernels for cost in costs),
         unknown=_distinct(name for cost in costs for name in cost.unknown),
         unknown_to_thop=_distinct(name for cost in costs for name in cost.unknown_to_thop),
     )
@@ -141,7 +144,7 @@ class _OperatorCounter(TorchDispatchMode):
 
     def _reset(self) -> None:
         self._operations: Counter[Kind] = Counter()
-        self._read = self._written = 0
+        self._read = self._written = self._kernels = 0
         self._unknown: list[str] = []
         self._peak = self._alive
 
@@ -161,6 +164,7 @@ class _OperatorCounter(TorchDispatchMode):
             bytes_written=self._written,
             peak_bytes=self._peak,
             depth=max((self._depths.get(_key(tensor), 0) for tensor in output), default=0),
+            kernels=self._kernels,
             unknown=_distinct(self._unknown),
         )
         self._reset()
@@ -185,6 +189,7 @@ class _OperatorCounter(TorchDispatchMode):
         made = [tensor for tensor in _results(name, out) if _key(tensor) not in held]
         if not made and not targets:
             return  # a view, or numbers only
+        self._kernels += "empty" not in name
         found = operations(func, args, kwargs, out)
         if found is None:
             self._unknown.append(str(func.overloadpacket))

@@ -61,7 +61,7 @@ class ASFF(nn.Module):
         self.control = nn.ModuleList(nn.Conv2d(ch[level], 1, kernel_size=1) for _ in range(LEVELS))
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        if not torch.jit.is_tracing():  # sizes are no numbers there
+        if isinstance(x[0], Tensor) and not torch.jit.is_tracing():  # else sizes are no numbers
             _check_sizes(x)
         maps = [resize(features) for resize, features in zip(self.resize, x)]
         shares = self.weights(maps).split(1, dim=1)

@@ -35,11 +35,10 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03)
 
 
-def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """One convolution that equals `bn(conv(x))` in eval mode; `conv` is changed in place and returned.
+def batch_norm_terms(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel, (C,) each in double precision, that a BatchNorm is in eval mode.
 
-    BN is `gamma * (y - mean) / sqrt(var + eps) + beta`, a scale and a shift per output channel. The product
-    is formed in double precision, so that only one rounding is left.
+    It is `gamma * (y - mean) / sqrt(var + eps) + beta`.
     """
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("a BatchNorm without running statistics cannot be folded")
@@ -47,8 +46,15 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     if bn.affine:
         scale = scale * bn.weight.double()
     shift = -bn.running_mean.double() * scale
-    if bn.affine:
-        shift = shift + bn.bias.double()
+    return scale.detach(), (shift + bn.bias.double() if bn.affine else shift).detach()
+
+
+def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """One convolution that equals `bn(conv(x))` in eval mode; `conv` is changed in place and returned.
+
+    The product is formed in double precision, so that only one rounding is left.
+    """
+    scale, shift = batch_norm_terms(bn)
     if conv.bias is not None:
         shift = shift + conv.bias.double() * scale
     weight = conv.weight.double() * scale.reshape(-1, 1, 1, 1)

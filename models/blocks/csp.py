@@ -108,7 +108,8 @@ class SplitShell(nn.Module):
         self.cv2 = Conv((2 + len(self.m)) * hidden, c2)
 
     def forward(self, x: Tensor) -> Tensor:
-        pieces = [*self.cv1(x).chunk(2, dim=1)]
+        first, second = self.cv1(x).chunk(2, dim=1)
+        pieces = [first, second]
         for block in self.m:
             pieces.append(block(pieces[-1]))
         return self.cv2(torch.cat(pieces, dim=1))

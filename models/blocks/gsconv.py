@@ -11,11 +11,6 @@ from models.blocks.reshape import shuffle_channels
 from models.registry import register, scaled, stacked
 
 
-def deinterleave(x: Tensor) -> Tensor:
-    """The even channels of `x`, then its odd channels. (B, C, H, W), C even."""
-    return shuffle_channels(x, x.shape[1] // 2)
-
-
 @register(scaled)
 class GSConv(nn.Module):
     """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5; out: even, then odd channels of `a | b`.
@@ -28,7 +23,7 @@ class GSConv(nn.Module):
         super().__init__()
         if c2 % 2:
             raise ValueError(f"GSConv makes its channels in two halves: c2 must be even, got {c2}")
-        half = c2 // 2
+        self.width = half = c2 // 2
         self.cv1 = Conv(c1, half, k, s, g=g, act=act)
         self.cv2 = Conv(half, half, k=5, g=half, act=act)
 
@@ -38,7 +33,7 @@ class GSConv(nn.Module):
 
     def mix(self, both: Tensor) -> Tensor:
         """Bring dense and depthwise channels together."""
-        return deinterleave(both)
+        return shuffle_channels(both, groups=self.width)  # even channels, then odd
 
 
 @register(scaled)

@@ -55,7 +55,7 @@ class HetConv(nn.Module):
         for index, pair in enumerate(self.filters):
             weight = pair[1].weight  # type: ignore[index]
             # (c2/p, c1 - c1/p) in ascending order -> (c2/p, other sets, c1/p): sorted by set
-            others = weight.reshape(len(weight), -1, self.sets - 1).transpose(1, 2)
+            others = weight.reshape(self.c2 // self.sets, -1, self.sets - 1).transpose(1, 2)
             own = torch.zeros_like(others[:, :1])
             rows.append(torch.cat((others[:, :index], own, others[:, index:]), dim=1))
         return torch.cat(rows).reshape(self.c2, self.c1, 1, 1), spatial

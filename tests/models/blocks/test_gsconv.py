@@ -12,13 +12,12 @@ from models.blocks.gsconv import (
     GSConvns,
     VoVGSCSP,
     VoVGSCSPPaper,
-    deinterleave,
 )
 
 
 def test_even_channels_come_first() -> None:
     x = torch.arange(6.0).reshape(1, 6, 1, 1).expand(2, 6, 3, 1)
-    assert deinterleave(x)[1, :, 2, 0].tolist() == [0, 2, 4, 1, 3, 5]
+    assert GSConv(4, 6).mix(x)[1, :, 2, 0].tolist() == [0, 2, 4, 1, 3, 5]
 
 
 def test_output_channels_must_be_even() -> None:

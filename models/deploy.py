@@ -1,0 +1,121 @@
+"""An equivalent network with less to do, by exact algebra and without training: `deploy(model)`."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+import models.folding.rules  # noqa: F401  # registers every rule
+from models.folding.fold import Folder
+from models.folding.slices import slices_wanted
+from models.folding.trace import Flow, trace
+from models.yolo import DetectionModel
+from utils.complexity import count_parameters, measure
+from utils.cost import Cost
+
+TRACED = 256  # side of the image that a model is traced with; a multiple of every usual stride
+SIDE = 640  # of the image that `summary` counts for when any size is possible
+
+
+class DeployedModel(nn.Module):
+    """What `deploy` returns: input and output are those of the `DetectionModel` in evaluation mode.
+
+    Attributes:
+        network: the folded network, an `fx.GraphModule`; `print(model.network.code)` shows it.
+        names, nc, yaml, stride: as those of the `DetectionModel`.
+        size: (height, width) of the images, None for any multiples of the stride.
+        rules: what was folded, and how often.
+    """
+
+    stride: Tensor
+
+    def __init__(self, network: nn.Module, model: DetectionModel, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.network = network
+        self.names, self.nc, self.yaml, self.size = dict(model.names), model.nc, model.yaml, size
+        self.register_buffer("stride", model.stride.clone(), persistent=False)
+        self.rules: dict[str, int] = {}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, ch, H, W) float RGB 0–1 to predictions (B, N, no) and logits per level; see `Detect`.
+
+        Raises:
+            ValueError: images of another size than the model was deployed for.
+        """
+        if self.size and not torch.jit.is_tracing() and tuple(images.shape[2:]) != self.size:
+            raise ValueError(f"deployed for images of {self.size}, got {tuple(images.shape[2:])}")
+        return self.network(images)
+
+    def summary(self) -> str:
+        """What was folded, and what that saved for one image, in several lines."""
+        height, width = self.size or (SIDE, SIDE)
+        with torch.device("meta"):
+            plain = DetectionModel(self.yaml).eval()
+        image = torch.empty(1, self.yaml.get("ch", 3), height, width, device="meta")
+        norms = sum(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
+        before, parameters = measure(plain, image), count_parameters(plain)
+        after = measure(self.network, image)
+        rules = {"BatchNorms folded into convolutions": norms, **self.rules}
+        lines = [f"{count:6,}  {name}" for name, count in rules.items()]
+        lines += ["", f"{f'one image, {height} x {width}':<24} {'before':>12} {'after':>12} {'ratio':>7}"]
+        pairs = {"parameters": (parameters, count_parameters(self.network)), **_pairs(before, after)}
+        for name, (old, new) in pairs.items():
+            lines.append(f"{name:<24} {old:>12,} {new:>12,} {new / old:>7.3f}")
+        return "\n".join(lines)
+
+
+def _pairs(before: Cost, after: Cost) -> dict[str, tuple[int, int]]:
+    return {
+        "multiply-adds, 10^6": (before.flops() // 2_000_000, after.flops() // 2_000_000),
+        "bytes moved, 10^3": tuple((c.bytes_read + c.bytes_written) // 1000 for c in (before, after)),  # type: ignore[dict-item]
+        "kernels": (before.kernels, after.kernels),
+    }
+
+
+@torch.no_grad()
+def fold(
+    network: nn.Module, shape: tuple[int, ...], size: tuple[int, int] | None = None
+) -> tuple[nn.Module, dict[str, int]]:
+    """An equivalent of a network on maps (B, C, H, W) in evaluation mode, and how often which rule applied.
+
+    Args:
+        shape: of an input that the network takes.
+        size: (height, width) of the input of a network with a `Detect`, None for any.
+    """
+    traced = trace(network, shape)
+    first = Folder(traced, size)
+    first.fold()
+    folder = Folder(traced, size, slices_wanted(first))
+    folded = folder.fold()
+    return folded, {name: count for name, count in folder.counts.items() if count}
+
+
+@torch.no_grad()
+def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> DeployedModel:
+    """An inference model that equals `model` in evaluation mode; the model itself is left alone.
+
+    Everything that can be said of the result by algebra is done beforehand: see `models.folding.rules`. A
+    block needs no description; what the rules do not know stays as it is. Half precision is folded in single
+    precision and rounded once.
+
+    Args:
+        size: (height, width) of all images, multiples of the stride, to have the head's cells as constants.
+
+    Raises:
+        ValueError: a size that is no multiple of the stride.
+    """
+    stride = int(model.stride.max())
+    if size is not None and any(side % stride or side < stride for side in size):
+        raise ValueError(
+            f"cannot deploy for images of {size}: sides must be multiples of the stride {stride}"
+        )
+    weight = next(model.parameters())
+    plain = copy.deepcopy(model).to("cpu").eval()
+    if weight.dtype not in (torch.float32, torch.float64):
+        plain = plain.float()
+    network, rules = fold(Flow(plain.fuse()), (1, plain.yaml["ch"], TRACED, TRACED), size)
+    deployed = DeployedModel(network, model, size)
+    deployed.rules = rules
+    return deployed.to(weight.device, weight.dtype).eval().requires_grad_(False)

@@ -1,0 +1,238 @@
+"""Walk through a traced network and keep account of where every channel is; rules say what a node means."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor, fx, nn
+
+from models.folding.builder import Builder
+from models.folding.convolution import Dense, Settings
+from models.folding.sources import (
+    Channel,
+    Channels,
+    Foreign,
+    Joined,
+    Part,
+    Selected,
+    Source,
+    changed,
+    channels_of,
+    sources_in,
+)
+
+# what a node of the traced network gives: the channels of a map (B, C, H, W); a tensor or number that hangs
+# on weights alone; a list of such values; or a node that stays
+Value: TypeAlias = Any
+Rule: TypeAlias = "Callable[[Folder, fx.Node], Value]"
+RULES: dict[Any, Rule] = {}  # by type of module, function, or name of method
+
+
+def rule(*targets: Any) -> Callable[[Rule], Rule]:
+    """Decorator: fold nodes that call one of these by this rule; `NotImplemented` leaves a node alone."""
+
+    def enter(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return enter
+
+
+class Folder:
+    """One walk.
+
+    Attributes:
+        size: (height, width) of all images, None for any.
+        counts: how often which rule applied.
+        dtype: of the weights.
+        needed: after `fold`, the sources that the network consists of, in order.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        size: tuple[int, int] | None = None,
+        slices: Mapping[int, Sequence[tuple[int, ...]]] | None = None,
+    ) -> None:
+        self.network, self.size, self.slices = network, size, slices or {}
+        self.dtype = next(network.parameters()).dtype
+        self.counts: Counter[str] = Counter()
+        self.values: dict[fx.Node, Value] = {}
+        self.sources: list[Source] = []
+        self.needed: list[Source] = []
+        self._written = 0
+
+    def fold(self) -> fx.GraphModule:
+        """The folded network."""
+        output: Any = None
+        for node in self.network.graph.nodes:
+            if node.op == "output":
+                output = self.settled(node.args[0])
+            else:
+                self.values[node] = self._visit(node)
+        self.needed = self._needed(output)
+        builder = Builder()
+        for source in self.needed:
+            builder.nodes[source] = source.emit(builder)
+        return builder.network(changed(output, builder.nodes.__getitem__, builder.constant))
+
+    def _needed(self, output: Any) -> list[Source]:
+        """The sources that the output hangs on, and the image; in order."""
+        image = [s for s in self.sources if isinstance(s, Foreign) and s.node.op == "placeholder"]
+        found = {*image, *sources_in(output)}
+        for source in reversed(self.sources):
+            if source in found:
+                found.update(source.inputs())
+        return [source for source in self.sources if source in found]
+
+    def _visit(self, node: fx.Node) -> Value:
+        if node.op == "get_attr":
+            return attribute(self.network, str(node.target)).detach()
+        inputs = [self.values[source] for source in node.all_input_nodes]
+        called = node.op in ("call_function", "call_method")
+        if called and inputs and all(isinstance(value, (Tensor, int, float)) for value in inputs):
+            return self._computed(node)
+        key = type(self.module(node)) if node.op == "call_module" else node.target
+        value = RULES[key](self, node) if key in RULES else NotImplemented
+        return self.keep(node) if value is NotImplemented else value
+
+    def _computed(self, node: fx.Node) -> Value:
+        """The value of a node that hangs on weights alone."""
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def keep(self, node: fx.Node) -> Value:
+        """The node as it is, on inputs whose channels lie in the traced order."""
+        module = copy.deepcopy(self.module(node)) if node.op == "call_module" else None
+        value = node.meta["value"]
+        is_map = isinstance(value, Tensor) and value.ndim == 4
+        args = () if node.op == "placeholder" else self.settled(node.args)
+        foreign = Foreign(node, module, args, self.settled(node.kwargs), value.shape[1] if is_map else 0)
+        self.add(foreign)
+        return channels_of(foreign) if is_map else foreign
+
+    def settled(self, arguments: Any) -> Any:
+        """Arguments of a node that stays: in place of nodes, sources in traced order."""
+
+        def settle(value: Value) -> Any:
+            if isinstance(value, list):
+                return [settle(item) for item in value]
+            return self.in_order(value) if is_channels(value) else value
+
+        return fx.node.map_arg(arguments, lambda node: settle(self.values[node]))
+
+    def module(self, node: fx.Node) -> nn.Module:
+        """What a node calls."""
+        return self.network.get_submodule(str(node.target))
+
+    def value(self, argument: Any) -> Value:
+        """What an argument of a node is."""
+        return self.values[argument] if isinstance(argument, fx.Node) else argument
+
+    # ---- making sources ----
+
+    def add(self, source: Any) -> Any:
+        """Take a new source into account; sources are emitted in this order."""
+        self.sources.append(source)
+        return source
+
+    def written(self, parts: list[Part], weight: Tensor, bias: Tensor | None, like: Settings) -> Channels:
+        """A dense convolution; or several, which write the slices that `slices_wanted` found apart."""
+        pieces = self.slices.get(self._written, [tuple(range(len(weight)))])
+        place: dict[int, Channel] = {}
+        for rows in pieces:
+            own = None if bias is None else bias[list(rows)]
+            made = self.add(Dense(parts, weight[list(rows)], own, like, number=self._written))
+            place |= {row: Channel(made, offset) for offset, row in enumerate(rows)}
+        self.counts["slices written apart"] += len(pieces) - 1
+        self._written += 1
+        return tuple(place[row] for row in range(len(weight)))
+
+    # ---- having channels in memory ----
+
+    def parts(self, channels: Channels) -> list[Part]:
+        """Parts that hold at least these channels, each once, in any order."""
+        rows: dict[Source, set[int]] = {}
+        for source, row in channels:
+            rows.setdefault(source, set()).add(row)
+        parts = []
+        for source, used in rows.items():
+            wanted = tuple(sorted(used))
+            fits = len(wanted) == source.rows or source.require(wanted, exact=False)
+            parts.append(Part(source, wanted) if fits else Part.all(source))
+        return parts
+
+    def tensor(self, channels: Channels) -> tuple[Source, list[int]]:
+        """One source that holds these channels and no others, and the row of each."""
+        distinct = tuple(dict.fromkeys(channels))
+        if len(distinct) < len(channels):
+            joined, rows = self.tensor(distinct)
+            row_of = dict(zip(distinct, rows))
+            return self.copied(joined, [row_of[channel] for channel in channels]), list(range(len(channels)))
+        place: dict[Channel, int] = {}
+        parts = []
+        for part in self.parts(channels):
+            own = [channel for channel in channels if channel.source is part.source]
+            if len(part.rows) > len(own):  # they cannot be neighbours
+                part = Part.all(self.copied(part.source, sorted(channel.row for channel in own)))
+                own.sort(key=lambda channel: channel.row)
+                place |= {channel: len(place) + offset for offset, channel in enumerate(own)}
+            else:
+                rank = {row: offset for offset, row in enumerate(part.rows)}
+                place |= {channel: len(place) + rank[channel.row] for channel in own}
+            parts.append(part)
+        whole = len(parts) == 1 and parts[0].whole
+        return parts[0].source if whole else self.add(Joined(parts)), [place[channel] for channel in channels]
+
+    def in_order(self, channels: Channels) -> Source:
+        """One source in which these channels lie in this order."""
+        source, rows = self.tensor(channels)
+        if source.require(rows, exact=True):
+            source.freeze()
+            return source
+        return self.copied(source, rows)
+
+    def aligned(self, left: Channels, right: Channels) -> tuple[Source, list[int], Source]:
+        """Two sources that have channel i of both at the same place in memory, and the rows of the first."""
+        (a, rows_a), (b, rows_b) = self.tensor(left), self.tensor(right)
+
+        def fits() -> bool:
+            return moved(a, rows_a, rows_b) == moved(b, rows_b, rows_b)
+
+        # asked again after each wish: it may have moved both, where they hang on one and the same order
+        granted = fits() or (b.require(moved(a, rows_a, rows_b), exact=True) and fits())
+        granted = granted or (a.require(moved(b, rows_b, rows_a), exact=True) and fits())
+        if not granted:
+            b = self.copied(b, moved(a, rows_a, rows_b))
+        a.freeze()
+        b.freeze()
+        return a, rows_a, b
+
+    def copied(self, source: Source, rows: Sequence[int]) -> Selected:
+        """Rows of a source copied one by one, for want of anything better."""
+        self.counts["channels copied one by one"] += 1
+        return self.add(Selected(source, rows))
+
+
+def moved(source: Source, rows: Sequence[int], others: Sequence[int]) -> list[int]:
+    """`others` in the order in which the corresponding `rows` of the source lie in memory."""
+    place = source.positions()
+    order = sorted(range(len(rows)), key=lambda index: place[rows[index]])
+    return [others[index] for index in order]
+
+
+def is_channels(value: Value) -> bool:
+    """Whether a value is the channels of a map."""
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Channel)
+
+
+def attribute(module: Any, path: str) -> Any:
+    """The attribute at a dotted path."""
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,363 @@
+"""The rules of folding: what each kind of node means for the channels that pass through it.
+
+In the equations x_i is channel i, W[:, i] the column of a weight that reads it.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from models.blocks.conv import batch_norm_terms
+from models.blocks.detect import Detect
+from models.blocks.reshape import shuffle_channels
+from models.folding.convolution import (
+    LEAST_CHANNELS,
+    POINTWISE,
+    Dense,
+    Depthwise,
+    Grouped,
+    Settings,
+    widened,
+)
+from models.folding.fold import Folder, Value, is_channels, rule
+from models.folding.head import FoldedHead, box_rows
+from models.folding.sources import Channel, Channels, Combined, Foreign, Mapped, Source, channels_of
+
+ELEMENTWISE = (
+    nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.GELU,
+    nn.ELU, nn.CELU, nn.SELU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.LogSigmoid, nn.Softsign,
+)  # fmt: skip
+PER_CHANNEL = (
+    *ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample,
+    nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
+)  # fmt: skip
+NOTHING = slice(None)
+
+
+# ---- references move, nothing is computed ----
+
+
+@rule(nn.Identity, nn.Dropout, nn.Dropout2d)
+def _nothing(folder: Folder, node: fx.Node) -> Value:
+    """What does nothing in evaluation mode is left out."""
+    return folder.value(node.args[0])
+
+
+@rule(shuffle_channels)
+def _shuffle(folder: Folder, node: fx.Node) -> Value:
+    """`y[i * groups + g] = x[g * C / groups + i]`: carried into the weights of whatever reads y."""
+    x = folder.value(node.args[0])
+    groups = node.kwargs.get("groups", node.args[1] if len(node.args) > 1 else None)
+    if not is_channels(x) or not isinstance(groups, int):
+        return NotImplemented
+    folder.counts["channel permutations carried into weights"] += 1
+    each = len(x) // groups
+    return tuple(x[g * each + i] for i in range(each) for g in range(groups))
+
+
+@rule(torch.cat)
+def _concatenate(folder: Folder, node: fx.Node) -> Value:
+    """`x | y` is the channels of x and those of y; who reads it reads both."""
+    inputs: Any = node.args[0]
+    values = [folder.value(part) for part in inputs]
+    dimension = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    if dimension != 1 or not all(is_channels(value) for value in values):
+        return NotImplemented
+    folder.counts["concatenations left to their readers"] += 1
+    return tuple(channel for value in values for channel in value)
+
+
+@rule("chunk", torch.chunk)
+def _chunk(folder: Folder, node: fx.Node) -> Value:
+    """Consecutive channels in pieces of equal size."""
+    settings: dict[str, Any] = dict(zip(("chunks", "dim"), node.args[1:])) | dict(node.kwargs)
+    x = folder.value(node.args[0])
+    if settings.get("dim", 0) != 1 or not is_channels(x) or not isinstance(settings.get("chunks"), int):
+        return NotImplemented
+    size = -(-len(x) // settings["chunks"])
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
+@rule("split")
+def _split(folder: Folder, node: fx.Node) -> Value:
+    """Consecutive channels in pieces of given sizes."""
+    settings: dict[str, Any] = dict(zip(("split_size", "dim"), node.args[1:])) | dict(node.kwargs)
+    x, sizes = folder.value(node.args[0]), settings.get("split_size")
+    if settings.get("dim", 0) != 1 or not is_channels(x):
+        return NotImplemented
+    if isinstance(sizes, int):
+        sizes = [min(sizes, len(x) - start) for start in range(0, len(x), sizes)]
+    if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) for size in sizes):
+        return NotImplemented
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [x[start : start + size] for start, size in zip(starts, sizes)]
+
+
+@rule(operator.getitem)
+def _item(folder: Folder, node: fx.Node) -> Value:
+    """A piece of a split, or the channels `x[:, start:stop]`."""
+    value: Any = folder.value(node.args[0])
+    index: Any = node.args[1]
+    if isinstance(value, list) and isinstance(index, int):
+        return value[index]
+    if not is_channels(value) or not isinstance(index, tuple) or len(index) < 2:
+        return NotImplemented
+    window = index[1]
+    others = (index[0], *index[2:])
+    if any(axis != NOTHING for axis in others) or not isinstance(window, slice):
+        return NotImplemented
+    numbers = (window.start, window.stop, window.step)
+    if not all(number is None or isinstance(number, int) for number in numbers):
+        return NotImplemented
+    return value[window]
+
+
+# ---- convolutions ----
+
+
+@rule(nn.Conv2d)
+def _convolution(folder: Folder, node: fx.Node) -> Value:
+    conv = folder.module(node)
+    assert isinstance(conv, nn.Conv2d)
+    x = folder.value(node.args[0])
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not is_channels(x):
+        return NotImplemented
+    bias = None if conv.bias is None else conv.bias.detach()
+    return convolve(folder, x, conv.weight.detach(), bias, settings_of(conv), conv.groups)
+
+
+@rule(F.conv2d, torch.conv2d)
+def _functional_convolution(folder: Folder, node: fx.Node) -> Value:
+    """A convolution whose weight is put together from others, such as HetConv's."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    arguments = dict(zip(names, node.args)) | dict(node.kwargs)
+    given = {name: folder.value(argument) for name, argument in arguments.items()}
+    x, weight, bias, padding = (given.get(name) for name in ("input", "weight", "bias", "padding"))
+    fixed = isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+    if not fixed or not is_channels(x) or isinstance(padding, str):
+        return NotImplemented
+    like = Settings(_pair(given.get("stride", 1)), _pair(padding or 0), _pair(given.get("dilation", 1)))
+    return convolve(folder, x, weight, bias, like, given.get("groups", 1))  # type: ignore[arg-type]
+
+
+def convolve(
+    folder: Folder, x: Channels, weight: Tensor, bias: Tensor | None, like: Settings, groups: int
+) -> Channels:
+    """A convolution on channels wherever they are.
+
+    Dense: `sum_i W[:, i] * x_i`, in any order of i. Channels that are one and the same tensor are read once,
+    with the sum of their columns: `W[:, i] * x_i + W[:, j] * x_i = (W[:, i] + W[:, j]) * x_i`. Depthwise: a
+    channel keeps its filter. Groups too narrow for a runtime's blocks get wider, with zeros in the weights.
+    """
+    if groups == len(x) == len(weight) > 1:
+        source, rows = folder.tensor(x)
+        order = sorted(range(len(x)), key=rows.__getitem__)
+        made = Depthwise(source, weight[order], None if bias is None else bias[order], like)
+        folder.add(made)
+        return tuple(Channel(made, row) for row in rows)
+    if groups > 1:
+        factor = _widening(len(x), groups)
+        if factor == 1:
+            return channels_of(folder.add(Grouped(folder.in_order(x), weight, bias, like, groups)))
+        folder.counts["narrow groups widened"] += 1
+        return convolve(folder, x, widened(weight, groups, factor), bias, like, groups // factor)
+    parts = folder.parts(x)
+    columns = [Channel(part.source, row) for part in parts for row in part.rows]
+    place = {channel: column for column, channel in enumerate(columns)}
+    merged = weight.new_zeros((len(weight), len(columns), *weight.shape[2:]))
+    merged.index_add_(1, torch.tensor([place[channel] for channel in x], device=weight.device), weight)
+    folder.counts["copies of channels read once"] += len(x) - len(set(x))
+    return folder.written(parts, merged, bias, like)
+
+
+def _widening(channels: int, groups: int) -> int:
+    """How many groups become one, so that it reads at least `LEAST_CHANNELS`; 1 when they all do."""
+    for factor in range(1, groups + 1):
+        if groups % factor == 0 and channels // groups * factor >= LEAST_CHANNELS:
+            return factor
+    return groups
+
+
+@rule(nn.BatchNorm2d)
+def _batch_norm(folder: Folder, node: fx.Node) -> Value:
+    """A scale and a shift per channel."""
+    norm = folder.module(node)
+    x = folder.value(node.args[0])
+    assert isinstance(norm, nn.BatchNorm2d)
+    if not is_channels(x):
+        return NotImplemented
+    scale, shift = batch_norm_terms(norm)
+    return affine(folder, x, scale, shift, alone=_unshared(folder, node.args[0]))
+
+
+def affine(folder: Folder, x: Channels, scale: Tensor, shift: Tensor, alone: bool) -> Channels:
+    """`scale * x + shift`, (C,) double each.
+
+    Where x is convolutions W * z + b that nothing else reads (`alone`), these become
+    `(scale W) * z + (scale b + shift)`; elsewhere it is a depthwise 1x1 convolution.
+    """
+    place = {channel: index for index, channel in enumerate(x)}
+    sources = list(dict.fromkeys(source for source, _ in x))
+    complete = len(place) == len(x) == sum(source.rows for source in sources)
+    if alone and complete and all(isinstance(source, Dense) for source in sources):
+        for source in sources:
+            rows = [place[channel] for channel in channels_of(source)]
+            assert isinstance(source, Dense)
+            source.rescale(scale[rows], shift[rows])
+        folder.counts["scales and shifts folded into convolutions"] += 1
+        return x
+    unit = scale.reshape(-1, 1, 1, 1).to(folder.dtype)
+    return convolve(folder, x, unit, shift.to(folder.dtype), POINTWISE, groups=len(x))
+
+
+def _unshared(folder: Folder, node: Any) -> bool:
+    """Whether a node is a convolution that a single other node reads, or joins only such ones."""
+    if not isinstance(node, fx.Node) or len(node.users) > 1:
+        return False
+    if node.target is torch.cat:
+        joined: Any = node.args[0]
+        return all(_unshared(folder, part) for part in joined)
+    is_layer = node.op == "call_module" and isinstance(folder.module(node), nn.Conv2d)
+    return is_layer or node.target in (F.conv2d, torch.conv2d)
+
+
+# ---- what works on each channel alone ----
+
+
+@rule(*PER_CHANNEL)
+def _map(folder: Folder, node: fx.Node) -> Value:
+    x = folder.value(node.args[0])
+    return apply_each(folder, x, copy.deepcopy(folder.module(node))) if is_channels(x) else NotImplemented
+
+
+def _called(layer: Callable[[], nn.Module]) -> Callable[[Folder, fx.Node], Value]:
+    def apply(folder: Folder, node: fx.Node) -> Value:
+        x = folder.value(node.args[0])
+        plain = is_channels(x) and len(node.args) == 1 and not node.kwargs
+        return apply_each(folder, x, layer()) if plain else NotImplemented
+
+    return apply
+
+
+rule("relu", torch.relu, F.relu)(_called(nn.ReLU))
+rule("sigmoid", torch.sigmoid)(_called(nn.Sigmoid))
+rule("tanh", torch.tanh)(_called(nn.Tanh))
+rule(F.silu)(_called(nn.SiLU))
+rule(F.hardswish)(_called(nn.Hardswish))
+
+
+def apply_each(folder: Folder, x: Channels, layer: nn.Module) -> Channels:
+    """A layer that treats channels alike: `f(x | y) = f(x) | f(y)`, so that nothing is joined for it."""
+    used = Counter(source for source, _ in dict.fromkeys(x))
+    kind = type(layer).__name__.lower()
+    if all(count == source.rows for source, count in used.items()):
+        made = {source: folder.add(Mapped(source, layer, kind)) for source in used}
+        return tuple(Channel(made[source], row) for source, row in x)
+    source, rows = folder.tensor(x)
+    mapped = folder.add(Mapped(source, layer, kind))
+    return tuple(Channel(mapped, row) for row in rows)
+
+
+@rule(operator.add, torch.add)
+def _add(folder: Folder, node: fx.Node) -> Value:
+    """The sum of two maps; two convolutions of the same channels that nothing else reads become one."""
+    left, right = (folder.value(argument) for argument in node.args[:2])
+    if len(node.args) != 2 or node.kwargs or not is_channels(left) or not is_channels(right):
+        return NotImplemented
+    if all(_unshared(folder, argument) for argument in node.args):
+        merged = merge(folder, left, right)
+        if merged is not None:
+            return merged
+    return combine(folder, left, right, operator.add)
+
+
+def merge(folder: Folder, left: Channels, right: Channels) -> Channels | None:
+    """`V * x + W * x = (V + W) * x` for dense convolutions; the smaller kernel gets a border of zeros.
+
+    None when they read different things, or look at pixels that do not lie on each other.
+    """
+    a, b = left[0].source, right[0].source
+    whole = left == channels_of(a) and right == channels_of(b)
+    if not whole or not isinstance(a, Dense) or not isinstance(b, Dense) or a.parts != b.parts:
+        return None
+    small, large = sorted((a, b), key=lambda source: source.weight[0, 0].numel())
+    # rows and columns that the larger kernel has more on each side; its padding must be larger by as many
+    margins = [wide - narrow for narrow, wide in zip(small.like.padding, large.like.padding)]
+    kernels = zip(small.weight.shape[2:], large.weight.shape[2:], margins)
+    centred = all(margin >= 0 and wide == narrow + 2 * margin for narrow, wide, margin in kernels)
+    same = small.like.stride == large.like.stride and large.like.dilation == (1, 1) == small.like.dilation
+    if not centred or not same:
+        return None
+    weight = large.weight + F.pad(small.weight, (margins[1], margins[1], margins[0], margins[0]))
+    biases = [source.bias for source in (a, b) if source.bias is not None]
+    bias = torch.stack(biases).sum(dim=0) if biases else None
+    folder.counts["parallel convolutions merged"] += 1
+    return channels_of(folder.add(Dense(a.parts, weight, bias, large.like, number=-1)))
+
+
+def combine(
+    folder: Folder, left: Channels, right: Channels, function: Callable[..., Tensor]
+) -> Channels | Any:
+    """Channel by channel, in whatever order suits both; or many channels with a map of a single one."""
+    if len(left) == len(right):
+        a, rows, b = folder.aligned(left, right)
+    elif 1 in (len(left), len(right)):
+        one, many = sorted((left, right), key=len)
+        (a, rows), (b, _) = folder.tensor(many), folder.tensor(one)
+    else:
+        return NotImplemented
+    made = folder.add(Combined(a, b, function))
+    return tuple(Channel(made, row) for row in rows)
+
+
+@rule(operator.mul, torch.mul)
+def _multiply(folder: Folder, node: fx.Node) -> Value:
+    """The product of two maps, or of a number and a map."""
+    if len(node.args) != 2 or node.kwargs:
+        return NotImplemented
+    left, right = (folder.value(argument) for argument in node.args)
+    maps = [value for value in (left, right) if is_channels(value)]
+    if len(maps) == 2:
+        return combine(folder, left, right, operator.mul)
+    factor = right if is_channels(left) else left
+    if not maps or not isinstance(factor, (int, float)):
+        return NotImplemented
+    source = next(argument for argument in node.args if isinstance(argument, fx.Node))
+    scale = torch.full((len(maps[0]),), float(factor), dtype=torch.float64)
+    return affine(folder, maps[0], scale, torch.zeros_like(scale), alone=_unshared(folder, source))
+
+
+# ---- the head ----
+
+
+@rule(Detect)
+def _detect(folder: Folder, node: fx.Node) -> Value:
+    """Its 1x1 convolutions read channels in any order and write boxes and scores apart; see `FoldedHead`."""
+    head = folder.module(node)
+    assert isinstance(head, Detect)
+    maps: tuple[list[Source], list[Source]] = ([], [])
+    inputs: Any = node.args[0]
+    for conv, argument in zip(head.m, inputs):
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        for kind, rows in zip(maps, box_rows(head)):
+            weight, bias = conv.weight[rows].detach(), conv.bias[rows].detach()
+            found = convolve(folder, folder.value(argument), weight, bias, settings_of(conv), conv.groups)
+            kind.append(folder.in_order(found))
+    return folder.add(Foreign(node, FoldedHead(head, folder.size), maps, {}, rows=0))
+
+
+def settings_of(conv: nn.Conv2d) -> Settings:
+    """Stride, padding and dilation of a layer."""
+    return Settings(_pair(conv.stride), _pair(conv.padding), _pair(conv.dilation))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

@@ -1,0 +1,90 @@
+"""From a network to a flat graph of elementary layers and functions, in evaluation mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from models.blocks.detect import Detect
+from models.blocks.reshape import shuffle_channels
+from models.parse import run_layers
+from models.yolo import DetectionModel
+
+
+class _Tracer(fx.Tracer):
+    """Goes into every block but torch's own layers, the head, and those that cannot be traced.
+
+    `shuffle_channels` stays a single node: that it only permutes channels is what folding wants to know.
+    """
+
+    def __init__(self, opaque: set[nn.Module]) -> None:
+        super().__init__(autowrap_functions=(shuffle_channels,))
+        self.opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own = m.__module__.startswith("torch.nn") and not isinstance(m, (nn.Sequential, nn.ModuleList))
+        return own or isinstance(m, Detect) or m in self.opaque
+
+
+class Flow(nn.Module):
+    """The layers of a model and their wiring alone, without what a detection model is besides."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__()
+        self.model, self.layers = model.model, model.layers
+
+    def forward(self, image: Tensor) -> Any:
+        return run_layers(self.model, self.layers, image)
+
+
+def trace(network: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+    """The graph of a network on maps (B, C, H, W), in evaluation mode. It shares the network's parameters.
+
+    A block that cannot be traced, because what it does depends on values, stays a node of its own. Every node
+    has `meta["value"]`, its output as a tensor (or tensors) without data, for an input of `shape`.
+    """
+    network.eval()
+    layers = list(network.model) if isinstance(network, Flow) else list(network.children())
+    opaque = {layer for layer in layers if not isinstance(layer, Detect) and not _traceable(layer)}
+    graph = fx.GraphModule(network, _Tracer(opaque).trace(network))
+    image = torch.zeros(shape, dtype=next(network.parameters()).dtype)
+    try:
+        _Shapes(graph, without_data=True).run(image.to("meta"))
+    except (RuntimeError, NotImplementedError):  # a block looks at values, or has no counterpart without them
+        _Shapes(graph, without_data=False).run(image)
+    return graph
+
+
+def _traceable(layer: nn.Module) -> bool:
+    try:
+        _Tracer(set()).trace(nn.Sequential(layer))
+    except Exception:  # a block may fail on a stand-in for its input with anything
+        return False
+    return True
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and keeps what every node gives, as tensors without data."""
+
+    def __init__(self, graph: fx.GraphModule, without_data: bool) -> None:
+        super().__init__(graph)
+        self.without_data = without_data
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        n.meta["value"] = value.to("meta") if isinstance(value, Tensor) else value
+        return value
+
+    def fetch_attr(self, target: str) -> Any:
+        found = super().fetch_attr(target)
+        return found.to("meta") if self.without_data and isinstance(found, Tensor) else found
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.without_data:
+            return super().call_module(target, args, kwargs)
+        module = self.fetch_attr(target)
+        state = dict(module.named_parameters()) | dict(module.named_buffers())
+        empty = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+        return torch.func.functional_call(module, empty, args, kwargs)
