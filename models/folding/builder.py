@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-
-if TYPE_CHECKING:
-    from models.folding.sources import Part, Source
 
 
 class Builder:
@@ -24,8 +20,8 @@ class Builder:
     def __init__(self) -> None:
         self.graph = fx.Graph()
         self.root = nn.Module()
-        self.nodes: dict[Source, fx.Node] = {}
-        self._once: dict[Any, fx.Node] = {}
+        self.nodes: dict[Any, fx.Node] = {}
+        self._made: dict[Hashable, fx.Node] = {}
         self._numbers: Counter[str] = Counter()
 
     def call(self, kind: str, module: nn.Module, *inputs: Any) -> fx.Node:
@@ -46,30 +42,14 @@ class Builder:
         self.root.register_buffer(name, tensor)
         return self.graph.get_attr(name)
 
-    def part(self, part: Part) -> fx.Node:
-        """A source, or a slice of it."""
-        node = self.nodes[part.source]
-        if part.whole:
-            return node
-        place = part.source.positions()
-        first = min(place[row] for row in part.rows)
-        window = (slice(None), slice(first, first + len(part.rows)))
-        return self._cached(part, lambda: self.graph.call_function(operator.getitem, (node, window)))
-
-    def joined(self, parts: tuple[Part, ...]) -> fx.Node:
-        """Parts side by side along the channels; the same ones are joined once."""
-        pieces = [self.part(part) for part in parts]
-        if len(pieces) == 1:
-            return pieces[0]
-        return self._cached(parts, lambda: self.graph.call_function(torch.cat, (pieces,), {"dim": 1}))
+    def once(self, key: Hashable, make: Callable[[], fx.Node]) -> fx.Node:
+        """The node that was made for a key, made now when there is none."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def network(self, output: Any) -> fx.GraphModule:
         """The finished network, which returns `output`, nodes in any nest of containers."""
         self.graph.output(output)
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
-
-    def _cached(self, key: Any, make: Callable[[], fx.Node]) -> fx.Node:
-        if key not in self._once:
-            self._once[key] = make()
-        return self._once[key]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.folding.builder import Builder
-from models.folding.sources import Free, Mapped, Part, Source, Tied, memory_order
+from models.folding.sources import Free, Mapped, Part, Source, Tied, memory_order, read
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Dense(Free):
             columns = [term.columns[index] for index in memory_order(term.parts)]
             conv = self.like.layer(self.weight[self.layout.order][:, columns], bias, groups=1)
             bias = None  # once
-            node = builder.call("conv", conv, builder.joined(term.parts))
+            node = builder.call("conv", conv, read(builder, term.parts))
             before = sums.get(term.upsampling)
             sums[term.upsampling] = node if before is None else builder.add(before, node)
         total: fx.Node | None = None

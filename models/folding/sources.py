@@ -7,6 +7,7 @@ is emitted, after all orders are settled.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -84,6 +85,24 @@ def memory_order(parts: Sequence[Part]) -> list[int]:
         own = sorted(range(len(part.rows)), key=lambda index: place[part.rows[index]])
         order += [start + index for index in own]
     return order
+
+
+def read(builder: Builder, parts: Sequence[Part]) -> fx.Node:
+    """Parts side by side along the channels: sources, or slices of them; the same ones are joined once."""
+    pieces = [_piece(builder, part) for part in parts]
+    if len(pieces) == 1:
+        return pieces[0]
+    return builder.once(tuple(parts), lambda: builder.graph.call_function(torch.cat, (pieces,), {"dim": 1}))
+
+
+def _piece(builder: Builder, part: Part) -> fx.Node:
+    node = builder.nodes[part.source]
+    if part.whole:
+        return node
+    place = part.source.positions()
+    first = min(place[row] for row in part.rows)
+    window = (slice(None), slice(first, first + len(part.rows)))
+    return builder.once(part, lambda: builder.graph.call_function(operator.getitem, (node, window)))
 
 
 class Free(Source):
@@ -179,7 +198,7 @@ class Joined(Source):
         return inverse(memory_order(self.parts))
 
     def emit(self, builder: Builder) -> fx.Node:
-        return builder.joined(self.parts)
+        return read(builder, self.parts)
 
 
 class Rigid(Source):
