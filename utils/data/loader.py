@@ -11,6 +11,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -160,7 +161,7 @@ class Loader:
         if self._processes is None:
             self._processes = self._start()
         try:
-            for batch in self._processes:
+            for batch in _deaths_told_in_turn(self._processes):
                 if isinstance(batch, _Failure):
                     raise UserError(batch.message)
                 images, targets, paths, shapes = batch
@@ -225,6 +226,20 @@ def build_loader(
         world_size=world_size,
         quad=quad,
     )
+
+
+def _deaths_told_in_turn(loader: DataLoader) -> Iterator[Any]:
+    """The loader's iterator, which tells of a worker's death when it is next asked for a batch.
+
+    Left to itself, torch raises the error from a signal handler: in any line of the process, and again with
+    each child that ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)  # handlers are the main thread's
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 class _Failure(str):
