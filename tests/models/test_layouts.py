@@ -127,7 +127,7 @@ def test_the_readme_lists_every_variant_with_its_cost() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name.startswith("yolov5n-")])
-@pytest.mark.parametrize("size", "mlx")
+@pytest.mark.parametrize("size", ["m", *(pytest.param(size, marks=pytest.mark.slow) for size in "lx")])
 def test_larger_sizes_resolve_by_name(name: str, size: str) -> None:
     larger, small_one = (on_meta(name.replace("yolov5n", f"yolov5{letter}")) for letter in (size, "s"))
     assert count_parameters(larger) > count_parameters(small_one)
