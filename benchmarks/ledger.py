@@ -109,8 +109,8 @@ def run(config: Config) -> None:
     for claim in load_claims(path):
         try:
             claims.append(claim.recounted())
-        except ValueError as error:
-            raise UserError(f"{path.name}: {claim.id}: {error}") from error
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:  # a recount that cannot be made
+            raise UserError(f"{path.name}: {claim.id}: {' '.join(str(error).split())}") from error
     print(console_table(claims))
     drifts = [
         f"{claim.id}: {drift}" for claim in claims for number in claim.numbers for drift in number.drifts
@@ -126,8 +126,11 @@ def run(config: Config) -> None:
 
 def write_page(path: Path, text: str) -> list[str]:
     """Write the page when it differs, and say so: a changed page has to be looked at and committed."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    before = path.read_bytes() if path.exists() else b""
+    if before == text.encode():
         return []
+    if before and before.split(b"\n")[0] != text.encode().split(b"\n")[0]:
+        raise UserError(f"--page {path}: not a page of this command, it is left alone")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(text.encode())

@@ -14,12 +14,14 @@ import csv
 import dataclasses
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 import train as train_command
@@ -91,6 +93,8 @@ class Config(CommandConfig):
             raise ValueError("--variants: name at least one model yaml, such as yolov5n yolov5n-gsconv")
         if not self.seeds or min(self.seeds) < 0:
             raise ValueError(f"--seeds must be at least 0, found {min(self.seeds, default='none')}")
+        if max(self.seeds) >= 1 << 63:
+            raise ValueError(f"--seeds must be below 2^63, found {max(self.seeds)}")
         if self.output and Path(self.output).suffix != ".md":
             raise ValueError(f"--output is a Markdown page and must end in .md, found {self.output}")
 
@@ -154,7 +158,7 @@ def run(config: Config) -> None:
     setup_console()
     prepared = prepare(config)
     plan = config.planned
-    with StopRequest() as stop:
+    with alone_in(config.folder), StopRequest() as stop:
         for number, (variant, run_) in enumerate(plan, start=1):
             if stop.requested:
                 LOGGER.info("stopped; the same command goes on")
@@ -169,6 +173,25 @@ def run(config: Config) -> None:
             write_everything(config, prepared)
     write_everything(config, prepared)
     LOGGER.info(f"{config.page}: the page; {config.folder}: everything else")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other calls out of the folder as long as this one works in it; the lock ends with the process.
+
+    Raises:
+        UserError: another call is at work.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare(config: Config) -> Prepared:

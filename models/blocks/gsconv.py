@@ -22,8 +22,12 @@ class GSConv(nn.Module):
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__()
         if c2 % 2:
-            raise ValueError(f"GSConv makes its channels in two halves: c2 must be even, got {c2}")
+            name = type(self).__name__
+            raise ValueError(f"{name} makes its channels in two halves: c2 must be even, got {c2}")
         self.width = half = c2 // 2
+        if g < 1 or c1 % g or half % g:
+            name = type(self).__name__
+            raise ValueError(f"{name}: g must divide c1 and c2 / 2, got c1 {c1}, c2 {c2} and g {g}")
         self.cv1 = Conv(c1, half, k, s, g=g, act=act)
         self.cv2 = Conv(half, half, k=5, g=half, act=act)
 

@@ -203,3 +203,11 @@ def test_the_ledger_of_the_project_holds(tmp_path: Path) -> None:
     page = tmp_path / "ledger.md"
     page.write_text((ROOT / "docs" / "ledger.md").read_text())
     assert ledger(ROOT / "published.yaml", page) == 0
+
+
+def test_a_foreign_file_is_not_overwritten(files: tuple[Path, Path]) -> None:
+    published, page = files
+    page.write_text("my own words\n")
+    with pytest.raises(UserError, match="left alone"):
+        ledger(published, page)
+    assert page.read_text() == "my own words\n"

@@ -16,7 +16,7 @@ import torch
 import benchmark
 import train
 from benchmarks.runs import arguments
-from benchmarks.train import Config
+from benchmarks.train import Config, alone_in
 from tests.training import ENVIRONMENT, ROOT, rows, wait_until
 from utils.config import parse_flags
 from utils.errors import UserError
@@ -51,6 +51,22 @@ def command(tiny_data: Path, project: Path) -> Arguments:
         "1",
         *SMALL,
     )
+
+
+def test_two_calls_do_not_share_a_folder(command: Arguments, project: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(UserError, match="another call is at work there"):
+        benchmark.main([*command, "--project", str(tmp_path.parent), "--name", tmp_path.name])
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with alone_in(tmp_path):
+        pass  # it is free again
+
+
+@pytest.mark.parametrize("seed", [str(1 << 63), "-1"])
+def test_seeds_beyond_the_range(command: Arguments, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main([*command, "--seeds", seed])
+    assert ended.value.code == 2
+    assert "--seeds must be" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
