@@ -107,7 +107,9 @@ def test_published_cost(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [*OWN, *(pytest.param(name, marks=pytest.mark.slow) for name in LAYOUTS if name not in OWN)]
+)
 def test_comments_tell_the_cost(name: str) -> None:
     text = next(
         folder / f"{name}.yaml" for folder in FOLDERS if (folder / f"{name}.yaml").exists()
