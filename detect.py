@@ -141,7 +141,9 @@ def build_detector(config: DetectConfig) -> Detector:
     if config.half and device.type != "cuda":
         warn("--half needs a CUDA device; running in single precision")
     weights = [find_weights(name) for name in config.weights or ("",)]
-    backend = load_backend(weights, device, dnn=config.dnn, half=config.half, data=config.data)
+    backend = load_backend(
+        weights, device, dnn=config.dnn, half=config.half, data=config.data, threads=config.threads
+    )
     detector = Detector(backend)
     detector.conf, detector.iou, detector.max_det = config.conf_thres, config.iou_thres, config.max_det
     detector.agnostic, detector.classes = config.agnostic_nms, config.classes

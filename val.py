@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(config.device)
     spec = load_data_spec(config.data, needed=(split_of(config),))
     weights = [find_weights(name) for name in config.weights or ("",)]
-    backend = load_backend(weights, device, dnn=config.dnn, half=config.half, data=config.data)
+    backend = load_backend(
+        weights, device, dnn=config.dnn, half=config.half, data=config.data, threads=config.threads
+    )
     check_classes(config, backend, spec)
     folder = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":

@@ -47,9 +47,13 @@ class CommandConfig:
             ("max_det", 1),
             ("vid_stride", 1),
             ("seed", 0),
+            ("topk_all", 1),
+            ("topk_per_class", 1),
+            ("workspace", 1),
+            ("threads", 1),
         ):
             value = getattr(self, name, low)
-            if value < low:
+            if value is not None and value < low:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {low}, found {value}")
         if getattr(self, "seed", 0) >= 2**63:
             raise ValueError("--seed must be below 2^63")
@@ -79,6 +83,7 @@ class CommandConfig:
 
 IMGSZ = ("--imgsz", "--img", "--img-size")
 DEVICE_HELP = "cpu, mps, or CUDA devices such as 0 or 0,1 (default: CUDA when there is any, else cpu)"
+THREADS_HELP = "CPU threads of inference (default: the runtime's own choice)"
 DATA_HELP = "dataset yaml (a name is also looked up in data/)"
 
 
@@ -168,6 +173,7 @@ class ValConfig(CommandConfig):
     exist_ok: bool = flag(False, "write into an existing run folder")
     half: bool = flag(False, "half precision (CUDA)")
     dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
+    threads: int | None = flag(None, THREADS_HELP)
     noplots: bool = flag(False, "draw nothing")
     strict: bool = flag(False, "treat label faults as errors")
 
@@ -209,7 +215,45 @@ class DetectConfig(CommandConfig):
     hide_conf: bool = flag(False, "draw no confidences")
     half: bool = flag(False, "half precision (CUDA)")
     dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
+    threads: int | None = flag(None, THREADS_HELP)
     vid_stride: int = flag(1, "use every this manieth frame of a video")
+
+
+@dataclass(frozen=True)
+class ExportConfig(CommandConfig):
+    """Flags of export.py."""
+
+    data: str = flag("data/digits.yaml", f"for --int8: {DATA_HELP}")
+    weights: tuple[str, ...] = flag((), "PyTorch weights; default: the newest best.pt in runs/train")
+    imgsz: tuple[int, ...] = flag((640, 640), "image size in pixels: one side, or height and width", *IMGSZ)
+    batch_size: int = flag(1, "images per call")
+    device: str = flag("cpu", "accepted for YOLOv5's sake; files are made on the CPU and run anywhere")
+    half: bool = flag(False, "weights and input in fp16")
+    inplace: bool = flag(False, "accepted for YOLOv5's sake; changes nothing")
+    keras: bool = flag(False, "not written here; see --include litert")
+    optimize: bool = flag(False, "not written here; see --include executorch")
+    int8: bool = flag(False, "weights and activations in eight bits, calibrated on --data")
+    per_tensor: bool = flag(False, "not written here: weights are quantised per channel")
+    dynamic: bool = flag(False, "batch, height and width are free")
+    cache: str = flag("", "timing cache in the trtexec command of tensorrt")
+    simplify: bool = flag(False, "let onnxslim or onnxsim rewrite the ONNX graph")
+    mlmodel: bool = flag(False, "not written here; see --include coreml")
+    opset: int = flag(17, "ONNX opset, 12 to 20; OpenCV reads 12")
+    verbose: bool = flag(False, "say more: tracebacks of converters, and --verbose for trtexec")
+    workspace: int = flag(4, "memory in GB in the trtexec command of tensorrt")
+    nms: bool = flag(False, "non-maximum suppression inside the network (onnx, openvino, tensorrt)")
+    agnostic_nms: bool = flag(False, "with --nms: boxes of different classes suppress each other")
+    topk_per_class: int = flag(100, "with --nms: most detections of a class in an image")
+    topk_all: int = flag(100, "with --nms: most detections in an image")
+    iou_thres: float = flag(0.45, "with --nms: IoU threshold")
+    conf_thres: float = flag(0.25, "with --nms: confidence threshold")
+    include: tuple[str, ...] = flag(
+        ("torchscript",),
+        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt",
+    )
+    raw: bool = flag(False, "the maps of the head, (B, na * (5 + nc), h, w) a level, without decoding")
+    no_deploy: bool = flag(False, "fold only BatchNorm; without it, see models/deploy.py")
+    force: bool = flag(False, "with --int8: keep the file even if it has lost accuracy")
 
 
 def parse_flags(config: type[ConfigType], argv: Sequence[str] | None = None) -> ConfigType:

@@ -135,7 +135,7 @@ def test_hostile_class_names_are_not_evaluated(tmp_path: Path) -> None:
         load_backend(path)
 
 
-@pytest.mark.parametrize("name", ["best.tflite", "best", "best_openvino_model"])
+@pytest.mark.parametrize("name", ["best.tflite", "best", "best_saved_model"])
 def test_an_unknown_form_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UserError, match=r"known are \.pt, \.safetensors, \.torchscript, \.onnx"):
         load_backend(name)

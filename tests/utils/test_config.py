@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import CommandConfig, DetectConfig, TrainConfig, ValConfig, build_parser, parse_flags
+from utils.config import (
+    CommandConfig,
+    DetectConfig,
+    ExportConfig,
+    TrainConfig,
+    ValConfig,
+    build_parser,
+    parse_flags,
+)
 
-COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig}
+COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig, "export": ExportConfig}
 LEFT_OUT = {"--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--update"}
 OUR_DEFAULTS = {"--weights", "--data"}
 

@@ -1,0 +1,72 @@
+"""ncnn: a folder with `model.ncnn.param`, `model.ncnn.bin` and `metadata.yaml`, written by pnnx.
+
+pnnx is a program of its own that reads a TorchScript file. It also writes Python and ONNX files beside its
+result; they stay in a temporary folder and nothing in them is run.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from models.exporting.job import Job
+from models.exporting.metadata import write_metadata
+from models.exporting.require import require
+from models.runtimes.folder import checksum
+from utils.errors import UserError
+
+STEM = "model.ncnn"
+FOREIGN = re.compile(r"[.:]")  # in the name of a layer: an operator that pnnx left as it was
+
+
+def export(job: Job) -> None:
+    """Convert the network for images of exactly the job's size, one at a time; `half` stores weights in fp16.
+
+    Raises:
+        UserError: pnnx is not installed or fails, or the network has operators that ncnn has not.
+    """
+    program = require("pnnx", "pnnx").EXEC_PATH
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _trace(job, folder / "model.torchscript")
+        sides = ",".join(str(side) for side in (1, *job.image.shape[1:]))
+        flags = [f"inputshape=[{sides}]f32", f"fp16={int(job.half)}"]
+        result = subprocess.run(
+            [program, "model.torchscript", *flags], cwd=folder, capture_output=True, text=True, check=False
+        )
+        files = [folder / f"{STEM}.param", folder / f"{STEM}.bin"]
+        if result.returncode or not all(file.is_file() for file in files):
+            raise UserError(f"pnnx ends with status {result.returncode}: {_last_line(result.stderr)}")
+        _check_layers(files[0])
+        job.target.mkdir()
+        for file in files:
+            (job.target / file.name).write_bytes(file.read_bytes())
+        own = {"batch": "1", "checksum": checksum(files)}  # ncnn itself notices little of a damage
+    write_metadata(job.target / "metadata.yaml", {**job.metadata, **own})
+
+
+def _trace(job: Job, path: Path) -> None:
+    """ncnn's maps have no batch axis, so one image is traced whatever the job's batch."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch's plans for TorchScript, and shapes that a trace makes constant, which is what is wanted here
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(job.network, job.image[:1].contiguous(), strict=False)
+        torch.jit.save(traced, str(path))
+
+
+def _check_layers(param: Path) -> None:
+    """Raise a UserError when a layer of the file is no ncnn layer."""
+    lines = param.read_text(encoding="utf-8").splitlines()[2:]  # after the magic number and the counts
+    foreign = sorted({kind for line in lines if FOREIGN.search(kind := line.split()[0])})
+    if foreign:
+        raise UserError(f"ncnn has no layer for {', '.join(foreign)}; use onnx or openvino for this network")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no message"

@@ -1,0 +1,67 @@
+"""Where exported files go, and how they get there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.exporting.formats import Format
+from utils.errors import UserError
+
+
+def free_place(weights: Path, form: Format) -> Path:
+    """Where a format goes: beside the weights, under their name.
+
+    Raises:
+        UserError: something is there that no export has made.
+    """
+    place = weights.with_name(weights.stem + form.suffix)
+    if place.is_symlink() or not place.exists():
+        return place
+    if place.is_dir() != form.is_folder or not _is_export(place):
+        raise UserError(f"'{place}' is in the way and was made by no export; move it elsewhere")
+    return place
+
+
+def _is_export(place: Path) -> bool:
+    """Whether something may be replaced: a file, and a folder with the description that every export has."""
+    return place.is_file() or any((place / name).is_file() for name in ("metadata.yaml", "Manifest.json"))
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, in `parent`, so that moving a file out of it is a rename.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(dir=parent, prefix=".export-")
+    except OSError as error:
+        raise UserError(
+            f"cannot write beside the weights in '{parent}': {error.strerror}; copy them to a folder of yours"
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def publish(written: Path, place: Path) -> None:
+    """Move a verified file or folder to its place. A file that is there is replaced in one step, a folder is
+    first moved aside and comes back when that fails."""
+    for file in written.rglob("*") if written.is_dir() else (written,):
+        if file.is_file():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+    if not place.is_dir():
+        written.replace(place)
+        return
+    aside = written.with_name("replaced")
+    place.replace(aside)
+    try:
+        written.replace(place)
+    except OSError:
+        aside.replace(place)
+        raise

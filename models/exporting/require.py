@@ -1,0 +1,49 @@
+"""Optional packages: imported where they are used, with the pip command when they are absent."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+
+from utils.errors import UserError
+
+REPORTING = ("openvino", "nncf")  # packages that would tell their makers of their use
+
+
+def require(module: str, pip: str) -> ModuleType:
+    """The imported module.
+
+    Args:
+        module: dotted name to import; the module of that name is returned, not its top package.
+        pip: what `pip install` has to be told.
+
+    Raises:
+        UserError: it is not installed, or it is and cannot be loaded.
+    """
+    if module.split(".")[0] in REPORTING:  # without this package they send nothing
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        top = module.split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == top:
+            raise UserError(_absent(top, pip)) from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the package {top} cannot be loaded ({reason}); try pip install -U {pip}") from error
+
+
+def check_installed(module: str, pip: str) -> None:
+    """The same without the seconds that importing may take.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    top = module.split(".")[0]
+    if importlib.util.find_spec(top) is None:
+        raise UserError(_absent(top, pip))
+
+
+def _absent(package: str, pip: str) -> str:
+    return f"this needs the package {package}: pip install {pip}"

@@ -1,0 +1,62 @@
+"""A folder that `export.py --include openvino` wrote: an .xml and a .bin file, and metadata.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.exporting.require import require
+from models.runtimes.base import Backend, first_line
+from models.runtimes.folder import the_pair
+from models.runtimes.metadata import read_yaml
+from utils.errors import UserError
+
+
+class OpenVINOBackend(Backend):
+    """A network in OpenVINO on the CPU (optional package).
+
+    Computes in single precision even where the CPU has a quicker half precision: pixel coordinates do not
+    survive that. Integer layers stay integer.
+
+    Args:
+        threads: of inference, None for as many as there are cores.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, threads: int | None = None) -> None:
+        super().__init__(device)
+        openvino = require("openvino", "openvino")
+        xml, weights = the_pair(folder, ".xml")
+        config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(xml), str(weights))
+            self.compiled = core.compile_model(model, "CPU", config)
+        except Exception as error:  # plain RuntimeErrors and openvino's own
+            raise UserError(f"'{folder}' cannot be run by OpenVINO: {reason(error)}") from error
+        entry = self.compiled.inputs[0]
+        shape = entry.get_partial_shape()
+        if shape.rank.is_dynamic or len(shape) != 4:
+            raise UserError(f"'{folder}' takes {shape}, not images (B, 3, H, W)")
+        batch, _, height, width = [None if side.is_dynamic else side.get_length() for side in shape]
+        self.shape = (height, width) if height and width else None
+        self.batch = batch
+        self.kind = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
+        description = read_yaml(folder)
+        self.names, self.stride = description.names, description.stride
+
+    def run(self, images: Tensor) -> Tensor:
+        array = np.ascontiguousarray(images.cpu().numpy().astype(self.kind, copy=False))
+        output = self.compiled([array])[0]
+        return torch.from_numpy(np.asarray(output, np.float32)).to(self.device)
+
+
+def reason(error: Exception) -> str:
+    """The line of OpenVINO's message that says what is wrong; those before it name places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from", "Check '", "Check "))]
+    return said[-1][:200] if said else first_line(error)

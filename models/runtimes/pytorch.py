@@ -1,0 +1,76 @@
+"""PyTorch itself: models in this process, and TorchScript files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.runtimes.base import Backend, first_line
+from models.runtimes.metadata import described, read_json
+from models.yolo import DetectionModel
+from utils.errors import UserError
+
+
+class PyTorchBackend(Backend):
+    """A DetectionModel in this process.
+
+    Args:
+        model: becomes part of the backend (and is fused in place).
+        fuse: fold batch norm into the convolutions.
+    """
+
+    pt = True
+
+    def __init__(
+        self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True
+    ) -> None:
+        half = half and device.type == "cuda"  # CPUs compute half precision slower than single
+        super().__init__(device, half)
+        self.names = dict(model.names)
+        self.stride = int(model.stride.max())
+        model.eval().requires_grad_(False)
+        if fuse:
+            model.fuse()
+        self.model = model.to(device, self.dtype)
+        self.channels_last = device.type == "cpu"  # a quarter faster there
+        if self.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, augment: bool = False) -> Tensor:
+        if self.channels_last and not torch.jit.is_tracing():
+            images = images.contiguous(memory_format=torch.channels_last)
+        weight = next(self.model.parameters())  # its device and precision may have been changed by the caller
+        prediction = self.model(images.to(weight.device, weight.dtype), augment=augment)
+        return prediction[0] if isinstance(prediction, (tuple, list)) else prediction
+
+
+class TorchScriptBackend(Backend):
+    """A traced or scripted module; class names and stride stand in its extra file `config.txt` (JSON)."""
+
+    def __init__(self, path: Path, device: torch.device, half: bool = False) -> None:
+        super().__init__(device, half and device.type == "cuda")
+        extra = {"config.txt": ""}
+        try:
+            with warnings.catch_warnings():
+                # torch's plans for TorchScript are no user's fault
+                warnings.simplefilter("ignore", FutureWarning)
+                self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"'{path}' is not a TorchScript file: {first_line(error)}") from error
+        self.module.eval().to(self.dtype)
+        text = extra["config.txt"]
+        config = read_json(text.decode() if isinstance(text, bytes) else text, path)
+        shape = config.get("shape")  # (B, 3, H, W) that the trace was made with
+        if isinstance(shape, list) and len(shape) == 4:
+            config = {**config, "batch": shape[0], "imgsz": shape[2:]}
+        description = described(config, path)
+        self.names, self.stride = description.names, description.stride
+        if not description.dynamic:
+            self.batch, self.shape = description.batch, description.shape
+
+    def run(self, images: Tensor) -> Tensor:
+        output = self.module(images.to(self.device, self.dtype))
+        return output[0] if isinstance(output, (tuple, list)) else output
