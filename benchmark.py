@@ -2,7 +2,9 @@
 
 python benchmark.py complexity yolov5n.yaml yolov5n-gsconv.yaml    # parameters, GFLOPs, memory access, depth
 python benchmark.py ledger                                         # recount every published number
+python benchmark.py latency --cfg yolov5n yolov5n-gsconv           # milliseconds in each runtime, relative
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
+python benchmark.py report --latency latency.json --accuracy runs/benchmark/bccd/results.csv   # one HTML page
 
 `python benchmark.py SUBCOMMAND --help` lists the flags of one.
 """
@@ -21,6 +23,8 @@ from utils.errors import UserError, run_command
 SUBCOMMANDS = {
     "complexity": "benchmarks.complexity",
     "ledger": "benchmarks.ledger",
+    "latency": "benchmarks.latency",
+    "report": "benchmarks.report",
     "train": "benchmarks.train",
 }
 

@@ -1,0 +1,255 @@
+"""How long networks take in the runtimes that people deploy, relative to a baseline of the same run.
+
+    python benchmark.py latency --cfg yolov5n yolov5n-gsconv --runtimes onnx openvino
+    python benchmark.py latency --weights best.pt other.pt --threads 4 --public --json latency.json
+
+All networks of a runtime are timed in turns in one process. What counts is the ratio within a round: a busy
+machine changes the milliseconds and hardly the ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.latency_page import Machine, Timing, page, text
+from models.exporting.describe import example
+from models.exporting.formats import FORMATS
+from models.exporting.job import Job
+from models.exporting.network import exported_network
+from models.exporting.require import check_installed
+from models.weights import find_weights, load_model
+from models.yolo import DetectionModel
+from utils.complexity import count_parameters, measure, meta_copy
+from utils.config import IMGSZ, CommandConfig, flag
+from utils.cost import Cost
+from utils.errors import UserError
+from utils.files import ROOT
+
+RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
+PUBLIC = " (public)"  # after the name of a network that is only fused
+
+
+@dataclass(frozen=True)
+class Config(CommandConfig):
+    """Time networks in several runtimes, in turns, relative to a baseline."""
+
+    cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
+    weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
+    runtimes: tuple[str, ...] = flag(("torch", "onnx", "openvino"), f"some of {', '.join(RUNTIMES)}")
+    imgsz: int = flag(640, "image side in pixels", *IMGSZ)
+    batch: int = flag(1, "images per call")
+    threads: int = flag(2, "threads of each runtime")
+    runs: int = flag(60, "measured rounds")
+    warmup: int = flag(5, "rounds before them")
+    baseline: str = flag("", "name of the network to compare with; default: the first")
+    public: bool = flag(False, "also time the form without deploy(), only BatchNorm folded")
+    json: str = flag("", "file for all numbers, the time of every round included")
+    output: str = flag("", "Markdown file for the tables")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.cfg or self.weights):
+            raise ValueError("name at least one model with --cfg or --weights")
+        for runtime in self.runtimes:
+            if runtime not in RUNTIMES:
+                raise ValueError(f"--runtimes: unknown '{runtime}'; there are {', '.join(RUNTIMES)}")
+        for name in ("batch", "threads", "runs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, found {getattr(self, name)}")
+        if self.warmup < 0:
+            raise ValueError(f"--warmup must not be negative, found {self.warmup}")
+        if self.batch > 1 and "ncnn" in self.runtimes:
+            raise ValueError("--batch: ncnn takes one image at a time")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network in one form, ready to be written.
+
+    Attributes:
+        name: of the model, with `PUBLIC` behind it in that form.
+        flops: of the fused model, as published, whatever the form executes.
+        cost: of this form, for the batch.
+    """
+
+    name: str
+    variant: str
+    form: str
+    parameters: int
+    flops: int
+    cost: Cost
+    network: torch.nn.Module
+    stride: int
+
+
+def run(config: Config) -> None:
+    """Time all networks and print a table for each runtime.
+
+    Raises:
+        UserError: unknown models, a side that is no multiple of a stride, a missing package, no such
+            baseline, or a runtime that fails on a network.
+    """
+    runtimes = list(dict.fromkeys(config.runtimes))
+    for runtime in runtimes:
+        if runtime != "torch":
+            for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
+                check_installed(*package)
+    for target in filter(None, (config.json, config.output)):
+        if not Path(target).absolute().parent.is_dir():
+            raise UserError(f"'{target}': no such folder; make it first")
+    candidates = candidates_of(config)
+    baseline = config.baseline or candidates[0].name
+    if baseline not in [candidate.name for candidate in candidates]:
+        raise UserError(
+            f"--baseline '{baseline}' is not measured; {', '.join(c.name for c in candidates)} are"
+        )
+    timings = []
+    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
+        for runtime in runtimes:
+            times = time_in(runtime, candidates, config, Path(folder))
+            timings += [timing(runtime, candidate, times, candidates, baseline) for candidate in candidates]
+    machine = describe_machine(runtimes)
+    command = ("python", "benchmark.py", "latency", *flags_of(config))
+    print(text(timings))
+    if config.json:
+        record = {
+            "command": shlex.join(command),
+            "machine": asdict(machine),
+            "baseline": baseline,
+            "imgsz": config.imgsz, "batch": config.batch, "threads": config.threads, "runs": config.runs,
+            "timings": [asdict(item) for item in timings],
+        }  # fmt: skip
+        Path(config.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if config.output:
+        Path(config.output).write_text(page(timings, machine, command), encoding="utf-8")
+
+
+def candidates_of(config: Config) -> list[Candidate]:
+    """Every network in every form that is timed."""
+    found: list[Candidate] = []
+    for source in (*config.cfg, *config.weights):
+        name = Path(source).name.removesuffix(".yaml")
+        torch.manual_seed(0)
+        model = (
+            load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
+        ).eval()
+        stride = int(model.stride.max())
+        if config.imgsz % stride:
+            raise UserError(f"--imgsz {config.imgsz}: {name} takes multiples of its stride {stride}")
+        if any(item.name == name for item in found):
+            raise UserError(f"'{name}' is there twice; networks are told apart by the names of their files")
+        image = torch.empty(config.batch, 3, config.imgsz, config.imgsz, device="meta")
+        fused = meta_copy(model).fuse()
+        flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
+        for form in ("deployed", "public") if config.public else ("deployed",):
+            network = exported_network(model, (config.imgsz,) * 2, folded=form == "deployed")
+            cost = measure(network, image)
+            title = name if form == "deployed" else name + PUBLIC
+            found.append(Candidate(title, name, form, parameters, flops, cost, network, stride))
+    return found
+
+
+def time_in(
+    runtime: str, candidates: Sequence[Candidate], config: Config, folder: Path
+) -> dict[str, list[float]]:
+    """Milliseconds of every round by name, measured in a process of its own.
+
+    Raises:
+        UserError: the runtime fails.
+    """
+    image = example((config.imgsz, config.imgsz), config.batch)
+    np.save(folder / "image.npy", image.numpy())
+    form = FORMATS[RUNTIMES[runtime]]
+    files = {}
+    for number, candidate in enumerate(candidates):
+        target = folder / f"{number}{form.suffix}"
+        if not target.exists():
+            metadata = {
+                "names": "{}",
+                "stride": str(candidate.stride),
+                "imgsz": json.dumps([config.imgsz] * 2),
+            }
+            form.exporter(Job(candidate.network, image, target, metadata))
+        files[candidate.name] = str(target)
+    job = {
+        "runtime": runtime, "threads": config.threads, "rounds": config.runs, "warmup": config.warmup,
+        "files": files, "image": str(folder / "image.npy"), "result": str(folder / f"{runtime}.json"),
+    }  # fmt: skip
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.stopwatch", str(folder / "job.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
+    if ended.returncode:
+        raise UserError(
+            f"{runtime}: the process that measures ended with status {ended.returncode}, see above"
+        )
+    times: dict[str, list[float]] = json.loads(Path(job["result"]).read_text(encoding="utf-8"))  # type: ignore[arg-type]
+    return times
+
+
+def timing(
+    runtime: str,
+    candidate: Candidate,
+    times: dict[str, list[float]],
+    candidates: Sequence[Candidate],
+    baseline: str,
+) -> Timing:
+    """One row: medians and quartiles over the rounds, of the times and of their ratios to the baseline's."""
+    base = next(item for item in candidates if item.name == baseline)
+    own = np.array(times[candidate.name])
+    ratios = own / np.array(times[baseline])
+    quartiles = (25, 50, 75)
+    return Timing(
+        runtime=runtime,
+        variant=candidate.variant,
+        form=candidate.form,
+        is_baseline=candidate.name == baseline,
+        parameters=candidate.parameters,
+        flops_ratio=candidate.flops / base.flops,
+        memory_ratio=moved(candidate.cost) / moved(base.cost),
+        milliseconds=tuple(np.percentile(own, quartiles).tolist()),
+        ratio=tuple(np.percentile(ratios, quartiles).tolist()),
+        rounds=times[candidate.name],
+    )
+
+
+def moved(cost: Cost) -> int:
+    """Bytes read and written."""
+    return cost.bytes_read + cost.bytes_written
+
+
+def flags_of(config: Config) -> list[str]:
+    """The flags that differ from their defaults, as one types them."""
+    words: list[str] = []
+    plain = Config(cfg=("-",))
+    for name, value in asdict(config).items():
+        if value != getattr(plain, name) and value != ():
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name}", *([] if value is True else map(str, values))]
+    return words
+
+
+def describe_machine(runtimes: Sequence[str]) -> Machine:
+    """Processor and versions."""
+    import importlib.metadata as packages
+
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    versions = {runtime: packages.version(PACKAGES[runtime]) for runtime in runtimes}
+    return Machine(processor, os.cpu_count() or 1, versions)

@@ -1,0 +1,119 @@
+"""What timings mean, in words and in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.results_page import shell
+
+ALLOWED = 1.15  # times the ratio of the FLOPs, beyond which the time falls short of what they promise
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where it was measured; `versions` by runtime."""
+
+    processor: str
+    cores: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One network in one runtime.
+
+    Attributes:
+        form: "deployed", or "public" where only BatchNorm is folded.
+        flops_ratio: of the published count, to the baseline.
+        memory_ratio: of the bytes that the layers of this form read and write, to the baseline.
+        milliseconds, ratio: lower quartile, median, upper quartile over the rounds; `ratio` to the baseline
+            in the same round.
+        rounds: milliseconds.
+    """
+
+    runtime: str
+    variant: str
+    form: str
+    is_baseline: bool
+    parameters: int
+    flops_ratio: float
+    memory_ratio: float
+    milliseconds: tuple[float, float, float]
+    ratio: tuple[float, float, float]
+    rounds: list[float]
+
+    @property
+    def verdict(self) -> str:
+        """Whether fewer FLOPs became fewer milliseconds; only what the quartiles support."""
+        if self.is_baseline:
+            return "baseline"
+        low, middle, high = self.ratio
+        lighter = self.flops_ratio < 0.9995
+        if high < 1:
+            if middle <= ALLOWED * self.flops_ratio:
+                return "faster" if lighter else "faster at no fewer FLOPs"
+            return "faster, by less than its FLOPs promise"
+        if low > 1:
+            return "SLOWER ALTHOUGH LIGHTER" if lighter else "slower"
+        return "lighter and no faster" if lighter else "no difference"
+
+
+TITLES = (
+    "network", "form", "parameters", "FLOPs", "memory access", "ms (quartiles)", "latency (quartiles)",
+    "verdict",
+)  # fmt: skip
+
+
+def cells(timing: Timing) -> tuple[str, ...]:
+    """A row under `TITLES`; FLOPs, memory access and latency are ratios to the baseline."""
+    low, middle, high = timing.milliseconds
+    first, ratio, last = timing.ratio
+    return (
+        timing.variant,
+        timing.form,
+        f"{timing.parameters:,}",
+        f"{timing.flops_ratio:.3f}",
+        f"{timing.memory_ratio:.3f}",
+        f"{middle:.1f} ({low:.1f}–{high:.1f})",
+        f"{ratio:.3f} ({first:.3f}–{last:.3f})",
+        timing.verdict,
+    )
+
+
+def by_runtime(timings: Sequence[Timing]) -> dict[str, list[Timing]]:
+    """The rows of each runtime, in the order of measurement."""
+    runtimes = dict.fromkeys(timing.runtime for timing in timings)
+    return {name: [timing for timing in timings if timing.runtime == name] for name in runtimes}
+
+
+def text(timings: Sequence[Timing]) -> str:
+    """The tables for a console."""
+    lines: list[str] = []
+    for runtime, rows in by_runtime(timings).items():
+        table = [TITLES, *map(cells, rows)]
+        widths = [max(len(row[column]) for row in table) for column in range(len(TITLES))]
+        lines += ["", runtime]
+        for row in table:
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    return "\n".join(lines[1:])
+
+
+def page(timings: Sequence[Timing], machine: Machine, command: Sequence[str]) -> str:
+    """The tables as Markdown, with the command and the machine."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    parts = [
+        "<!-- Written by `benchmark.py latency`, which replaces it. -->",
+        "# Latency",
+        f"```\n{shell(command)}\n```",
+        f"{machine.processor}, {machine.cores} cores; {versions}. Networks of a runtime run in turns in one "
+        f"process; {len(timings[0].rounds)} rounds. Every ratio is to the baseline: FLOPs as published for "
+        "the fused network, memory access of the form that runs, latency within the same round (median, "
+        "quartiles). The verdict says faster or slower where both quartiles agree, and measures against "
+        f"{ALLOWED} times the ratio of the FLOPs.",
+    ]
+    for runtime, rows in by_runtime(timings).items():
+        lines = [f"| {' | '.join(TITLES)} |", "| :--- | :--- |" + " ---: |" * 5 + " :--- |"]
+        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        parts += [f"## {runtime} {machine.versions[runtime]}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"

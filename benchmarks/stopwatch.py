@@ -1,0 +1,110 @@
+"""Times files in one runtime, in a process of its own: `python -m benchmarks.stopwatch JOB.json`.
+
+The job is a JSON object: runtime, threads, rounds, warmup, files (name -> path), image (.npy) and result,
+a file that is written: name -> milliseconds of every round. Every round calls each network once, in an order
+that moves on by one from round to round, so that a disturbance of the machine meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+Call = Callable[[], Any]
+
+
+def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
+    """A traced network in PyTorch, in the memory format that `models.backends` uses."""
+    import torch
+
+    warnings.simplefilter("ignore", FutureWarning)  # torch's plans for TorchScript
+    torch.set_num_threads(threads)
+    module = torch.jit.load(str(path)).eval().to(memory_format=torch.channels_last)
+    images = torch.from_numpy(image).to(memory_format=torch.channels_last)
+
+    def call() -> None:
+        with torch.inference_mode():
+            module(images)
+
+    return call
+
+
+def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
+    """An ONNX file in ONNX Runtime. Idle threads do not spin: they would disturb the session that is next."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: image})
+
+
+def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
+    """An ONNX file in OpenVINO, tuned for latency, in single precision."""
+    from models.exporting.require import require
+
+    core = require("openvino", "openvino").Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
+    return lambda: request.infer({0: image}, share_inputs=True)
+
+
+def open_ncnn(path: Path, image: np.ndarray, threads: int) -> Call:
+    """A folder with an ncnn network; it takes one image at a time."""
+    import torch
+
+    from models.backends import load_backend
+
+    backend = load_backend(path, threads=threads)
+    images = torch.from_numpy(image)
+
+    def call() -> None:
+        with torch.inference_mode():
+            backend(images)
+
+    return call
+
+
+OPENERS = {"torch": open_torch, "onnx": open_onnx, "openvino": open_openvino, "ncnn": open_ncnn}
+
+
+def measure(calls: dict[str, Call], rounds: int, warmup: int, title: str = "") -> dict[str, list[float]]:
+    """Milliseconds of each call in each round, after `warmup` rounds that are thrown away."""
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in tqdm(range(-warmup, rounds), desc=title, disable=None, leave=False):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            begin = time.perf_counter()
+            calls[name]()
+            if number >= 0:
+                times[name].append((time.perf_counter() - begin) * 1e3)
+    return times
+
+
+def main(path: str) -> None:
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
+    opener = OPENERS[job["runtime"]]
+    image = np.load(job["image"])
+    calls = {name: opener(Path(file), image, job["threads"]) for name, file in job["files"].items()}
+    times = measure(calls, job["rounds"], job["warmup"], job["runtime"])
+    Path(job["result"]).write_text(json.dumps(times), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,86 @@
+"""benchmark.py latency: verdicts by hand, and the whole command on small images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import benchmark
+from benchmarks.latency_page import Timing
+from benchmarks.stopwatch import measure
+from utils.errors import UserError
+
+TIMING = Timing(
+    runtime="onnx", variant="a", form="deployed", is_baseline=False, parameters=1, flops_ratio=0.8,
+    memory_ratio=0.9, milliseconds=(7.0, 8.0, 9.0), ratio=(0.80, 0.85, 0.90), rounds=[7.0, 8.0, 9.0],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flops", "ratio", "verdict"),
+    [
+        (0.8, (0.80, 0.85, 0.90), "faster"),  # 0.85 is below 1.15 x 0.8 = 0.92
+        (0.7, (0.80, 0.85, 0.90), "faster, by less than its FLOPs promise"),  # 1.15 x 0.7 = 0.805
+        (0.8, (0.95, 0.99, 1.01), "lighter and no faster"),  # the quartiles do not agree
+        (0.8, (1.01, 1.05, 1.09), "SLOWER ALTHOUGH LIGHTER"),
+        (1.0, (1.01, 1.05, 1.09), "slower"),
+        (1.0, (0.98, 1.00, 1.02), "no difference"),
+        (1.0, (0.90, 0.91, 0.92), "faster at no fewer FLOPs"),
+    ],
+)
+def test_verdicts(flops: float, ratio: tuple[float, float, float], verdict: str) -> None:
+    assert replace(TIMING, flops_ratio=flops, ratio=ratio).verdict == verdict
+
+
+def test_every_round_calls_each_once_in_moving_order() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = measure(calls, rounds=3, warmup=1)
+    assert "".join(order[3:]) == "abc" + "bca" + "cab"  # after the round of warming up
+    assert {name: len(rows) for name, rows in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    record, page = tmp_path / "latency.json", tmp_path / "latency.md"
+    flags = ["--imgsz", "64", "--runs", "4", "--warmup", "1", "--threads", "1", "--public"]
+    models = ["--cfg", "yolov5n", "yolov5n-csppc", "--runtimes", "onnx"]
+    benchmark.main(["latency", *models, *flags, "--json", str(record), "--output", str(page)])
+    rows = json.loads(record.read_text())["timings"]
+    names = [(row["variant"], row["form"], row["is_baseline"]) for row in rows]
+    assert names == [
+        ("yolov5n", "deployed", True),
+        ("yolov5n", "public", False),
+        ("yolov5n-csppc", "deployed", False),
+        ("yolov5n-csppc", "public", False),
+    ]
+    assert rows[0]["ratio"] == [1.0, 1.0, 1.0]
+    assert all(len(row["rounds"]) == 4 and min(row["rounds"]) > 0 for row in rows)
+    assert rows[2]["flops_ratio"] == pytest.approx(0.777, abs=0.01)  # 3.49 of 4.49 GFLOPs
+    printed = capsys.readouterr().out
+    assert printed.count("yolov5n-csppc") == page.read_text().count("| yolov5n-csppc |") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--cfg", "yolov5n", "--imgsz", "100"], "multiples of its stride 32"),
+        (["--cfg", "yolov5n", "--baseline", "other"], "'other' is not measured"),
+        (["--cfg", "yolov5n", "yolov5n.yaml"], "there twice"),
+        (["--cfg", "yolov5n", "--json", "nowhere/at/all.json"], "no such folder"),
+    ],
+)
+def test_mistakes(flags: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        benchmark.main(["latency", "--imgsz", "64", "--runtimes", "torch", *flags])
+
+
+@pytest.mark.parametrize("flags", [["--runtimes", "java"], ["--runs", "0"], ["--warmup", "-1"], ["--cfg"]])
+def test_wrong_flags(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["latency", *(["--cfg", "yolov5n"] if flags != ["--cfg"] else []), *flags])
+    assert ended.value.code == 2
+    assert flags[0] in capsys.readouterr().err
