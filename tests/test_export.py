@@ -113,7 +113,7 @@ def test_detect_runs_what_was_exported(weights: Path, monkeypatch: pytest.Monkey
     assert Path("runs/detect/exp/x.jpg").is_file()
 
 
-@pytest.mark.parametrize("flags", [[], ["--no-deploy"]])
+@pytest.mark.parametrize("flags", [[], pytest.param(["--no-deploy"], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_half(kind: str, flags: list[str], weights: Path) -> None:
     call(weights, "--include", kind, "--imgsz", "64", *flags)
@@ -140,7 +140,14 @@ def test_half_openvino_stores_half_and_takes_single(weights: Path) -> None:
     assert openvino.Core().read_model(str(folder / "best.xml")).inputs[0].element_type == openvino.Type.f32
 
 
-@pytest.mark.parametrize("flags", [[], ["--no-deploy"], ["--dynamic"], ["--half"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--no-deploy"],
+        *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--dynamic", "--half")),
+    ],
+)
 def test_raw_maps(flags: list[str], weights: Path) -> None:
     call(weights, "--include", "onnx", "torchscript", "--imgsz", "64", "96", "--raw", *flags)
     assert [output.name for output in session(weights).get_outputs()] == ["output0", "output1", "output2"]
@@ -160,7 +167,7 @@ def test_raw_maps(flags: list[str], weights: Path) -> None:
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_nms_inside(kind: str, agnostic: bool, spread_weights: Path) -> None:
     pytest.importorskip(kind)
     flags = ["--nms", "--iou-thres", "0.3", "--conf-thres", "0.3", "--topk-all", "20", "--dynamic"]
@@ -221,7 +228,7 @@ def test_simplify(weights: Path) -> None:
     assert len(onnx.load(str(weights.with_suffix(".onnx"))).graph.node) < before
 
 
-@pytest.mark.parametrize("opset", [12, 13, 20])
+@pytest.mark.parametrize("opset", [12, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (13, 20))])
 def test_opsets(opset: int, weights: Path) -> None:
     call(weights, "--include", "onnx", "--imgsz", "64", "--opset", str(opset))
     (own,) = onnx.load(str(weights.with_suffix(".onnx"))).opset_import
