@@ -15,6 +15,7 @@ from tests.exporting.weights import NAMES
 from utils.errors import UserError
 
 pytest.importorskip("executorch")
+pytestmark = pytest.mark.slow  # lowering a network takes a minute
 
 
 @pytest.fixture(scope="module")

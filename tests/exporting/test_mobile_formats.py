@@ -14,6 +14,7 @@ from tests.exporting.jobs import make_job
 from utils.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_coreml_describes_the_network(tmp_path: Path, half: bool) -> None:
     """Only macOS runs the file; its description, its precision and its weights' size can be read anywhere."""
