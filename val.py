@@ -122,10 +122,10 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
     dataset = DetectionDataset(
         index,
         image_size(config, backend),
-        rect=backend.pt,
+        rect=backend.any_shape,
         batch_size=config.batch_size,
         stride=backend.stride,
-        pad=0.5 if backend.pt else 0.0,
+        pad=0.5 if backend.any_shape else 0.0,
     )
     return build_loader(dataset, config.batch_size, workers=config.workers, shuffle=False)
 

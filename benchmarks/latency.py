@@ -9,6 +9,8 @@ machine changes the milliseconds and hardly the ratios.
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -24,11 +26,12 @@ import numpy as np
 import torch
 
 from benchmarks.latency_page import Machine, Timing, page, text
+from benchmarks.results_page import bare
+from benchmarks.runs import arguments
 from models.exporting.describe import example
 from models.exporting.formats import FORMATS
 from models.exporting.job import Job
 from models.exporting.network import exported_network
-from models.exporting.require import check_installed
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.complexity import count_parameters, measure, meta_copy
@@ -36,6 +39,7 @@ from utils.config import IMGSZ, CommandConfig, flag
 from utils.cost import Cost
 from utils.errors import UserError
 from utils.files import ROOT
+from utils.optional import check_installed
 
 RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
@@ -122,17 +126,18 @@ def run(config: Config) -> None:
             times = time_in(runtime, candidates, config, Path(folder))
             timings += [timing(runtime, candidate, times, candidates, baseline) for candidate in candidates]
     machine = describe_machine(runtimes)
-    command = ("python", "benchmark.py", "latency", *flags_of(config))
+    command = ("python", "benchmark.py", "latency", *map(bare, arguments(config)))
     print(text(timings))
     if config.json:
         record = {
             "command": shlex.join(command),
+            "date": datetime.date.today().isoformat(),
             "machine": asdict(machine),
             "baseline": baseline,
             "imgsz": config.imgsz, "batch": config.batch, "threads": config.threads, "runs": config.runs,
             "timings": [asdict(item) for item in timings],
         }  # fmt: skip
-        Path(config.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        Path(config.json).write_text(json.dumps(record) + "\n", encoding="utf-8")
     if config.output:
         Path(config.output).write_text(page(timings, machine, command), encoding="utf-8")
 
@@ -220,9 +225,9 @@ def timing(
         parameters=candidate.parameters,
         flops_ratio=candidate.flops / base.flops,
         memory_ratio=moved(candidate.cost) / moved(base.cost),
-        milliseconds=tuple(np.percentile(own, quartiles).tolist()),
-        ratio=tuple(np.percentile(ratios, quartiles).tolist()),
-        rounds=times[candidate.name],
+        milliseconds=tuple(np.percentile(own, quartiles).round(3).tolist()),
+        ratio=tuple(np.percentile(ratios, quartiles).round(4).tolist()),
+        rounds=own.round(3).tolist(),
     )
 
 
@@ -231,25 +236,12 @@ def moved(cost: Cost) -> int:
     return cost.bytes_read + cost.bytes_written
 
 
-def flags_of(config: Config) -> list[str]:
-    """The flags that differ from their defaults, as one types them."""
-    words: list[str] = []
-    plain = Config(cfg=("-",))
-    for name, value in asdict(config).items():
-        if value != getattr(plain, name) and value != ():
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name}", *([] if value is True else map(str, values))]
-    return words
-
-
 def describe_machine(runtimes: Sequence[str]) -> Machine:
     """Processor and versions."""
-    import importlib.metadata as packages
-
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         processor = names[0] if names else processor
-    versions = {runtime: packages.version(PACKAGES[runtime]) for runtime in runtimes}
+    versions = {runtime: importlib.metadata.version(PACKAGES[runtime]) for runtime in runtimes}
     return Machine(processor, os.cpu_count() or 1, versions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,6 +17,8 @@ from typing import Any
 
 from benchmarks.latency_page import Machine, Timing
 from benchmarks.report_page import Accuracy, Report, html_page
+from benchmarks.results_page import bare
+from benchmarks.runs import arguments
 from utils.config import CommandConfig, flag
 from utils.errors import UserError
 from utils.files import find_file
@@ -54,15 +57,23 @@ def run(config: Config) -> None:
     report = Report(
         title=config.title,
         source=config.source,
-        command=str(record["command"]),
+        commands=(
+            str(record["command"]),
+            shlex.join(("python", "benchmark.py", "report", *map(bare, arguments(config)))),
+        ),
         baseline=str(record["baseline"]),
-        setting=f"{record['imgsz']} px, batch {record['batch']}, {record['threads']} threads",
+        setting=setting_of(record),
         machine=machine,
         timings=timings,
         accuracy={name: value for name, value in accuracy.items() if name in known},
     )
     target.write_text(html_page(report), encoding="utf-8")
     print(f"{target}: {len(known)} networks, {len(report.accuracy)} of them with accuracy")
+
+
+def setting_of(record: dict[str, Any]) -> str:
+    """How the latency was measured, in words."""
+    return "{imgsz} px, batch {batch}, {threads} threads, {date}".format(**record)
 
 
 def read_latency(path: Path) -> tuple[dict[str, Any], list[Timing], Machine]:
@@ -78,7 +89,7 @@ def read_latency(path: Path) -> tuple[dict[str, Any], list[Timing], Machine]:
             for row in record["timings"]
         ]
         machine = Machine(**record["machine"])
-        for name in ("command", "baseline", "imgsz", "batch", "threads"):
+        for name in ("command", "date", "baseline", "imgsz", "batch", "threads"):
             record[name]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not what `benchmark.py latency --json` writes ({error})") from error

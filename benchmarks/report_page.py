@@ -33,14 +33,14 @@ class Report:
 
     Attributes:
         source: a sentence about the accuracy.
-        command: that measured the latency.
+        commands: that measured the latency, and that made the page.
         setting: of the measurement, in words.
         accuracy: by variant.
     """
 
     title: str
     source: str
-    command: str
+    commands: Sequence[str]
     baseline: str
     setting: str
     machine: Machine
@@ -62,7 +62,7 @@ def html_page(report: Report) -> str:
         setting=escape(
             f"{report.setting}, on {report.machine.processor} with {report.machine.cores} cores; {versions}"
         ),
-        command=escape(report.command),
+        commands=escape("\n".join(report.commands)),
         source=escape(report.source),
         tables="\n".join(sections),
         plots="\n".join(plots(report)),
@@ -116,7 +116,7 @@ def _cells(row: Timing, report: Report) -> list[str]:
         _cell(row.memory_ratio, f"{row.memory_ratio:.3f}", "number"),
         _cell(middle, f"{middle:.1f} <small>{low:.1f}–{high:.1f}</small>", "number"),
         _cell(ratio, f"{ratio:.3f} <small>{first:.3f}–{last:.3f}</small>", "number"),
-        _cell(row.verdict, row.verdict, "bad" if row.verdict.isupper() else ""),
+        _cell(row.verdict, row.verdict, "verdict bad" if row.verdict.isupper() else "verdict"),
     ]
     if report.accuracy:
         found = report.accuracy.get(row.variant)
@@ -165,4 +165,4 @@ def plots(report: Report) -> list[str]:
 
 def _figure(title: str, drawing: str, note: str) -> str:
     caption = f"<figcaption><strong>{escape(title)}</strong> {escape(note)}</figcaption>"
-    return f"<figure>{caption}{drawing}</figure>"
+    return f'<figure>{caption}<div class="wide">{drawing}</div></figure>'

@@ -2,12 +2,14 @@
 
 The job is a JSON object: runtime, threads, rounds, warmup, files (name -> path), image (.npy) and result,
 a file that is written: name -> milliseconds of every round. Every round calls each network once, in an order
-that moves on by one from round to round, so that a disturbance of the machine meets all of them alike.
+drawn for that round, so that a disturbance of the machine, and what a neighbour leaves in the caches, meets
+all of them alike.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import time
 import warnings
@@ -52,7 +54,7 @@ def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
 
 def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
     """An ONNX file in OpenVINO, tuned for latency, in single precision."""
-    from models.exporting.require import require
+    from utils.optional import require
 
     core = require("openvino", "openvino").Core()
     settings = {
@@ -87,9 +89,9 @@ def measure(calls: dict[str, Call], rounds: int, warmup: int, title: str = "") -
     """Milliseconds of each call in each round, after `warmup` rounds that are thrown away."""
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
+    order = random.Random(0)
     for number in tqdm(range(-warmup, rounds), desc=title, disable=None, leave=False):
-        start = number % len(names)
-        for name in names[start:] + names[:start]:
+        for name in order.sample(names, len(names)):
             begin = time.perf_counter()
             calls[name]()
             if number >= 0:
@@ -107,4 +109,7 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt:  # the command that waits for this tells of it
+        sys.exit(130)

@@ -58,6 +58,7 @@ class Ensemble(Backend):
         if len(shapes) > 1:
             raise UserError(f"the weights of an ensemble need one image size; found {sorted(shapes)}")
         self.shape = next(iter(shapes), None)
+        self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:

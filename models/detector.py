@@ -180,9 +180,8 @@ class Detector(nn.Module):
 
     def prepare(self, images: Sequence[np.ndarray], size: int | tuple[int, int]) -> Prepared:
         """`prepare` as this network needs it: its stride, and its shape when it has only one."""
-        fixed = self.backend.shape
-        exact = fixed is not None or not self.backend.pt
-        return prepare(images, fixed or size, stride=self.stride, exact=exact)
+        backend = self.backend
+        return prepare(images, backend.shape or size, stride=self.stride, exact=not backend.any_shape)
 
     @torch.inference_mode()
     def detect(

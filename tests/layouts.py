@@ -36,14 +36,23 @@ def _distinct() -> list[str]:
 DISTINCT = _distinct()
 
 
+@torch.no_grad()
+def randomise_norms(network: nn.Module) -> None:
+    """Give every BatchNorm statistics and weights that folding has to respect."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            assert part.running_mean is not None and part.running_var is not None
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, std=0.1)
+
+
 def small(name: str) -> DetectionModel:
     """The layout at a size below n with three classes, and BatchNorm statistics worth fusing."""
     torch.manual_seed(0)
     model = DetectionModel(load_cfg(name) | {"depth_multiple": 0.33, "width_multiple": 0.125, "nc": 3})
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    randomise_norms(model)
     for key, weight in model.named_parameters():
         if key.endswith("offset.weight"):  # DySample starts as plain interpolation
             nn.init.normal_(weight)

@@ -20,7 +20,8 @@ PURE = {
 # heavy or optional packages: imported where they are used, so that start-up stays short
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
-    "faster_coco_eval", "onnx", "openvino",
+    "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
+    "litert_torch", "ai_edge_litert",
 }  # fmt: skip
 
 

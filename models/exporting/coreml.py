@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from models.exporting.job import INPUT_NAME, OUTPUT_NAME, Job
-from models.exporting.require import require
 from utils.errors import UserError
+from utils.optional import require
 
 
 def export(job: Job) -> None:

@@ -10,8 +10,8 @@ import warnings
 import torch
 
 from models.exporting.job import Job
-from models.exporting.require import require
 from utils.errors import UserError
+from utils.optional import require
 
 METADATA = "metadata"  # name of the method that returns Job.metadata as the text of a JSON object
 

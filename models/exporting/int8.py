@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from models.backends import Backend, load_backend
-from models.exporting.require import require
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import build_loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.errors import UserError
 from utils.evaluation import evaluate
+from utils.optional import require
 
 FORMATS = ("onnx", "openvino")
 CALIBRATION_IMAGES = 300  # at most; what NNCF takes by itself
@@ -33,21 +33,23 @@ class Calibration:
     """
 
     def __init__(self, spec: DataSpec, side: int, batch: int) -> None:
-        self.index = build_index(spec.train, spec.names)
-        self.loader = build_loader(DetectionDataset(self.index, side), batch, workers=0, shuffle=False)
-        whole = len(self.index) // batch
-        self.step = max(whole * batch // CALIBRATION_IMAGES, 1)
-        self.batches = min(-(-whole // self.step), max(CALIBRATION_IMAGES // batch, 1))
+        self.dataset = DetectionDataset(build_index(spec.train, spec.names), side)
+        whole = len(self.dataset) // batch
         if not whole:
-            raise UserError(f"--int8: {spec.file} has {len(self.index)} training images, fewer than a batch")
+            raise UserError(
+                f"--int8: {spec.file} has {len(self.dataset)} training images, fewer than a batch"
+            )
+        loader = build_loader(self.dataset, batch, workers=0, shuffle=False)
+        wanted = min(max(CALIBRATION_IMAGES // batch, 1), whole)
+        chosen = {number * whole // wanted for number in range(wanted)}
+        self.keys = [key for number, key in enumerate(loader.keys()) if number in chosen]
 
     def __len__(self) -> int:
-        return self.batches
+        return len(self.keys)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for number, batch in enumerate(self.loader):
-            if number % self.step == 0 and number // self.step < self.batches:
-                yield batch.images.numpy().astype(np.float32) / 255
+        for key in self.keys:
+            yield self.dataset.batch(key).images.numpy().astype(np.float32) / 255
 
 
 def quantise(source: Path, target: Path, images: Calibration) -> None:

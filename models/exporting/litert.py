@@ -13,12 +13,12 @@ import zipfile
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from models.exporting.job import Job
-from models.exporting.require import require
+from models.exporting.metadata import metadata_text
 from utils.errors import UserError
+from utils.optional import require
 
 PIP = "-r requirements-litert.txt"
 TOLERANCE = 1e-4  # largest difference, as a share of the largest value
@@ -39,8 +39,7 @@ def export(job: Job) -> None:
         converter.convert(job.network.eval(), (image,)).export(str(job.target))
         expected = job.network(image)
     with zipfile.ZipFile(job.target, "a") as archive:
-        text = yaml.safe_dump(dict(job.metadata), allow_unicode=True, sort_keys=False)
-        archive.writestr("metadata.yaml", text)
+        archive.writestr("metadata.yaml", metadata_text(job.metadata))
     found = run(job.target, image)
     if found.shape != expected.shape:
         raise UserError(f"the file gives {tuple(found.shape)} where PyTorch gives {tuple(expected.shape)}")

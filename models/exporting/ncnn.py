@@ -9,16 +9,14 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
-
-import torch
 
 from models.exporting.job import Job
 from models.exporting.metadata import write_metadata
-from models.exporting.require import require
+from models.exporting.torchscript import save_trace
 from models.runtimes.folder import checksum
 from utils.errors import UserError
+from utils.optional import require
 
 STEM = "model.ncnn"
 FOREIGN = re.compile(r"[.:]")  # in the name of a layer: an operator that pnnx left as it was
@@ -33,7 +31,8 @@ def export(job: Job) -> None:
     program = require("pnnx", "pnnx").EXEC_PATH
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _trace(job, folder / "model.torchscript")
+        # ncnn's maps have no batch axis, so one image is traced whatever the job's batch
+        save_trace(job.network, job.image[:1].contiguous(), folder / "model.torchscript")
         sides = ",".join(str(side) for side in (1, *job.image.shape[1:]))
         flags = [f"inputshape=[{sides}]f32", f"fp16={int(job.half)}"]
         result = subprocess.run(
@@ -48,15 +47,6 @@ def export(job: Job) -> None:
             (job.target / file.name).write_bytes(file.read_bytes())
         own = {"batch": "1", "checksum": checksum(files)}  # ncnn itself notices little of a damage
     write_metadata(job.target / "metadata.yaml", {**job.metadata, **own})
-
-
-def _trace(job: Job, path: Path) -> None:
-    """ncnn's maps have no batch axis, so one image is traced whatever the job's batch."""
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch's plans for TorchScript, and shapes that a trace makes constant, which is what is wanted here
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(job.network, job.image[:1].contiguous(), strict=False)
-        torch.jit.save(traced, str(path))
 
 
 def _check_layers(param: Path) -> None:

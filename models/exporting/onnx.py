@@ -11,8 +11,8 @@ import torch
 
 from models.exporting.job import INPUT_NAME, OUTPUT_NAME, Job
 from models.exporting.network import halved
-from models.exporting.require import require
 from utils.errors import UserError
+from utils.optional import require
 
 OPSETS = range(12, 21)  # OpenCV reads 12; the exporter that follows a trace writes up to 20
 

@@ -7,7 +7,7 @@ import dataclasses
 from models.exporting import onnx
 from models.exporting.job import Job
 from models.exporting.metadata import write_metadata
-from models.exporting.require import require
+from utils.optional import require
 
 
 def export(job: Job) -> None:

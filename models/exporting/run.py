@@ -20,13 +20,13 @@ from models.exporting.network import exported_network
 from models.exporting.nms import Suppression, WithSuppression
 from models.exporting.onnx import OPSETS
 from models.exporting.place import free_place, publish, temporary_folder
-from models.exporting.require import check_installed
 from models.exporting.verify import HALF_TOLERANCE, TOLERANCE, Expectation
 from models.runtimes.base import first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
+from utils.optional import check_installed
 
 LOGGER = logging.getLogger("lean5")
 LARGEST_BATCH = 1024

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from models.exporting.job import Job
 from models.exporting.network import halved
@@ -15,11 +17,15 @@ from models.exporting.network import halved
 def export(job: Job) -> None:
     """Trace the network and write it; a trace of a dynamic job follows the shape of its input."""
     network, image = (halved(job.network), job.image.half()) if job.half else (job.network, job.image)
+    save_trace(network, image, job.target, {"config.txt": json.dumps(_config(job))})
+
+
+def save_trace(network: nn.Module, image: Tensor, path: Path, extra: dict[str, str] | None = None) -> None:
+    """Trace a network and write it; `extra` files, by name, go into the same archive."""
     with warnings.catch_warnings(), torch.no_grad():
         # torch's plans for TorchScript, and shapes that a trace makes constant, which is what is wanted here
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(network, image, strict=False)
-        torch.jit.save(traced, str(job.target), _extra_files={"config.txt": json.dumps(_config(job))})
+        torch.jit.save(torch.jit.trace(network, image, strict=False), str(path), _extra_files=extra or {})
 
 
 def _config(job: Job) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from models.backends import load_backend
 from models.exporting.network import RawMaps
 from models.exporting.nms import Suppression
-from models.exporting.require import require
 from models.yolo import DetectionModel
 from utils.errors import UserError
 from utils.nms import non_max_suppression
+from utils.optional import require
 
 TOLERANCE = 1e-4  # largest difference in fp32, as a share of the largest value
 HALF_TOLERANCE = 2e-2  # fp16 has 11 bits, and a box's side is the square of what a network gives

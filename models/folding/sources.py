@@ -8,6 +8,7 @@ is emitted, after all orders are settled.
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -19,7 +20,7 @@ from models.folding.builder import Builder
 from models.folding.layout import Layout, inverse, is_run
 
 
-class Source:
+class Source(ABC):
     """A tensor (B, rows, H, W) of the folded network."""
 
     rows: int
@@ -28,21 +29,21 @@ class Source:
         """The sources that it is made of."""
         return ()
 
+    @abstractmethod
     def require(self, rows: Sequence[int], exact: bool) -> bool:
         """Have `rows` next to each other in memory, in that order when `exact`; False when that cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def freeze(self) -> None:
         """Keep the order of rows from now on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def positions(self) -> list[int]:
         """Where each row lies in memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, builder: Builder) -> fx.Node:
         """Add the layer to the folded network."""
-        raise NotImplementedError
 
 
 class Channel(NamedTuple):

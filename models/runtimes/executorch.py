@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.exporting.require import require
+from models.exporting.executorch import METADATA
 from models.runtimes.base import Backend, first_line
 from models.runtimes.metadata import described, read_json
 from utils.errors import UserError
+from utils.optional import require
 
-METHOD, METADATA = "forward", "metadata"
+METHOD = "forward"
 
 
 class ExecuTorchBackend(Backend):

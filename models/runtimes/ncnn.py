@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.exporting.require import require
 from models.runtimes.base import Backend
 from models.runtimes.folder import checksum, the_pair
 from models.runtimes.metadata import read_yaml
 from utils.errors import UserError
+from utils.optional import require
 
 MAGIC = "7767517"  # first line of a .param file
 LARGEST = 1 << 20  # bytes of a .param file; yolov5x has 30 kB

@@ -44,6 +44,7 @@ class OnnxBackend(Backend):
         self.input_name, self.half_input = entry.name, "float16" in entry.type
         batch, _, height, width = entry.shape  # names stand for sizes that are free
         self.shape = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+        self.any_shape = self.shape is None
         self.batch = batch if isinstance(batch, int) else None
         description = described(self.session.get_modelmeta().custom_metadata_map, path)
         self.names, self.stride = description.names, description.stride

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.exporting.require import require
 from models.runtimes.base import Backend, first_line
 from models.runtimes.folder import the_pair
 from models.runtimes.metadata import read_yaml
 from utils.errors import UserError
+from utils.optional import require
 
 
 class OpenVINOBackend(Backend):
@@ -44,7 +44,7 @@ class OpenVINOBackend(Backend):
             raise UserError(f"'{folder}' takes {shape}, not images (B, 3, H, W)")
         batch, _, height, width = [None if side.is_dynamic else side.get_length() for side in shape]
         self.shape = (height, width) if height and width else None
-        self.batch = batch
+        self.any_shape, self.batch = self.shape is None, batch
         self.kind = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
         description = read_yaml(folder)
         self.names, self.stride = description.names, description.stride

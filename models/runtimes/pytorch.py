@@ -22,7 +22,7 @@ class PyTorchBackend(Backend):
         fuse: fold batch norm into the convolutions.
     """
 
-    pt = True
+    any_shape = pt = True
 
     def __init__(
         self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True
@@ -68,6 +68,7 @@ class TorchScriptBackend(Backend):
             config = {**config, "batch": shape[0], "imgsz": shape[2:]}
         description = described(config, path)
         self.names, self.stride = description.names, description.stride
+        self.any_shape = description.dynamic
         if not description.dynamic:
             self.batch, self.shape = description.batch, description.shape
 

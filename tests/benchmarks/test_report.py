@@ -44,6 +44,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     machine = asdict(Machine("a processor", 2, {"onnx": "1", "openvino": "2"}))
     record = {
         "command": "python x",
+        "date": "2026-01-02",
         "machine": machine,
         "baseline": "base",
         "imgsz": 64,

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.exporting.describe import example
 from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.yolo import DetectionModel
-from tests.exporting.weights import NAMES, lively
+from tests.exporting.weights import NAMES, lively, seeing
 from tests.layouts import small
 
 SIZE = (64, 96)
@@ -29,25 +29,6 @@ def make_job(
 ) -> Job:
     """A narrow network with three classes, for pictures of the repository at 64 x 96 pixels."""
     return job_of(seeing(lively(small(layout))), target, batch=batch, half=half, dynamic=dynamic)
-
-
-@torch.no_grad()
-def seeing(model: DetectionModel) -> DetectionModel:
-    """The model with BatchNorm statistics of real pictures.
-
-    With statistics at random the signal dies away from layer to layer, and every picture gives the same. The
-    smaller variances are raised to their layer's mean, or rounding errors would grow from layer to layer.
-    """
-    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    model.train()(example(SIZE, 4))
-    for norm, momentum in zip(norms, kept):
-        norm.momentum = momentum
-        assert norm.running_var is not None
-        norm.running_var.clamp_(min=float(norm.running_var.mean()))
-    return model.eval().requires_grad_(False)
 
 
 def job_of(

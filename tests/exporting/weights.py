@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from models.exporting.describe import example
 from models.yolo import DetectionModel
 from tests.layouts import small
 from utils.checkpoint import write_checkpoint
@@ -16,7 +17,7 @@ NAMES = {0: "a", 1: "naïve", 2: 'it\'s "c"'}
 
 def write_weights(path: Path, model: DetectionModel | None = None) -> Path:
     """Write a model, a narrow yolov5n-gsconv by default, whose predictions lie all over the scale."""
-    model = model or lively(small("yolov5n-gsconv"))
+    model = model or seeing(lively(small("yolov5n-gsconv")))
     content = {
         "format": "lean5", "version": 1, "model": model.state_dict(), "ema": None, "yaml": model.yaml,
         "names": NAMES, "nc": model.nc, "stride": model.stride.tolist(), "anchors": model.head.anchors,
@@ -53,3 +54,22 @@ def spread(model: DetectionModel) -> DetectionModel:
         conv.weight *= scale[:, None, None, None]
         conv.bias.copy_((conv.bias - channels.mean(dim=1)) * scale)
     return model
+
+
+@torch.no_grad()
+def seeing(model: DetectionModel) -> DetectionModel:
+    """The model with BatchNorm statistics of real pictures.
+
+    With statistics at random the signal dies away from layer to layer, and every picture gives the same. The
+    smaller variances are raised to their layer's mean, or rounding errors would grow from layer to layer.
+    """
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train()(example((64, 96), 4))
+    for norm, momentum in zip(norms, kept):
+        norm.momentum = momentum
+        assert norm.running_var is not None
+        norm.running_var.clamp_(min=float(norm.running_var.mean()))
+    return model.eval().requires_grad_(False)

@@ -19,6 +19,8 @@ from models.exporting.job import Exporter
 from models.weights import load_model
 from tests.exporting.jobs import SIZE, expectation, job_of, make_job, shares
 from tests.exporting.weights import NAMES
+from utils.config import ValConfig
+from utils.data.spec import DataSpec
 from utils.errors import UserError
 
 pytest.importorskip("openvino")
@@ -215,3 +217,22 @@ def test_accuracy_on_photographs(name: str, official_weights: Path, shared: Path
         scores.append(json.loads((tmp_path / form / "metrics.json").read_text())["mAP50_95"])
     assert scores[0] > 0.25
     assert scores[1] == pytest.approx(scores[0], abs=0.001)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
+def test_files_of_any_size_are_validated_as_pytorch_is(
+    name: str, official_weights: Path, shared: Path, tmp_path: Path
+) -> None:
+    """In rectangles with the same padding, so that the scores are the same."""
+    file, export = FILES[name]
+    export(job_of(load_model(official_weights), tmp_path / file, dynamic=True))
+    backends = load_backend(official_weights), load_backend(tmp_path / file)
+    assert [backend.any_shape for backend in backends] == [True, True]
+    config = ValConfig(imgsz=128, batch_size=2, workers=0)
+    index = DataSpec(
+        tmp_path, tmp_path, (), (shared / "data" / "bccd" / "images" / "val",), (), {0: "a", 1: "b", 2: "c"}
+    )
+    first, second = (next(iter(val.open_loader(config, b, index, tmp_path))) for b in backends)
+    assert first.images.shape[2] != first.images.shape[3] and torch.equal(first.images, second.images)
+    found = [backend(first.images[:1].float() / 255) for backend in backends]
+    assert torch.allclose(*found, rtol=1e-3, atol=1e-2)

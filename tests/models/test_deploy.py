@@ -13,19 +13,14 @@ from models.deploy import deploy
 from models.registry import BLOCKS, register, same
 from models.weights import load_model
 from models.yolo import DetectionModel
-from tests.layouts import DISTINCT, images, small
+from tests.layouts import DISTINCT, images, randomise_norms, small
 
 
 def lively(name: str) -> DetectionModel:
     """The layout at full size with random BatchNorm statistics."""
     torch.manual_seed(0)
     model = DetectionModel(name).eval()
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.1)
+    randomise_norms(model)
     return model
 
 

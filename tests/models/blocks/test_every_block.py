@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import models.blocks  # noqa: F401  # registers every block
 from models.registry import BLOCKS, Row, Wiring
+from tests.layouts import randomise_norms
 
 CHANNELS = 32
 ARGUMENTS: dict[
@@ -39,12 +40,7 @@ def build(name: str) -> tuple[nn.Module, Wiring]:
     wiring = rule(Row((CHANNELS,), ARGUMENTS.get(name, (CHANNELS,)), 2, scale=lambda c: c))
     torch.manual_seed(0)
     module = block(*wiring.args)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, std=0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.1)
+    randomise_norms(module)
     return module, wiring
 
 

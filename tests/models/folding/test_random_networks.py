@@ -84,7 +84,9 @@ class RandomNet(nn.Module):
         return self.last(torch.cat(maps[-3:], dim=1))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize(
+    "seed", [*range(60), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(60, 600))]
+)
 @torch.no_grad()
 def test_random_networks_mean_the_same(seed: int) -> None:
     torch.manual_seed(seed)
@@ -98,9 +100,3 @@ def test_random_networks_mean_the_same(seed: int) -> None:
         x = torch.randn(shape, dtype=torch.float64)
         expected = net(x)
         torch.testing.assert_close(network(x), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60, 600))
-def test_more_random_networks(seed: int) -> None:
-    test_random_networks_mean_the_same(seed)

@@ -224,7 +224,8 @@ def test_numbers_are_scales() -> None:
 
 
 def test_one_map_can_weigh_all_channels() -> None:
-    folded(Net(lambda n, x: n.gate(x) * n.a(x), gate=nn.Conv2d(8, 1, 1), a=nn.Conv2d(8, 8, 1)))
+    network, _ = folded(Net(lambda n, x: n.gate(x) * n.a(x), gate=nn.Conv2d(8, 1, 1), a=nn.Conv2d(8, 8, 1)))
+    assert functions(network) == ["mul"] and len(layers(network, nn.Conv2d)) == 2
 
 
 def test_unknown_functions_stay_on_channels_in_their_order() -> None:
