@@ -7,10 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-import models.folding.rules  # noqa: F401  # registers every rule
-from models.folding.fold import Folder
-from models.folding.slices import slices_wanted
-from models.folding.trace import Flow, trace
+from models.folding.checked import fold
+from models.folding.head import FoldedHead
+from models.folding.trace import Flow
 from models.yolo import DetectionModel
 from utils.complexity import count_parameters, measure
 from utils.cost import Cost
@@ -75,29 +74,11 @@ def _pairs(before: Cost, after: Cost) -> dict[str, tuple[int, int]]:
 
 
 @torch.no_grad()
-def fold(
-    network: nn.Module, shape: tuple[int, ...], size: tuple[int, int] | None = None
-) -> tuple[nn.Module, dict[str, int]]:
-    """An equivalent of a network on maps (B, C, H, W) in evaluation mode, and how often which rule applied.
-
-    Args:
-        shape: of an input that the network takes.
-        size: (height, width) of the input of a network with a `Detect`, None for any.
-    """
-    traced = trace(network, shape)
-    first = Folder(traced, size)
-    first.fold()
-    folder = Folder(traced, size, slices_wanted(first))
-    folded = folder.fold()
-    return folded, {name: count for name, count in folder.counts.items() if count}
-
-
-@torch.no_grad()
 def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> DeployedModel:
     """An inference model that equals `model` in evaluation mode; the model itself is left alone.
 
     Everything that can be said of the result by algebra is done beforehand: see `models.folding.rules`. A
-    block needs no description; what the rules do not know stays as it is. Half precision is folded in single
+    block needs no description; what the rules do not know stays as it is. The weights are folded in double
     precision and rounded once.
 
     Args:
@@ -112,10 +93,11 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
             f"cannot deploy for images of {size}: sides must be multiples of the stride {stride}"
         )
     weight = next(model.parameters())
-    plain = copy.deepcopy(model).to("cpu").eval()
-    if weight.dtype not in (torch.float32, torch.float64):
-        plain = plain.float()
-    network, rules = fold(Flow(plain.fuse()), (1, plain.yaml["ch"], TRACED, TRACED), size)
+    plain = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    network, rules = fold(Flow(plain.fuse()), (1, plain.yaml["ch"], TRACED, TRACED))
+    for part in network.modules():
+        if size is not None and isinstance(part, FoldedHead):
+            part.fix(size)
     deployed = DeployedModel(network, model, size)
     deployed.rules = rules
     return deployed.to(weight.device, weight.dtype).eval().requires_grad_(False)

@@ -24,12 +24,12 @@ class Builder:
         self._made: dict[Hashable, fx.Node] = {}
         self._numbers: Counter[str] = Counter()
 
-    def call(self, kind: str, module: nn.Module, *inputs: Any) -> fx.Node:
+    def call(self, kind: str, module: nn.Module, *inputs: Any, **settings: Any) -> fx.Node:
         """Call a layer; it is named after its kind and number."""
         name = f"{kind}{self._numbers[kind]}"
         self._numbers[kind] += 1
         self.root.add_module(name, module)
-        return self.graph.call_module(name, inputs)
+        return self.graph.call_module(name, inputs, settings)
 
     def add(self, left: fx.Node, right: fx.Node) -> fx.Node:
         """The sum of two tensors of one shape."""

@@ -45,7 +45,6 @@ class Folder:
     """One walk.
 
     Attributes:
-        size: (height, width) of all images, None for any.
         counts: how often which rule applied.
         dtype: of the weights.
         needed: after `fold`, the sources that the network consists of, in order.
@@ -54,10 +53,9 @@ class Folder:
     def __init__(
         self,
         network: fx.GraphModule,
-        size: tuple[int, int] | None = None,
         slices: Mapping[int, Sequence[tuple[int, ...]]] | None = None,
     ) -> None:
-        self.network, self.size, self.slices = network, size, slices or {}
+        self.network, self.slices = network, slices or {}
         self.dtype = next(network.parameters()).dtype
         self.counts: Counter[str] = Counter()
         self.values: dict[fx.Node, Value] = {}
@@ -96,7 +94,8 @@ class Folder:
         if called and inputs and all(isinstance(value, (Tensor, int, float)) for value in inputs):
             return self._computed(node)
         key = type(self.module(node)) if node.op == "call_module" else node.target
-        value = RULES[key](self, node) if key in RULES else NotImplemented
+        known = key in RULES and bool(node.args)  # with its input in a keyword, a node stays
+        value = RULES[key](self, node) if known else NotImplemented
         return self.keep(node) if value is NotImplemented else value
 
     def _computed(self, node: fx.Node) -> Value:
@@ -110,7 +109,7 @@ class Folder:
         """The node as it is, on inputs whose channels lie in the traced order."""
         module = copy.deepcopy(self.module(node)) if node.op == "call_module" else None
         value = node.meta["value"]
-        is_map = isinstance(value, Tensor) and value.ndim == 4
+        is_map = isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] > 0
         args = () if node.op == "placeholder" else self.settled(node.args)
         foreign = Foreign(node, module, args, self.settled(node.kwargs), value.shape[1] if is_map else 0)
         self.add(foreign)

@@ -21,12 +21,13 @@ class FoldedHead(nn.Module):
 
     Args:
         detect: the head that is folded.
-        size: (height, width) of all images, to have the cells as constants; None computes them each time.
     """
 
-    def __init__(self, detect: Detect, size: tuple[int, int] | None = None) -> None:
+    size: tuple[int, int] | None = None
+
+    def __init__(self, detect: Detect) -> None:
         super().__init__()
-        self.na, self.no, self.size = detect.na, detect.no, size
+        self.na, self.no = detect.na, detect.no
         strides = [float(stride) for stride in detect.stride]
         self.strides = strides
         pixels = detect.anchors * detect.stride.to(detect.anchors).reshape(-1, 1, 1)  # (nl, na, 2)
@@ -35,9 +36,14 @@ class FoldedHead(nn.Module):
             a, b = torch.cat((zero, 4 * anchors), dim=1), torch.cat((zero + 2 * stride, zero), dim=1)
             self.register_buffer(f"a{level}", a.reshape(1, self.na, BOX, 1))
             self.register_buffer(f"b{level}", b.reshape(1, self.na, BOX, 1))
-            if size is not None:
-                height, width = (int(side / stride) for side in size)
-                self.register_buffer(f"c{level}", self._cells(height, width, stride, anchors))
+
+    def fix(self, size: tuple[int, int]) -> None:
+        """Have the cells as constants, for images of this (height, width) alone."""
+        self.size = size
+        for level, stride in enumerate(self.strides):
+            height, width = (int(side / stride) for side in size)
+            cells = self._cells(height, width, stride, getattr(self, f"a{level}"))
+            self.register_buffer(f"c{level}", cells)
 
     def forward(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(B, na * 4, H, W) and (B, na * (1 + nc), H, W) per level to what `Detect` gives in eval mode."""

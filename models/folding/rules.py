@@ -66,10 +66,10 @@ def _shuffle(folder: Folder, node: fx.Node) -> Value:
 @rule(torch.cat)
 def _concatenate(folder: Folder, node: fx.Node) -> Value:
     """`x | y` is the channels of x and those of y; who reads it reads both."""
-    inputs: Any = node.args[0]
-    values = [folder.value(part) for part in inputs]
+    inputs: Any = folder.value(node.args[0])  # a list of nodes, or what a split gave
+    values: list[Value] = [folder.value(part) for part in inputs] if isinstance(inputs, (list, tuple)) else []
     dimension = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    if dimension != 1 or not all(is_channels(value) for value in values):
+    if dimension != 1 or not values or not all(is_channels(value) for value in values):
         return NotImplemented
     folder.counts["concatenations left to their readers"] += 1
     return tuple(channel for value in values for channel in value)
@@ -103,10 +103,10 @@ def _split(folder: Folder, node: fx.Node) -> Value:
 
 @rule(operator.getitem)
 def _item(folder: Folder, node: fx.Node) -> Value:
-    """A piece of a split, or the channels `x[:, start:stop]`."""
+    """A piece of a split, or some of them, or the channels `x[:, start:stop]`."""
     value: Any = folder.value(node.args[0])
     index: Any = node.args[1]
-    if isinstance(value, list) and isinstance(index, int):
+    if isinstance(value, list) and isinstance(index, (int, slice)):
         return value[index]
     if not is_channels(value) or not isinstance(index, tuple) or len(index) < 2:
         return NotImplemented
@@ -117,7 +117,7 @@ def _item(folder: Folder, node: fx.Node) -> Value:
     numbers = (window.start, window.stop, window.step)
     if not all(number is None or isinstance(number, int) for number in numbers):
         return NotImplemented
-    return value[window]
+    return value[window] or NotImplemented  # a map without channels is none
 
 
 # ---- convolutions ----
@@ -192,7 +192,7 @@ def _batch_norm(folder: Folder, node: fx.Node) -> Value:
     norm = folder.module(node)
     x = folder.value(node.args[0])
     assert isinstance(norm, nn.BatchNorm2d)
-    if not is_channels(x):
+    if not is_channels(x) or norm.running_mean is None:  # statistics of the batch are no constants
         return NotImplemented
     scale, shift = batch_norm_terms(norm)
     return affine(folder, x, scale, shift, alone=_unshared(folder, node.args[0]))
@@ -235,7 +235,12 @@ def _unshared(folder: Folder, node: Any) -> bool:
 @rule(*PER_CHANNEL)
 def _map(folder: Folder, node: fx.Node) -> Value:
     x = folder.value(node.args[0])
-    return apply_each(folder, x, copy.deepcopy(folder.module(node))) if is_channels(x) else NotImplemented
+    if not is_channels(x):
+        return NotImplemented
+    layer = copy.deepcopy(folder.module(node))
+    if hasattr(layer, "inplace"):
+        setattr(layer, "inplace", False)  # noqa: B010  # it now works on what others may read, too
+    return apply_each(folder, x, layer)
 
 
 def _called(layer: Callable[[], nn.Module]) -> Callable[[Folder, fx.Node], Value]:
@@ -269,8 +274,10 @@ def apply_each(folder: Folder, x: Channels, layer: nn.Module) -> Channels:
 @rule(operator.add, torch.add)
 def _add(folder: Folder, node: fx.Node) -> Value:
     """The sum of two maps; two convolutions of the same channels that nothing else reads become one."""
-    left, right = (folder.value(argument) for argument in node.args[:2])
-    if len(node.args) != 2 or node.kwargs or not is_channels(left) or not is_channels(right):
+    if len(node.args) != 2 or node.kwargs:
+        return NotImplemented
+    left, right = (folder.value(argument) for argument in node.args)
+    if not is_channels(left) or not is_channels(right):
         return NotImplemented
     if all(_unshared(folder, argument) for argument in node.args):
         merged = merge(folder, left, right)
@@ -286,7 +293,13 @@ def merge(folder: Folder, left: Channels, right: Channels) -> Channels | None:
     """
     a, b = left[0].source, right[0].source
     whole = left == channels_of(a) and right == channels_of(b)
-    if not whole or not isinstance(a, Dense) or not isinstance(b, Dense) or a.parts != b.parts:
+    if (
+        not whole
+        or not isinstance(a, Dense)
+        or not isinstance(b, Dense)
+        or a.parts != b.parts
+        or a.rows != b.rows
+    ):
         return None
     small, large = sorted((a, b), key=lambda source: source.weight[0, 0].numel())
     # rows and columns that the larger kernel has more on each side; its padding must be larger by as many
@@ -351,7 +364,7 @@ def _detect(folder: Folder, node: fx.Node) -> Value:
             weight, bias = conv.weight[rows].detach(), conv.bias[rows].detach()
             found = convolve(folder, folder.value(argument), weight, bias, settings_of(conv), conv.groups)
             kind.append(folder.in_order(found))
-    return folder.add(Foreign(node, FoldedHead(head, folder.size), maps, {}, rows=0))
+    return folder.add(Foreign(node, FoldedHead(head), maps, {}, rows=0))
 
 
 def settings_of(conv: nn.Conv2d) -> Settings:

@@ -270,7 +270,7 @@ class Foreign(Rigid):
         args = changed(self.args, builder.nodes.__getitem__, builder.constant)
         kwargs = changed(self.kwargs, builder.nodes.__getitem__, builder.constant)
         if self.module is not None:
-            return builder.call(type(self.module).__name__.lower(), self.module, *args)
+            return builder.call(type(self.module).__name__.lower(), self.module, *args, **kwargs)
         return builder.graph.create_node(self.node.op, self.node.target, tuple(args), kwargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -39,15 +40,23 @@ class Flow(nn.Module):
         return run_layers(self.model, self.layers, image)
 
 
-def trace(network: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+def top_layers(network: nn.Module) -> list[nn.Module]:
+    """The layers that can stay whole one by one: those of a yaml, or the children of another network."""
+    return list(network.model) if isinstance(network, Flow) else list(network.children())
+
+
+def trace(
+    network: nn.Module, shape: tuple[int, ...], whole: Collection[nn.Module] = frozenset()
+) -> fx.GraphModule:
     """The graph of a network on maps (B, C, H, W), in evaluation mode. It shares the network's parameters.
 
-    A block that cannot be traced, because what it does depends on values, stays a node of its own. Every node
-    has `meta["value"]`, its output as a tensor (or tensors) without data, for an input of `shape`.
+    A block of `whole`, or one that cannot be traced because what it does depends on values, stays a node of
+    its own. Every node has `meta["value"]`, its output as a tensor (or tensors) without data, for an input of
+    `shape`.
     """
     network.eval()
-    layers = list(network.model) if isinstance(network, Flow) else list(network.children())
-    opaque = {layer for layer in layers if not isinstance(layer, Detect) and not _traceable(layer)}
+    layers = [layer for layer in top_layers(network) if not isinstance(layer, Detect)]
+    opaque = {layer for layer in layers if layer in whole or not _traceable(layer)}
     graph = fx.GraphModule(network, _Tracer(opaque).trace(network))
     image = torch.zeros(shape, dtype=next(network.parameters()).dtype)
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.reshape import shuffle_channels
-from models.deploy import fold
+from models.folding.checked import fold
 
 Step = Callable[[list[Tensor]], Tensor]
 

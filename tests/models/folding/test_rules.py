@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.blocks.reshape import shuffle_channels
-from models.deploy import fold
+from models.folding.checked import fold
 
 
 class Net(nn.Module):

@@ -1,0 +1,107 @@
+"""Folding that is compared with the network itself before anybody relies on it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import models.folding.rules  # noqa: F401  # registers every rule
+from models.blocks.detect import Detect
+from models.folding.fold import Folder
+from models.folding.slices import slices_wanted
+from models.folding.sources import changed
+from models.folding.trace import top_layers, trace
+
+LOGGER = logging.getLogger("lean5")
+TOLERANCE = 1e-6  # of the largest value of an output, in double precision
+KEPT = "blocks left whole"
+
+
+@torch.no_grad()
+def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[str, int]]:
+    """An equivalent of a network on maps (B, C, H, W) in evaluation mode, and how often which rule applied.
+
+    The result is compared with the network on noise, in another size and batch than it was traced with. A
+    block may do what no trace shows: change its input in place, ask for types, turn the axes of a map. Where
+    the result differs for that or cannot be made, the block stays whole; if need be all blocks do.
+
+    Args:
+        shape: of an input that the network takes.
+    """
+    dtype = next(network.parameters()).dtype
+    plain = copy.deepcopy(network).eval().double()
+    probes = list(_probes(plain, shape))
+    for whole in _choices(plain):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # where fx shows the code of a graph that fails
+                folded, counts = _folded(plain, shape, whole)
+                same = all(_same(_outputs(folded, image), expected) for image, expected in probes)
+        except Exception:  # a block may fail, traced or folded, with anything
+            LOGGER.debug("cannot fold", exc_info=True)
+            continue
+        if same:
+            return folded.to(dtype), counts | ({KEPT: len(whole)} if whole else {})
+    return plain.to(dtype), {KEPT: 1}
+
+
+def _folded(
+    network: nn.Module, shape: tuple[int, ...], whole: set[nn.Module]
+) -> tuple[nn.Module, dict[str, int]]:
+    traced = trace(network, shape, whole)
+    first = Folder(traced)
+    first.fold()
+    folder = Folder(traced, slices_wanted(first))
+    return folder.fold(), {name: count for name, count in folder.counts.items() if count}
+
+
+def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:
+    """Blocks to leave whole: none, each alone, all."""
+    blocks = [
+        layer for layer in top_layers(network) if not isinstance(layer, Detect) and list(layer.children())
+    ]
+    blocks += [
+        layer for layer in top_layers(network) if not layer.__module__.startswith(("torch.nn", "models."))
+    ]
+    yield set()
+    for block in dict.fromkeys(blocks):
+        yield {block}
+    yield set(blocks)
+
+
+def _probes(network: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Images and what the network makes of them; of the size of `shape` only where it takes no other."""
+    batch, channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    for probe in ((batch + 1, channels, height // 2, width), shape):
+        image = torch.randn(probe, dtype=torch.float64, generator=generator)
+        try:
+            yield image, _outputs(network, image)
+        except Exception:  # it may need this very size
+            if probe == shape:
+                raise
+            continue
+        return
+
+
+def _outputs(network: nn.Module, image: Tensor) -> list[Tensor]:
+    """Every tensor that a network gives; it may write into its input, but not into ours."""
+    found: list[Tensor] = []
+    changed(network(image.clone()), lambda source: source, found.append)
+    return found
+
+
+def _same(found: list[Tensor], expected: list[Tensor]) -> bool:
+    def close(one: Tensor, other: Tensor) -> Any:
+        if one.shape != other.shape or not other.numel():
+            return one.shape == other.shape
+        largest = float(other.abs().nan_to_num(0, 0, 0).max())
+        return torch.allclose(one, other, rtol=0, atol=TOLERANCE * largest, equal_nan=True)
+
+    return len(found) == len(expected) and all(map(close, found, expected))
