@@ -25,13 +25,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.latency_page import Machine, Timing, page, text
+from benchmarks.latency_page import MARK, Machine, Timing, page, text
+from benchmarks.pages import check_page
 from benchmarks.results_page import bare
 from benchmarks.runs import arguments
 from models.exporting.describe import example
 from models.exporting.formats import FORMATS
 from models.exporting.job import Job
 from models.exporting.network import exported_network
+from models.runtimes.base import MOST_THREADS
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.complexity import count_parameters, measure, meta_copy
@@ -39,10 +41,12 @@ from utils.config import IMGSZ, CommandConfig, flag
 from utils.cost import Cost
 from utils.errors import UserError
 from utils.files import ROOT
+from utils.interrupt import ending_cleanly
 from utils.optional import check_installed
 
 RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
+RECORD = "benchmark.py latency --json"  # what the file of numbers says of itself
 PUBLIC = " (public)"  # after the name of a network that is only fused
 
 
@@ -73,6 +77,8 @@ class Config(CommandConfig):
         for name in ("batch", "threads", "runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, found {getattr(self, name)}")
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"--threads must be at most {MOST_THREADS}, found {self.threads}")
         if self.warmup < 0:
             raise ValueError(f"--warmup must not be negative, found {self.warmup}")
         if self.batch > 1 and "ncnn" in self.runtimes:
@@ -111,9 +117,10 @@ def run(config: Config) -> None:
         if runtime != "torch":
             for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
                 check_installed(*package)
-    for target in filter(None, (config.json, config.output)):
-        if not Path(target).absolute().parent.is_dir():
-            raise UserError(f"'{target}': no such folder; make it first")
+    if config.output:
+        check_page(Path(config.output), MARK, "--output")
+    if config.json:
+        check_page(Path(config.json), RECORD, "--json")
     candidates = candidates_of(config)
     baseline = config.baseline or candidates[0].name
     if baseline not in [candidate.name for candidate in candidates]:
@@ -121,7 +128,7 @@ def run(config: Config) -> None:
             f"--baseline '{baseline}' is not measured; {', '.join(c.name for c in candidates)} are"
         )
     timings = []
-    with tempfile.TemporaryDirectory(prefix="latency-") as folder:
+    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="latency-") as folder:
         for runtime in runtimes:
             times = time_in(runtime, candidates, config, Path(folder))
             timings += [timing(runtime, candidate, times, candidates, baseline) for candidate in candidates]
@@ -130,6 +137,7 @@ def run(config: Config) -> None:
     print(text(timings))
     if config.json:
         record = {
+            "written_by": RECORD,
             "command": shlex.join(command),
             "date": datetime.date.today().isoformat(),
             "machine": asdict(machine),
@@ -152,6 +160,8 @@ def candidates_of(config: Config) -> list[Candidate]:
             load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
         ).eval()
         stride = int(model.stride.max())
+        if model.yaml["ch"] != 3:
+            raise UserError(f"{name} takes images of {model.yaml['ch']} channels; 3 can be measured")
         if config.imgsz % stride:
             raise UserError(f"--imgsz {config.imgsz}: {name} takes multiples of its stride {stride}")
         if any(item.name == name for item in found):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from benchmarks.results_page import shell
 
+MARK = "<!-- Written by `benchmark.py latency`, which replaces it. -->"
 ALLOWED = 1.15  # times the ratio of the FLOPs, beyond which the time falls short of what they promise
 
 
@@ -43,6 +46,29 @@ class Timing:
     ratio: tuple[float, float, float]
     rounds: list[float]
 
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Timing:
+        """From what `dataclasses.asdict` made, with every value checked.
+
+        Raises:
+            ValueError, TypeError, KeyError: a value is missing or cannot be.
+        """
+        values = {field.name: row[field.name] for field in fields(cls)}
+        for name in ("runtime", "variant", "form"):
+            if not isinstance(values[name], str):
+                raise TypeError(f"{name} must be a text")
+        low, middle, high = (_number(value, "milliseconds") for value in values["milliseconds"])
+        first, ratio, last = (_number(value, "ratio") for value in values["ratio"])
+        return replace(
+            cls(**values),
+            is_baseline=bool(values["is_baseline"]),
+            parameters=int(_number(values["parameters"], "parameters")),
+            flops_ratio=_number(values["flops_ratio"], "flops_ratio"),
+            memory_ratio=_number(values["memory_ratio"], "memory_ratio"),
+            milliseconds=(low, middle, high),
+            ratio=(first, ratio, last),
+        )
+
     @property
     def verdict(self) -> str:
         """Whether fewer FLOPs became fewer milliseconds; only what the quartiles support."""
@@ -57,6 +83,12 @@ class Timing:
         if low > 1:
             return "SLOWER ALTHOUGH LIGHTER" if lighter else "slower"
         return "lighter and no faster" if lighter else "no difference"
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number, found {str(value)[:40]}")
+    return float(value)
 
 
 TITLES = (
@@ -103,7 +135,7 @@ def page(timings: Sequence[Timing], machine: Machine, command: Sequence[str]) ->
     """The tables as Markdown, with the command and the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     parts = [
-        "<!-- Written by `benchmark.py latency`, which replaces it. -->",
+        MARK,
         "# Latency",
         f"```\n{shell(command)}\n```",
         f"{machine.processor}, {machine.cores} cores; {versions}. Networks of a runtime run in turns in one "

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.pages import check_page
 from benchmarks.recount import KNOWN_CONVENTIONS, Recount, Value, parse_recount, recount
 from utils.config import CommandConfig, flag
 from utils.errors import UserError
@@ -28,6 +29,7 @@ from utils.files import ROOT, atomic_write
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "%": 1}
 CLOSE = 0.05  # relative distance up to which a number that does not match counts as close
 NOT_CHECKED = "not checked"
+TITLE = "# The ledger of published numbers"
 VERDICTS = ("matches", "close", "differs", NOT_CHECKED)
 
 
@@ -131,14 +133,11 @@ def write_page(path: Path, text: str, *, update: bool) -> list[str]:
     Raises:
         UserError: the file is something else.
     """
-    before = path.read_bytes() if path.exists() else b""
-    if before == text.encode():
+    check_page(path, TITLE, "--page")
+    if path.exists() and path.read_bytes() == text.encode():
         return []
-    if before and before.split(b"\n")[0] != text.encode().split(b"\n")[0]:
-        raise UserError(f"--page {path}: not a page of this command, it is left alone")
-    if before and not update:
+    if path.exists() and not update:
         return [f"{path.name} does not show these numbers; --update writes it anew, then look at the change"]
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(text.encode())
     return []
@@ -253,7 +252,7 @@ def console_table(claims: Sequence[Claim]) -> str:
 def page(claims: Sequence[Claim]) -> str:
     """The content of docs/ledger.md."""
     lines = [
-        "# The ledger of published numbers",
+        TITLE,
         "",
         f"{tally(claims)}.",
         "",

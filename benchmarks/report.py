@@ -16,7 +16,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.latency_page import Machine, Timing
-from benchmarks.report_page import Accuracy, Report, html_page
+from benchmarks.pages import check_page
+from benchmarks.report_page import DEPLOYED, MARK, Accuracy, Report, html_page
 from benchmarks.results_page import bare
 from benchmarks.runs import arguments
 from utils.config import CommandConfig, flag
@@ -47,8 +48,7 @@ def run(config: Config) -> None:
         UserError: a file that is missing or was not written by the other command, or no network in both.
     """
     target = Path(config.output)
-    if not target.absolute().parent.is_dir():
-        raise UserError(f"--output {target}: no such folder; make it first")
+    check_page(target, MARK, "--output")
     record, timings, machine = read_latency(find_file(config.latency))
     accuracy = read_accuracy(find_file(config.accuracy)) if config.accuracy else {}
     known = {timing.variant for timing in timings}
@@ -84,17 +84,15 @@ def read_latency(path: Path) -> tuple[dict[str, Any], list[Timing], Machine]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        timings = [
-            Timing(**{**row, "milliseconds": tuple(row["milliseconds"]), "ratio": tuple(row["ratio"])})
-            for row in record["timings"]
-        ]
+        timings = [Timing.read(row) for row in record["timings"]]
         machine = Machine(**record["machine"])
+        machine.versions.items()
         for name in ("command", "date", "baseline", "imgsz", "batch", "threads"):
             record[name]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not what `benchmark.py latency --json` writes ({error})") from error
-    if not timings:
-        raise UserError(f"{path} has no timings")
+    if not any(timing.form == DEPLOYED for timing in timings):
+        raise UserError(f"{path} has no timings of deployed networks")
     return record, timings, machine
 
 
@@ -108,8 +106,11 @@ def read_accuracy(path: Path) -> dict[str, Accuracy]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                scores.setdefault(row["variant"], []).append((float(row["mAP50"]), float(row["mAP50-95"])))
-    except (ValueError, KeyError, TypeError) as error:
+                pair = float(row["mAP50"]), float(row["mAP50-95"])
+                if not all(0 <= score <= 1 for score in pair):  # NaN is not
+                    raise ValueError(f"mAP of {row['variant']} must lie between 0 and 1")
+                scores.setdefault(row["variant"], []).append(pair)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} is not a results.csv of `benchmark.py train` ({error})") from error
     if not scores:
         raise UserError(f"{path} is not a results.csv of `benchmark.py train` (it has no rows)")

@@ -13,6 +13,7 @@ from benchmarks.report_plots import Point, bars, scatter
 
 TEMPLATE = Path(__file__).with_name("report.html")
 DEPLOYED = "deployed"
+MARK = "<!-- Written by `benchmark.py report`, which replaces it. -->"  # also in the template
 WORDS = ("network", "form", "verdict")  # columns that are not numbers
 NUMBER = ' class="number"'
 
@@ -114,24 +115,24 @@ def _cells(row: Timing, report: Report) -> list[str]:
         _cell(row.parameters, f"{row.parameters:,}", "number"),
         _cell(row.flops_ratio, f"{row.flops_ratio:.3f}", "number"),
         _cell(row.memory_ratio, f"{row.memory_ratio:.3f}", "number"),
-        _cell(middle, f"{middle:.1f} <small>{low:.1f}–{high:.1f}</small>", "number"),
-        _cell(ratio, f"{ratio:.3f} <small>{first:.3f}–{last:.3f}</small>", "number"),
+        _cell(middle, f"{middle:.1f}", "number", f"{low:.1f}–{high:.1f}"),
+        _cell(ratio, f"{ratio:.3f}", "number", f"{first:.3f}–{last:.3f}"),
         _cell(row.verdict, row.verdict, "verdict bad" if row.verdict.isupper() else "verdict"),
     ]
     if report.accuracy:
         found = report.accuracy.get(row.variant)
-        spread = f" <small>± {found.spread:.3f}</small>" if found and found.spread is not None else ""
+        spread = f"± {found.spread:.3f}" if found and found.spread is not None else ""
         cells[6:6] = [
-            _cell(found.map if found else -1, f"{found.map:.3f}{spread}" if found else "–", "number"),
+            _cell(found.map if found else -1, f"{found.map:.3f}" if found else "–", "number", spread),
             _cell(found.map50 if found else -1, f"{found.map50:.3f}" if found else "–", "number"),
         ]
     return cells
 
 
-def _cell(value: object, shown: str, kind: str = "") -> str:
-    label = shown if "<small>" in shown else escape(shown)
+def _cell(value: object, shown: str, kind: str = "", small: str = "") -> str:
     name = f' class="{kind}"' if kind else ""
-    return f'<td{name} data-value="{escape(str(value))}">{label}</td>'
+    note = f" <small>{escape(small)}</small>" if small else ""
+    return f'<td{name} data-value="{escape(str(value))}">{escape(shown)}{note}</td>'
 
 
 def plots(report: Report) -> list[str]:

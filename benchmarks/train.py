@@ -27,6 +27,7 @@ from torch import Tensor
 import train as train_command
 from benchmarks.comparison import Comparison
 from benchmarks.outcome import Outcome, outcome_of, record
+from benchmarks.pages import check_page
 from benchmarks.results_page import MARK, Setting, bare, commands_for, page
 from benchmarks.runs import Run, arguments, carry_out, check_budget, runs_in, settings_of
 from benchmarks.scatter import plot_comparison
@@ -216,7 +217,7 @@ def prepare(config: Config) -> Prepared:
     for variant in config.variants:
         DetectionModel(variant, nc=spec.nc, anchors=anchors)
     weights = inference_state(read_checkpoint(find_weights(config.weights))) if config.weights else None
-    _check_page(config.page)
+    check_page(config.page, MARK, "--output", beside=(config.page.with_suffix(".png"),))
     notes = _read_notes(config.notes)
     _check_budgets(config, hyp)
     index = build_index(spec.val, spec.names)
@@ -235,17 +236,6 @@ def _check_budgets(config: Config, hyp: Hyperparameters) -> None:
         if run_.finished or (run_.started and run_.folder in planned):
             variant = planned.get(run_.folder) or str(settings_of(run_).get("cfg", run_.variant))
             check_budget(run_, config.train_config(run_, variant), hyp)
-
-
-def _check_page(path: Path) -> None:
-    """Refuse to replace what someone else wrote."""
-    own = path.is_file() and path.read_bytes().startswith(MARK.encode())
-    foreign = [file for file in (path, path.with_suffix(".png")) if file.exists()]
-    if foreign and not own:
-        raise UserError(
-            f"--output: {foreign[0]} was not written by this command; choose another name, or remove it"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _read_notes(path: str) -> str:

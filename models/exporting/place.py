@@ -10,6 +10,9 @@ from pathlib import Path
 
 from models.exporting.formats import Format
 from utils.errors import UserError
+from utils.interrupt import ending_cleanly
+
+EXPORTED = (".yaml", ".xml", ".bin", ".param")  # what the folders of exports hold
 
 
 def free_place(weights: Path, form: Format) -> Path:
@@ -27,8 +30,14 @@ def free_place(weights: Path, form: Format) -> Path:
 
 
 def _is_export(place: Path) -> bool:
-    """Whether something may be replaced: a file, and a folder with the description that every export has."""
-    return place.is_file() or any((place / name).is_file() for name in ("metadata.yaml", "Manifest.json"))
+    """Whether something may be replaced: a file, and a folder that holds an export's files and no others."""
+    if place.is_file():
+        return True
+    if place.suffix == ".mlpackage":
+        return (place / "Manifest.json").is_file()
+    files = list(place.iterdir())
+    described = any(file.name == "metadata.yaml" for file in files)
+    return described and all(file.is_file() and file.suffix in EXPORTED for file in files)
 
 
 @contextlib.contextmanager
@@ -44,7 +53,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
         raise UserError(
             f"cannot write beside the weights in '{parent}': {error.strerror}; copy them to a folder of yours"
         ) from error
-    with folder as name:
+    with ending_cleanly(), folder as name:
         yield Path(name)
 
 
@@ -62,6 +71,6 @@ def publish(written: Path, place: Path) -> None:
     place.replace(aside)
     try:
         written.replace(place)
-    except OSError:
+    except BaseException:  # Ctrl-C, too, must not cost the older one
         aside.replace(place)
         raise

@@ -9,6 +9,7 @@ from utils.errors import UserError
 
 DEFAULT_STRIDE = 32
 MOST_THREADS = 1024
+LEAST_COLUMNS = 6  # box, objectness, one class
 Names = dict[int, str]
 
 
@@ -59,7 +60,7 @@ class Backend(nn.Module):
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
         output = self.run(images)
-        if output.ndim != 3 or len(output) != size:
+        if output.ndim != 3 or len(output) != size or output.shape[2] < LEAST_COLUMNS:
             raise UserError(
                 f"the weights give {tuple(output.shape)} instead of predictions ({size}, N, 5 + classes); "
                 "export them without --raw and --nms"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,14 @@ from utils.errors import UserError
 LARGEST_STRIDE = 1024
 LARGEST_SIDE = 16384
 LARGEST_FILE = 1 << 20  # bytes of a metadata.yaml; 1000 class names take 30 kB
-MALFORMED = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what parsers raise
+MALFORMED = (
+    ValueError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)  # what parsers raise
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,10 @@ def clean_names(names: Any, path: Path) -> Names:
     value = _parsed(names) if isinstance(names, str) and names else names
     try:
         if isinstance(value, Mapping):
-            return {int(index): str(name) for index, name in value.items()}
+            found = {int(index): str(name) for index, name in value.items()}
+            if sorted(found) != list(range(len(found))):
+                raise ValueError("numbers with gaps")
+            return found
         if value is None or isinstance(value, (list, tuple)) or value == "":
             return {index: str(name) for index, name in enumerate(value or ())}
     except MALFORMED:
@@ -141,7 +152,8 @@ def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
 
 
 def _within(value: Any, key: str, most: int, path: Path) -> int:
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    whole = number and value == int(value)
     if not whole or not 1 <= value <= most:
         raise UserError(f"'{path}': its {key} must lie between 1 and {most}, found {str(value)[:60]!r}")
     return int(value)

@@ -38,9 +38,15 @@ class OnnxBackend(Backend):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
             raise UserError(f"'{path}' is not an ONNX file that can be run: {first_line(error)}") from error
-        entry = self.session.get_inputs()[0]
-        if len(entry.shape) != 4:
+        entries = self.session.get_inputs()
+        if len(entries) != 1:
+            raise UserError(f"'{path}' has {len(entries)} inputs, not one for images")
+        entry = entries[0]
+        channels = entry.shape[1] if len(entry.shape) == 4 else 0
+        if isinstance(channels, int) and channels != 3:
             raise UserError(f"'{path}' takes {entry.shape}, not images (B, 3, H, W)")
+        if entry.type not in ("tensor(float)", "tensor(float16)"):
+            raise UserError(f"'{path}' takes {entry.type}; images are float or float16")
         self.input_name, self.half_input = entry.name, "float16" in entry.type
         batch, _, height, width = entry.shape  # names stand for sizes that are free
         self.shape = (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -75,4 +81,9 @@ class OpenCVBackend(Backend):
 
     def run(self, images: Tensor) -> Tensor:
         self.net.setInput(images.cpu().float().numpy())
-        return torch.from_numpy(np.asarray(self.net.forward())).to(self.device)
+        try:
+            output = self.net.forward()
+        except cv2.error as error:
+            size = tuple(images.shape[2:])
+            raise UserError(f"OpenCV DNN cannot run images of {size}: {first_line(error)}") from error
+        return torch.from_numpy(np.asarray(output)).to(self.device)

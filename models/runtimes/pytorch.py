@@ -62,7 +62,7 @@ class TorchScriptBackend(Backend):
             raise UserError(f"'{path}' is not a TorchScript file: {first_line(error)}") from error
         self.module.eval().to(self.dtype)
         text = extra["config.txt"]
-        config = read_json(text.decode() if isinstance(text, bytes) else text, path)
+        config = read_json(text.decode(errors="replace") if isinstance(text, bytes) else text, path)
         shape = config.get("shape")  # (B, 3, H, W) that the trace was made with
         if isinstance(shape, list) and len(shape) == 4:
             config = {**config, "batch": shape[0], "imgsz": shape[2:]}

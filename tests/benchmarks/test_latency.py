@@ -12,6 +12,7 @@ import benchmark
 from benchmarks.latency_page import Timing
 from benchmarks.stopwatch import measure
 from utils.errors import UserError
+from utils.files import ROOT
 
 TIMING = Timing(
     runtime="onnx", variant="a", form="deployed", is_baseline=False, parameters=1, flops_ratio=0.8,
@@ -73,7 +74,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--cfg", "yolov5n", "--imgsz", "100"], "multiples of its stride 32"),
         (["--cfg", "yolov5n", "--baseline", "other"], "'other' is not measured"),
         (["--cfg", "yolov5n", "yolov5n.yaml"], "there twice"),
-        (["--cfg", "yolov5n", "--json", "nowhere/at/all.json"], "no such folder"),
+        (["--cfg", "yolov5n", "--json", str(ROOT / "README.md")], "was not written by this command"),
+        (["--cfg", "yolov5n", "--output", str(ROOT / "README.md")], "was not written by this command"),
     ],
 )
 def test_mistakes(flags: list[str], words: str) -> None:
@@ -81,7 +83,9 @@ def test_mistakes(flags: list[str], words: str) -> None:
         benchmark.main(["latency", "--imgsz", "64", "--runtimes", "torch", *flags])
 
 
-@pytest.mark.parametrize("flags", [["--runtimes", "java"], ["--runs", "0"], ["--warmup", "-1"], ["--cfg"]])
+@pytest.mark.parametrize(
+    "flags", [["--runtimes", "java"], ["--runs", "0"], ["--warmup", "-1"], ["--threads", "5000"], ["--cfg"]]
+)
 def test_wrong_flags(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         benchmark.main(["latency", *(["--cfg", "yolov5n"] if flags != ["--cfg"] else []), *flags])

@@ -218,6 +218,6 @@ def test_the_ledger_of_the_project_holds(tmp_path: Path) -> None:
 def test_a_foreign_file_is_not_overwritten(files: tuple[Path, Path]) -> None:
     published, page = files
     page.write_text("my own words\n")
-    with pytest.raises(UserError, match="left alone"):
+    with pytest.raises(UserError, match="was not written by this command"):
         ledger(published, page)
     assert page.read_text() == "my own words\n"

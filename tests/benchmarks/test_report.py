@@ -74,6 +74,41 @@ def test_the_page(files: tuple[Path, Path]) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)|@import|url\(", page)  # nothing from elsewhere
 
 
+def test_texts_from_elsewhere_stay_texts(files: tuple[Path, Path]) -> None:
+    latency, accuracy = files
+    evil = "<small></small><script>alert(1)</script>"
+    latency.write_text(latency.read_text().replace('"light"', json.dumps(evil)))
+    page = report(latency, accuracy)
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_a_foreign_page_is_not_overwritten(files: tuple[Path, Path]) -> None:
+    report(*files)
+    report(*files)  # its own is
+    (files[0].parent / "report.html").write_text("years of work")
+    with pytest.raises(UserError, match="was not written by this command"):
+        report(*files)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("ratio", ["a", "b", "c"]), ("ratio", [1, 2]), ("parameters", "x"), ("flops_ratio", float("nan"))],
+)
+def test_damaged_timings_are_one_line(files: tuple[Path, Path], key: str, value: object) -> None:
+    record = json.loads(files[0].read_text())
+    record["timings"][0][key] = value
+    files[0].write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"is not what `benchmark\.py latency --json` writes"):
+        report(*files)
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "-1", "x"])
+def test_damaged_scores_are_one_line(files: tuple[Path, Path], score: str) -> None:
+    files[1].write_text(f"variant,seed,mAP50,mAP50-95\nbase,0,0.7,{score}\n")
+    with pytest.raises(UserError, match=r"is not a results\.csv"):
+        report(*files)
+
+
 def test_other_files_are_refused(files: tuple[Path, Path]) -> None:
     latency, accuracy = files
     with pytest.raises(UserError, match=r"is not what `benchmark\.py latency --json` writes"):

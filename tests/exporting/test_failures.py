@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +184,10 @@ def test_a_folder_of_an_export_is_replaced_and_another_is_not(weights: Path) -> 
     call(weights, "--include", "openvino", "--imgsz", "64")
     assert {file.name for file in folder.iterdir()} == {"best.xml", "best.bin", "metadata.yaml"}
     assert left(weights) == {folder.name}
+    (folder / "notes.txt").write_text("more work")
+    with pytest.raises(UserError, match="is in the way and was made by no export"):
+        call(weights, "--include", "openvino", "--imgsz", "64")
+    assert (folder / "notes.txt").read_text() == "more work"
     weights.with_suffix(".onnx").mkdir()
     with pytest.raises(UserError, match=r"best\.onnx' is in the way"):
         call(weights, "--include", "onnx")
@@ -205,3 +211,19 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(
     with pytest.raises(OSError, match="Input/output"):
         place.publish(new, old)
     assert (old / "best.xml").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing(
+    weights: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(job: Job) -> None:
+        job.target.write_bytes(b"half")
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setitem(
+        formats.FORMATS, "onnx", dataclasses.replace(formats.FORMATS["onnx"], exporter=signalled)
+    )
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+        call(weights, "--include", "onnx", "--imgsz", "64")
+    assert left(weights) == set()

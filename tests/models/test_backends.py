@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backends import Backend, Ensemble, PyTorchBackend, load_backend
+from models.runtimes.metadata import described
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.checkpoint import write_checkpoint
@@ -213,3 +215,73 @@ def test_an_ensemble_needs_the_same_classes(checkpoint: Path, tmp_path: Path) ->
 def test_every_backend_says_what_it_is(checkpoint: Path) -> None:
     backend = load_backend(checkpoint)
     assert isinstance(backend, Backend) and backend.device.type == "cpu"
+
+
+def onnx_of(
+    path: Path, *shapes: tuple[int, ...], kind: torch.dtype = torch.float32, columns: int = 8
+) -> Path:
+    """A file with an input of each shape, that gives (1, 4, columns)."""
+
+    class Other(nn.Module):
+        def forward(self, *images: Tensor) -> Tensor:
+            return sum(image.float().mean() for image in images) + torch.zeros(1, 4, columns)
+
+    inputs = tuple(torch.zeros(shape, dtype=kind) for shape in shapes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Other(), inputs, str(path), dynamo=False, opset_version=17)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind", "complaint"),
+    [
+        (((1, 1, 64, 64),), torch.float32, r"takes \[1, 1, 64, 64\], not images"),
+        (((1, 3, 64),), torch.float32, "not images"),
+        (((1, 3, 64, 64),), torch.uint8, r"takes tensor\(uint8\)"),
+        (((1, 3, 64, 64), (1, 3, 64, 64)), torch.float32, "has 2 inputs"),
+    ],
+)
+def test_onnx_files_that_take_something_else(
+    tmp_path: Path, shapes: tuple[tuple[int, ...], ...], kind: torch.dtype, complaint: str
+) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match=complaint):
+        load_backend(onnx_of(tmp_path / "a.onnx", *shapes, kind=kind))
+
+
+def test_onnx_files_that_give_something_else(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    backend = load_backend(onnx_of(tmp_path / "a.onnx", (1, 3, 64, 64), columns=4))
+    with pytest.raises(UserError, match=r"give \(1, 4, 4\) instead of predictions"):
+        backend(torch.zeros(1, 3, 64, 64))
+
+
+def test_opencv_at_another_size(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.reshape(1, 3 * 64 * 8, 8)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = torch.zeros(1, 3, 64, 64)
+        torch.onnx.export(Net(), (image,), str(tmp_path / "a.onnx"), dynamo=False, opset_version=12)
+    backend = load_backend(tmp_path / "a.onnx", dnn=True)
+    assert backend(image).shape == (1, 1536, 8)
+    with pytest.raises(UserError, match=r"OpenCV DNN cannot run images of \(96, 96\)"):
+        backend(torch.zeros(1, 3, 96, 96))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"stride": "1e999"},
+        {"stride": "NaN"},
+        {"imgsz": "[1e999, 3]"},
+        {"names": '{"5": "x"}'},
+        {"stride": ".5"},
+    ],
+)
+def test_metadata_that_cannot_be(values: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"'a\.onnx': its"):
+        described(values, Path("a.onnx"))

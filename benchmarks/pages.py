@@ -1,0 +1,30 @@
+"""Pages that commands write: they replace their own and nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import UserError
+
+HEAD = 1000  # bytes among which the mark of a page stands
+
+
+def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) -> None:
+    """Make the folder of a page, and refuse to replace what someone else wrote.
+
+    Args:
+        mark: a text near the beginning of every page that the command writes.
+        flag: that names the page.
+        beside: other files that are written with it.
+
+    Raises:
+        UserError: the page, or a file beside it, is there and the page does not have the mark.
+    """
+    own = path.is_file() and mark.encode() in path.read_bytes()[:HEAD]
+    foreign = [file for file in (path, *beside) if file.exists()]
+    if foreign and not own:
+        raise UserError(
+            f"{flag}: {foreign[0]} was not written by this command; choose another name, or remove it"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
