@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.backends import Backend, load_backend
+from models.runtimes.openvino import shared_core
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import build_loader
@@ -68,12 +69,12 @@ def quantise(source: Path, target: Path, images: Calibration) -> None:
         Inference", arXiv 1712.05877; NNCF's preset "mixed": symmetric weights, asymmetric activations.
     """
     nncf = require("nncf", "nncf")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function would change everybody's handlers
     settings: dict[str, Any] = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(images)}
     if source.is_dir():
         openvino = require("openvino", "openvino")
         xml = next(source.glob("*.xml"))
-        written = nncf.quantize(openvino.Core().read_model(xml), nncf.Dataset(images), **settings)
+        written = nncf.quantize(shared_core().read_model(xml), nncf.Dataset(images), **settings)
         target.mkdir()
         openvino.save_model(written, target / xml.name, compress_to_fp16=False)
         for extra in source.glob("*.yaml"):

@@ -15,6 +15,7 @@ from torch import Tensor
 from models.backends import load_backend
 from models.exporting.network import RawMaps
 from models.exporting.nms import Suppression
+from models.runtimes.openvino import shared_core
 from models.yolo import DetectionModel
 from utils.errors import UserError
 from utils.nms import non_max_suppression
@@ -163,8 +164,7 @@ def run_file(path: Path, images: Tensor, whole: bool = False) -> Sequence[Tensor
         entry = session.get_inputs()[0]
         kind = np.float16 if "float16" in entry.type else np.float32
         return [torch.from_numpy(t) for t in session.run(None, {entry.name: array.astype(kind)})]
-    openvino = require("openvino", "openvino")
     (xml,) = path.glob("*.xml")
-    compiled = openvino.Core().compile_model(str(xml), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(str(xml), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results = compiled([array])
     return [torch.from_numpy(np.array(results[output])) for output in compiled.outputs]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,16 @@ from models.runtimes.folder import the_pair
 from models.runtimes.metadata import read_yaml
 from utils.errors import UserError
 from utils.optional import require
+
+
+@cache
+def shared_core() -> Any:
+    """The process's only `openvino.Core`.
+
+    Each one gives the thread a stack for its signal handlers and puts the previous one's back when it goes.
+    When two of them go in the order of their birth, that stack is no longer there: the next Ctrl-C crashes.
+    """
+    return require("openvino", "openvino").Core()
 
 
 class OpenVINOBackend(Backend):
@@ -33,7 +45,7 @@ class OpenVINOBackend(Backend):
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
+            core = shared_core()
             model = core.read_model(str(xml), str(weights))
             self.compiled = core.compile_model(model, "CPU", config)
         except Exception as error:  # plain RuntimeErrors and openvino's own

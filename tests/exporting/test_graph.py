@@ -16,6 +16,7 @@ from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.exporting.onnx import drop_identities
 from models.exporting.onnx import export as write_onnx
+from models.runtimes.openvino import shared_core
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.exporting.weights import write_weights
@@ -202,9 +203,7 @@ def onnx_runner(file: Path) -> Any:
 
 
 def openvino_runner(folder: Path) -> Any:
-    import openvino
-
-    compiled = openvino.Core().compile_model(
+    compiled = shared_core().compile_model(
         str(folder / "best.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return lambda x: compiled({"images": x})["output0"]

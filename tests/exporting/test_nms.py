@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.exporting.describe import example
+from models.runtimes.openvino import shared_core
 from models.weights import load_model
 from tests.exporting.command import call, session
 from utils.nms import non_max_suppression
@@ -29,11 +30,9 @@ def test_nms_inside(kind: str, agnostic: bool, spread_weights: Path) -> None:
     if kind == "onnx":
         (rows,) = session(spread_weights).run(["output0"], {"images": x.numpy()})
     else:
-        import openvino
-
         xml = str(spread_weights.parent / "best_openvino_model" / "best.xml")
         config = {"INFERENCE_PRECISION_HINT": "f32"}
-        rows = np.array(openvino.Core().compile_model(xml, "CPU", config)({"images": x.numpy()})["output0"])
+        rows = np.array(shared_core().compile_model(xml, "CPU", config)({"images": x.numpy()})["output0"])
     with torch.inference_mode():
         expected = non_max_suppression(
             load_model(spread_weights)(x)[0], conf_thres=0.3, iou_thres=0.3, max_det=20, agnostic=agnostic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.exporting.weights import NAMES
 from utils.config import ValConfig
 from utils.data.spec import DataSpec
 from utils.errors import UserError
+from utils.files import ROOT
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
@@ -106,6 +108,24 @@ def test_openvino_metadata(folder: Path, tmp_path: Path) -> None:
     metadata.unlink()  # like any file without names
     backend = load_backend(metadata.parent)
     assert (backend.names, backend.stride) == ({}, 32)
+
+
+def test_openvino_leaves_signals_alone(folder: Path) -> None:
+    """Two networks go in the order of their birth, then Ctrl-C comes; in a process that may crash."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from models.backends import load_backend
+first, second = (load_backend(Path({str(folder)!r})) for _ in range(2))
+del first
+del second
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
 
 
 @pytest.mark.parametrize(

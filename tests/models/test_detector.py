@@ -29,6 +29,7 @@ class Fixed(Backend):
         super().__init__(torch.device("cpu"))
         self.rows = torch.tensor(rows)
         self.names, self.stride, self.shape = {0: "cat", 1: "dog"}, 32, shape
+        self.any_shape = shape is None
         self.seen: list[Tensor] = []
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
