@@ -24,11 +24,14 @@ demo: setup
 		--project $(RUN) --name detect
 	@echo "curves and plots: $(RUN)/train and $(RUN)/val; annotated scenes: $(RUN)/detect"
 
+# In as many processes as there are cores, four at most: each takes 2.5 GB.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # Recounts every published number; fails when one drifts.
 ledger: setup

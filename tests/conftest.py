@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # before torch: tests start processes that share the cores
+# Before torch: tests share the cores with each other and with the processes that they start.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
@@ -23,6 +25,16 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"no reference material at {folder}; set LEAN5_SHARED to its folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def messages_reach_the_test() -> None:
+    """Undo what an earlier command did to the loggers when it set up the console."""
+    for name in ("lean5", "models", "utils"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,10 @@ CLAIMS = """
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def files(tmp_path: Path) -> tuple[Path, Path]:
     """A file of claims, and a page that shows it."""
     published, page = tmp_path / "published.yaml", tmp_path / "docs" / "ledger.md"
     published.write_text(CLAIMS)
-    monkeypatch.setattr(recounting, "counted", recounting.counted.__wrapped__)  # no memory from other tests
     assert ledger(published, page) == 0 and page.is_file()
     return published, page
 
@@ -156,6 +155,7 @@ def test_a_changed_block_is_a_drift(
         def __init__(self, dim: int, n_div: int = 4) -> None:
             super().__init__(dim, dim, kernel_size=1)
 
+    monkeypatch.setattr(recounting, "counted", recounting.counted.__wrapped__)  # which remembers
     monkeypatch.setitem(BLOCKS, "PConv", Entry(Wider, BLOCKS["PConv"].rule))
     assert ledger(*files) == 1
     assert "partial: FLOPs ratio is 0.1111, the file says 0.0625" in capsys.readouterr().err  # 1 of 9 weights

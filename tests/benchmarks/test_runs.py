@@ -48,7 +48,6 @@ def test_folders_are_runs_when_they_are_called_so(tmp_path: Path) -> None:
 def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Run:
     """A run whose `train.py` is what the test writes to `tmp_path`; messages are in `caplog`."""
     monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.setattr(logging.getLogger("lean5"), "propagate", True)
     caplog.set_level(logging.INFO, "lean5")
     return Run("yolov5n", 0, tmp_path / "yolov5n-seed0")
 

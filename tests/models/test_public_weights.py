@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -43,10 +42,7 @@ def public_file(model: DetectionModel, path: Path, unused: bool = False) -> Path
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_public_weights_load(
-    variant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("lean5"), "propagate", True)
+def test_public_weights_load(variant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = small(f"yolov5n-{variant}").half().float().eval()  # what half precision can hold
     path = public_file(model, tmp_path / "public.pt", unused=variant == "slimneck")
     assert PUBLIC_NAMES[variant] in inference_state(read_checkpoint(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,8 @@ def test_half_precision_and_fused_files(tiny: DetectionModel, tmp_path: Path) ->
 
 
 def test_leftovers_of_old_files_are_dropped(
-    tiny: DetectionModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tiny: DetectionModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lean5"), "propagate", True)
     extra = {"model.24.anchor_grid": torch.ones(3, 1, 3, 1, 1, 2), "model.0.total_ops": torch.ones(1)}
     write_checkpoint(tmp_path / "old.pt", checkpoint_of(tiny, model={**tiny.state_dict(), **extra}))
     load_model(tmp_path / "old.pt")
