@@ -2,6 +2,7 @@
 
     python benchmark.py latency --cfg yolov5n yolov5n-gsconv --runtimes onnx openvino
     python benchmark.py latency --weights best.pt other.pt --threads 4 --public --json latency.json
+    python benchmark.py latency --cfg yolov5n --runtimes onnx openvino --int8 coco128.yaml
 
 All networks of a runtime are timed in turns in one process. What counts is the ratio within a round: a busy
 machine changes the milliseconds and hardly the ratios.
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.latency_page import MARK, Machine, Timing, page, text
 from benchmarks.pages import check_page
@@ -31,6 +33,8 @@ from benchmarks.results_page import bare
 from benchmarks.runs import arguments
 from models.exporting.describe import example
 from models.exporting.formats import FORMATS
+from models.exporting.int8 import FORMATS as INT8_FORMATS
+from models.exporting.int8 import Calibration, quantise
 from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
@@ -39,6 +43,7 @@ from models.yolo import DetectionModel
 from utils.complexity import count_parameters, measure, meta_copy
 from utils.config import IMGSZ, CommandConfig, flag
 from utils.cost import Cost
+from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.files import ROOT
 from utils.interrupt import ending_cleanly
@@ -47,7 +52,7 @@ from utils.optional import check_installed
 RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 RECORD = "benchmark.py latency --json"  # what the file of numbers says of itself
-PUBLIC = " (public)"  # after the name of a network that is only fused
+FORMS = {"deployed": "", "public": " (public)", "int8": " (INT8)"}  # and what follows the name of a network
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Config(CommandConfig):
     warmup: int = flag(5, "rounds before them")
     baseline: str = flag("", "name of the network to compare with; default: the first")
     public: bool = flag(False, "also time the form without deploy(), only BatchNorm folded")
+    int8: str = flag("", "data yaml: also time the form of eight-bit integers, calibrated on its images")
     json: str = flag("", "file for all numbers, the time of every round included")
     output: str = flag("", "Markdown file for the tables")
 
@@ -83,6 +89,9 @@ class Config(CommandConfig):
             raise ValueError(f"--warmup must not be negative, found {self.warmup}")
         if self.batch > 1 and "ncnn" in self.runtimes:
             raise ValueError("--batch: ncnn takes one image at a time")
+        for runtime in self.runtimes:
+            if self.int8 and runtime not in INT8_FORMATS:
+                raise ValueError(f"--int8 is for {', '.join(INT8_FORMATS)}; {runtime} does not run that form")
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,9 @@ class Candidate:
     """A network in one form, ready to be written.
 
     Attributes:
-        name: of the model, with `PUBLIC` behind it in that form.
+        name: of the model, and what `FORMS` says of its form.
         flops: of the fused model, as published, whatever the form executes.
-        cost: of this form, for the batch.
+        cost: of this form, for the batch; None where nobody counts it.
     """
 
     name: str
@@ -100,7 +109,7 @@ class Candidate:
     form: str
     parameters: int
     flops: int
-    cost: Cost
+    cost: Cost | None
     network: torch.nn.Module
     stride: int
 
@@ -117,6 +126,11 @@ def run(config: Config) -> None:
         if runtime != "torch":
             for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
                 check_installed(*package)
+    if config.int8:
+        check_installed("nncf", "nncf")
+        calibration = Calibration(load_data_spec(config.int8), config.imgsz, config.batch)
+    else:
+        calibration = None
     if config.output:
         check_page(Path(config.output), MARK, "--output")
     if config.json:
@@ -130,7 +144,7 @@ def run(config: Config) -> None:
     timings = []
     with ending_cleanly(), tempfile.TemporaryDirectory(prefix="latency-") as folder:
         for runtime in runtimes:
-            times = time_in(runtime, candidates, config, Path(folder))
+            times = time_in(runtime, candidates, config, Path(folder), calibration)
             timings += [timing(runtime, candidate, times, candidates, baseline) for candidate in candidates]
     machine = describe_machine(runtimes)
     command = ("python", "benchmark.py", "latency", *map(bare, arguments(config)))
@@ -169,16 +183,21 @@ def candidates_of(config: Config) -> list[Candidate]:
         image = torch.empty(config.batch, 3, config.imgsz, config.imgsz, device="meta")
         fused = meta_copy(model).fuse()
         flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
-        for form in ("deployed", "public") if config.public else ("deployed",):
-            network = exported_network(model, (config.imgsz,) * 2, folded=form == "deployed")
-            cost = measure(network, image)
-            title = name if form == "deployed" else name + PUBLIC
-            found.append(Candidate(title, name, form, parameters, flops, cost, network, stride))
+        for form, suffix in FORMS.items():
+            if (form == "public" and not config.public) or (form == "int8" and not config.int8):
+                continue
+            network = exported_network(model, (config.imgsz,) * 2, folded=form != "public")
+            cost = None if form == "int8" else measure(network, image)
+            found.append(Candidate(name + suffix, name, form, parameters, flops, cost, network, stride))
     return found
 
 
 def time_in(
-    runtime: str, candidates: Sequence[Candidate], config: Config, folder: Path
+    runtime: str,
+    candidates: Sequence[Candidate],
+    config: Config,
+    folder: Path,
+    calibration: Calibration | None,
 ) -> dict[str, list[float]]:
     """Milliseconds of every round by name, measured in a process of its own.
 
@@ -187,17 +206,15 @@ def time_in(
     """
     image = example((config.imgsz, config.imgsz), config.batch)
     np.save(folder / "image.npy", image.numpy())
-    form = FORMATS[RUNTIMES[runtime]]
     files = {}
     for number, candidate in enumerate(candidates):
-        target = folder / f"{number}{form.suffix}"
-        if not target.exists():
-            metadata = {
-                "names": "{}",
-                "stride": str(candidate.stride),
-                "imgsz": json.dumps([config.imgsz] * 2),
-            }
-            form.exporter(Job(candidate.network, image, target, metadata))
+        if candidate.form == "int8":
+            assert calibration is not None
+            single = write_network(candidate, runtime, image, folder, number)
+            target = single.with_name(f"int8-{single.name}")
+            quantise(single, target, calibration)
+        else:
+            target = write_network(candidate, RUNTIMES[runtime], image, folder, number)
         files[candidate.name] = str(target)
     job = {
         "runtime": runtime, "threads": config.threads, "rounds": config.runs, "warmup": config.warmup,
@@ -213,6 +230,16 @@ def time_in(
         )
     times: dict[str, list[float]] = json.loads(Path(job["result"]).read_text(encoding="utf-8"))  # type: ignore[arg-type]
     return times
+
+
+def write_network(candidate: Candidate, form: str, image: Tensor, folder: Path, number: int) -> Path:
+    """The candidate as a file of a format, or a folder, unless it is there already; `number` names it."""
+    target = folder / f"{number}{FORMATS[form].suffix}"
+    if not target.exists():
+        size = json.dumps(list(image.shape[2:]))
+        metadata = {"names": "{}", "stride": str(candidate.stride), "imgsz": size}
+        FORMATS[form].exporter(Job(candidate.network, image, target, metadata))
+    return target
 
 
 def timing(
@@ -234,7 +261,7 @@ def timing(
         is_baseline=candidate.name == baseline,
         parameters=candidate.parameters,
         flops_ratio=candidate.flops / base.flops,
-        memory_ratio=moved(candidate.cost) / moved(base.cost),
+        memory_ratio=moved(candidate.cost) / moved(base.cost) if candidate.cost and base.cost else None,
         milliseconds=tuple(np.percentile(own, quartiles).round(3).tolist()),
         ratio=tuple(np.percentile(ratios, quartiles).round(4).tolist()),
         rounds=own.round(3).tolist(),

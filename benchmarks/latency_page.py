@@ -27,9 +27,10 @@ class Timing:
     """One network in one runtime.
 
     Attributes:
-        form: "deployed", or "public" where only BatchNorm is folded.
+        form: "deployed", "public" where only BatchNorm is folded, or "int8".
         flops_ratio: of the published count, to the baseline.
-        memory_ratio: of the bytes that the layers of this form read and write, to the baseline.
+        memory_ratio: of the bytes that the layers of this form read and write, to the baseline; None for
+            eight-bit integers, which nobody counts.
         milliseconds, ratio: lower quartile, median, upper quartile over the rounds; `ratio` to the baseline
             in the same round.
         rounds: milliseconds.
@@ -41,7 +42,7 @@ class Timing:
     is_baseline: bool
     parameters: int
     flops_ratio: float
-    memory_ratio: float
+    memory_ratio: float | None
     milliseconds: tuple[float, float, float]
     ratio: tuple[float, float, float]
     rounds: list[float]
@@ -59,12 +60,13 @@ class Timing:
                 raise TypeError(f"{name} must be a text")
         low, middle, high = (_number(value, "milliseconds") for value in values["milliseconds"])
         first, ratio, last = (_number(value, "ratio") for value in values["ratio"])
+        memory = values["memory_ratio"]
         return replace(
             cls(**values),
             is_baseline=bool(values["is_baseline"]),
             parameters=int(_number(values["parameters"], "parameters")),
             flops_ratio=_number(values["flops_ratio"], "flops_ratio"),
-            memory_ratio=_number(values["memory_ratio"], "memory_ratio"),
+            memory_ratio=None if memory is None else _number(memory, "memory_ratio"),
             milliseconds=(low, middle, high),
             ratio=(first, ratio, last),
         )
@@ -106,11 +108,15 @@ def cells(timing: Timing) -> tuple[str, ...]:
         timing.form,
         f"{timing.parameters:,}",
         f"{timing.flops_ratio:.3f}",
-        f"{timing.memory_ratio:.3f}",
+        memory_cell(timing),
         f"{middle:.1f} ({low:.1f}–{high:.1f})",
         f"{ratio:.3f} ({first:.3f}–{last:.3f})",
         timing.verdict,
     )
+
+
+def memory_cell(timing: Timing) -> str:
+    return "not counted" if timing.memory_ratio is None else f"{timing.memory_ratio:.3f}"
 
 
 def by_runtime(timings: Sequence[Timing]) -> dict[str, list[Timing]]:

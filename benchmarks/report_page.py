@@ -8,11 +8,11 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from benchmarks.latency_page import ALLOWED, Machine, Timing, by_runtime
+from benchmarks.latency_page import ALLOWED, Machine, Timing, by_runtime, memory_cell
 from benchmarks.report_plots import Point, bars, scatter
 
 TEMPLATE = Path(__file__).with_name("report.html")
-DEPLOYED = "deployed"
+DEPLOYED, INT8 = "deployed", "int8"
 MARK = "<!-- Written by `benchmark.py report`, which replaces it. -->"  # also in the template
 WORDS = ("network", "form", "verdict")  # columns that are not numbers
 NUMBER = ' class="number"'
@@ -114,13 +114,13 @@ def _cells(row: Timing, report: Report) -> list[str]:
         _cell(row.form, row.form),
         _cell(row.parameters, f"{row.parameters:,}", "number"),
         _cell(row.flops_ratio, f"{row.flops_ratio:.3f}", "number"),
-        _cell(row.memory_ratio, f"{row.memory_ratio:.3f}", "number"),
+        _cell(-1 if row.memory_ratio is None else row.memory_ratio, memory_cell(row), "number"),
         _cell(middle, f"{middle:.1f}", "number", f"{low:.1f}–{high:.1f}"),
         _cell(ratio, f"{ratio:.3f}", "number", f"{first:.3f}–{last:.3f}"),
         _cell(row.verdict, row.verdict, "verdict bad" if row.verdict.isupper() else "verdict"),
     ]
     if report.accuracy:
-        found = report.accuracy.get(row.variant)
+        found = report.accuracy.get(row.variant) if row.form != INT8 else None  # measured in fp32
         spread = f"± {found.spread:.3f}" if found and found.spread is not None else ""
         cells[6:6] = [
             _cell(found.map if found else -1, f"{found.map:.3f}" if found else "–", "number", spread),
@@ -153,6 +153,7 @@ def plots(report: Report) -> list[str]:
         points = [
             Point(row.variant, row.flops_ratio, row.ratio[1], row.is_baseline, row.form != DEPLOYED)
             for row in rows
+            if row.form != INT8
         ]
         title = f"Latency against FLOPs, {runtime}"
         note = "Below the line: as much faster as it is lighter, or more. Hollow: public form."

@@ -39,30 +39,49 @@ def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
     return call
 
 
-def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
-    """An ONNX file in ONNX Runtime. Idle threads do not spin: they would disturb the session that is next."""
+def session_options(threads: int) -> Any:
+    """Of ONNX Runtime. Idle threads do not spin: they would disturb the session that is next."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
+    """An ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    options = session_options(threads)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})
 
 
-def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
-    """An ONNX file in OpenVINO, tuned for latency, in single precision."""
-    from utils.optional import require
+def openvino_request(path: Path, threads: int, more: dict[str, Any] | None = None) -> Any:
+    """An ONNX file or a folder of its own in OpenVINO, tuned for latency, in single precision.
 
-    core = require("openvino", "openvino").Core()
+    Args:
+        more: properties of the compiled model.
+    """
+    from models.runtimes.openvino import shared_core
+
+    core = shared_core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
+        **(more or {}),
     }
-    request = core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
+    if path.is_dir():
+        (path,) = path.glob("*.xml")
+    return core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
+
+
+def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
+    request = openvino_request(path, threads)
     return lambda: request.infer({0: image}, share_inputs=True)
 
 
