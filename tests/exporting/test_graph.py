@@ -29,7 +29,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 QUICK = ("yolov5n", "yolov5n-gsconv-all", "yolov5n-csppc", "yolov5n-c3het", "yolov5n-slimneck", "v5lite-e")
 # layouts whose operators need what no folding can take away
 NEEDED = {
-    "yolov5n-dysample": {"Gather", "Reshape5"},  # x and y of each sampling point, and its four groups
     "yolov5s-transformer": {"Transpose", "Gather"},  # attention is a product of transposed matrices
     "yolov3-tiny": {"Transpose"},  # torch writes the four numbers of a Pad as a transposed constant
 }
