@@ -76,9 +76,7 @@ class DySample(nn.Module):
         rows = torch.arange(height * self.factor, device=x.device, dtype=dtype)
         columns = torch.arange(width * self.factor, device=x.device, dtype=dtype)
         offsets = self.offsets(x).to(dtype).reshape(-1, 2, height * self.factor, width * self.factor)
-        in_x = (
-            offsets[:, :1] + (columns + 0.5) / self.factor
-        )  # slices: an index is a Gather in ONNX
+        in_x = offsets[:, :1] + (columns + 0.5) / self.factor  # slices: an index is a Gather in ONNX
         in_y = offsets[:, 1:] + ((rows + 0.5) / self.factor).unsqueeze(1)
         points = (-1, height * self.factor, width * self.factor, 1)
         return torch.cat(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +46,7 @@ def write_graph(job: Job) -> None:
     level = noise.level
     noise.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _silence():
             # a trace makes shapes constant, which is what is wanted here; and torch would rather see a newer
             # exporter used, which needs a further package and writes opset 18 and later only
             warnings.simplefilter("ignore")
@@ -57,6 +62,24 @@ def write_graph(job: Job) -> None:
             )
     finally:
         noise.setLevel(level)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing on standard output: before an error, torch prints the whole graph there, not through Python."""
+    sys.stdout.flush()
+    try:
+        before = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def _dynamic_axes(job: Job) -> dict[str, dict[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,6 +212,18 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(
     with pytest.raises(OSError, match="Input/output"):
         place.publish(new, old)
     assert (old / "best.xml").read_text() == "old"
+
+
+def test_an_opset_without_a_layer_is_one_line(tmp_path: Path) -> None:
+    """torch prints the graph from C++ on such an error; only a process of its own shows that."""
+    weights = write_weights(tmp_path / "a.pt", lively(small("yolov5n-dysample")))
+    command = [sys.executable, "export.py", "--weights", str(weights), "--include", "onnx", "--imgsz", "64"]
+    done = subprocess.run([*command, "--opset", "12"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(
+        r"error: onnx cannot express this network: .*grid_sampler.*version 16.*\n", done.stderr
+    )
+    assert left(weights) == set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
