@@ -17,7 +17,8 @@ class Format:
     Attributes:
         suffix: of the file, or of the folder's name when it has no dot: best + .onnx, best + _openvino_model.
         needs: modules, each with what `pip install` has to be told.
-        runs_here: whether a backend of `models.backends` runs it, so that it can be verified.
+        runs_here: whether a backend of `models.backends` runs it, so that `detect.py` and `val.py` take it.
+        compared: whether anything here runs it, so that it can be verified.
         raw, nms, dynamic, half: which of these flags it knows.
     """
 
@@ -26,6 +27,7 @@ class Format:
     exporter: Exporter
     needs: tuple[tuple[str, str], ...] = ()
     runs_here: bool = True
+    compared: bool = True
     raw: bool = False
     nms: bool = False
     dynamic: bool = False
@@ -55,7 +57,7 @@ FORMATS = {
         Format("ncnn", "_ncnn_model", ncnn.export, NCNN, half=True),
         Format("executorch", ".pte", executorch.export, EXECUTORCH),
         Format("litert", ".tflite", litert.export, LITERT, runs_here=False),
-        Format("coreml", ".mlpackage", coreml.export, COREML, runs_here=False, half=True),
+        Format("coreml", ".mlpackage", coreml.export, COREML, runs_here=False, compared=False, half=True),
         # TensorRT builds its engine on the GPU that will run it, from this ONNX
         Format("tensorrt", ".onnx", onnx.export, ONNX, raw=True, nms=True, dynamic=True, half=True),
     )

@@ -149,7 +149,7 @@ def make(job: Job, form: Format, expected: Expectation, options: Options) -> Art
         written = folder / job.target.name
         try:
             form.exporter(dataclasses.replace(job, target=written))
-            difference = verify(job, form, written, expected) if form.runs_here else None
+            difference = verify(job, form, written, expected) if form.compared else None
             if options.int8:
                 plain, written = written, folder / "int8" / job.target.name
                 written.parent.mkdir()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.backends import load_backend
+from models.exporting import litert
 from models.exporting.network import RawMaps
 from models.exporting.nms import Suppression
 from models.runtimes.openvino import shared_core
@@ -150,6 +151,8 @@ def run_file(path: Path, images: Tensor, whole: bool = False) -> Sequence[Tensor
     Args:
         whole: every output as it is; otherwise predictions, through the backend that detect.py uses.
     """
+    if path.suffix == ".tflite":
+        return [litert.run(path, images)]
     if not whole:
         return [load_backend(path)(images)]
     if path.suffix == ".torchscript":

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from models.exporting import coreml, litert
-from tests.exporting.jobs import make_job
+from tests.exporting.jobs import expectation, make_job, shares
 from utils.errors import UserError
 
 
@@ -32,10 +32,11 @@ def test_coreml_describes_the_network(tmp_path: Path, half: bool) -> None:
     assert 0.8 * width * values < weights < 2.0 * width * values
 
 
-def test_litert_carries_its_metadata(tmp_path: Path) -> None:
+def test_litert_computes_the_same_and_carries_its_metadata(tmp_path: Path) -> None:
     pytest.importorskip("litert_torch")
     job = make_job(tmp_path / "best.tflite")
-    litert.export(job)  # compares the file with the network
+    litert.export(job)
+    assert max(shares(litert.run(job.target, job.image), expectation(job))) < 1e-5
     assert job.target.read_bytes()[4:8] == b"TFL3"
     with zipfile.ZipFile(job.target) as archive:
         assert yaml.safe_load(archive.read("metadata.yaml")) == job.metadata
