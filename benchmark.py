@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SUBCOMMANDS)}"
         raise UserError(f"unknown subcommand '{name}'; {hint}")
     module = importlib.import_module(SUBCOMMANDS[name])  # each loads only what it needs
-    module.run(parse_flags(module.Config, flags))
+    module.run(parse_flags(module.Config, flags, command=f"benchmark.py {name}"))
 
 
 if __name__ == "__main__":

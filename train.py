@@ -122,7 +122,7 @@ def train(
         running=state.iou_loss,
         average=mean_over_processes,
     )
-    options = TrainingOptions.of(config, data.imgsz, int(model.stride.max()), process, device)
+    options = TrainingOptions.of(config, data.imgsz, model.multiple, process, device)
     run = run or open_run(config, process)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)

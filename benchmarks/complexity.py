@@ -118,9 +118,10 @@ def count(name: str, imgsz: int = 640, *, nc: int | None = None, fuse: bool = Tr
     """
     model = build(name, nc).eval()
     try:
-        stride = int(max(model.measure_strides(Path(name).name)))
+        model.measure_strides(Path(name).name)
     except UserError as error:  # it could be built: a block looks at the values that pass through it
         raise UserError(f"cannot be counted without running it: {error}") from error
+    stride = model.multiple
     if imgsz % stride:
         low = imgsz // stride * stride
         near = f"{low} or {low + stride}" if low else str(stride)

@@ -141,6 +141,8 @@ def run(config: Config) -> None:
         raise UserError(
             f"--baseline '{baseline}' is not measured; {', '.join(c.name for c in candidates)} are"
         )
+    if any(candidate.name == baseline and candidate.cost is None for candidate in candidates):
+        raise UserError(f"--baseline '{baseline}': nobody counts its memory access; take a form in fp32")
     timings = []
     with ending_cleanly(), tempfile.TemporaryDirectory(prefix="latency-") as folder:
         for runtime in runtimes:
@@ -173,17 +175,17 @@ def candidates_of(config: Config) -> list[Candidate]:
         model = (
             load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
         ).eval()
-        stride = int(model.stride.max())
+        stride = model.multiple
         if model.yaml["ch"] != 3:
             raise UserError(f"{name} takes images of {model.yaml['ch']} channels; 3 can be measured")
         if config.imgsz % stride:
             raise UserError(f"--imgsz {config.imgsz}: {name} takes multiples of its stride {stride}")
-        if any(item.name == name for item in found):
-            raise UserError(f"'{name}' is there twice; networks are told apart by the names of their files")
         image = torch.empty(config.batch, 3, config.imgsz, config.imgsz, device="meta")
         fused = meta_copy(model).fuse()
         flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
         for form, suffix in FORMS.items():
+            if any(item.name == name + suffix for item in found):
+                raise UserError(f"'{name}{suffix}' is there twice; networks are told apart by their names")
             if (form == "public" and not config.public) or (form == "int8" and not config.int8):
                 continue
             network = exported_network(model, (config.imgsz,) * 2, folded=form != "public")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from benchmarks.pages import escaped
 from benchmarks.results_page import shell
 
 MARK = "<!-- Written by `benchmark.py latency`, which replaces it. -->"
@@ -72,12 +73,17 @@ class Timing:
         )
 
     @property
+    def is_lighter(self) -> bool:
+        """By more than the rounding of three places."""
+        return self.flops_ratio < 0.9995
+
+    @property
     def verdict(self) -> str:
         """Whether fewer FLOPs became fewer milliseconds; only what the quartiles support."""
         if self.is_baseline:
             return "baseline"
         low, middle, high = self.ratio
-        lighter = self.flops_ratio < 0.9995
+        lighter = self.is_lighter
         if high < 1:
             if middle <= ALLOWED * self.flops_ratio:
                 return "faster" if lighter else "faster at no fewer FLOPs"
@@ -152,6 +158,6 @@ def page(timings: Sequence[Timing], machine: Machine, command: Sequence[str]) ->
     ]
     for runtime, rows in by_runtime(timings).items():
         lines = [f"| {' | '.join(TITLES)} |", "| :--- | :--- |" + " ---: |" * 5 + " :--- |"]
-        lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+        lines += [f"| {' | '.join(escaped(cells(row)))} |" for row in rows]
         parts += [f"## {runtime} {machine.versions[runtime]}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"

@@ -98,7 +98,7 @@ def record(run: Run, imgsz: int, weights: Mapping[str, Tensor] | None, device: t
 
 
 def _gflops(model: DetectionModel, imgsz: int) -> float:
-    stride = int(model.stride.max())
+    stride = model.multiple
     size = max(math.ceil(imgsz / stride), 2) * stride  # as train.py rounds it
     return sum(cost.gflops for cost in layer_costs(model.model, model.layers, model.yaml["ch"], size))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) ->
         beside: other files that are written with it.
 
     Raises:
+        OSError: nothing can be written to the folder.
         UserError: the page, or a file beside it, is there and the page does not have the mark.
     """
     own = path.is_file() and mark.encode() in path.read_bytes()[:HEAD]
@@ -28,3 +30,10 @@ def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) ->
             f"{flag}: {foreign[0]} was not written by this command; choose another name, or remove it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):  # before hours are spent on what cannot be written
+        pass
+
+
+def escaped(cells: Sequence[str]) -> list[str]:
+    """The cells of a row of a Markdown table."""
+    return [cell.replace("|", "\\|") for cell in cells]

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.latency import Candidate, candidates_of, describe_machine, write_network
 from benchmarks.latency import Config as LatencyConfig
-from benchmarks.pages import check_page
+from benchmarks.pages import check_page, escaped
 from benchmarks.results_page import bare, shell
 from benchmarks.runs import arguments
 from benchmarks.stopwatch import openvino_request, session_options
@@ -195,10 +195,11 @@ def page(
         f"```\n{shell(command)}\n```",
         f"{machine.processor}, {machine.cores} cores. Milliseconds an image at {config.imgsz} px and, in "
         f"brackets, the number of kernels, as the runtimes' own profilers tell; of each kernel the median of "
-        f"{config.runs} rounds, in which {len(candidates)} networks run in turns.",
+        f"{config.runs} rounds"
+        + (f", in which {len(candidates)} networks run in turns." if len(candidates) > 1 else "."),
     ]
     for runtime, rows in tables.items():
-        lines = [f"| {' | '.join(row)} |" for row in rows]
+        lines = [f"| {' | '.join(escaped(row))} |" for row in rows]
         lines.insert(1, "| :--- |" + " ---: |" * (len(rows[0]) - 1))
         parts += [f"## {runtime} {machine.versions[runtime]}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"

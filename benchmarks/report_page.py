@@ -75,9 +75,7 @@ def summary(report: Report) -> str:
     """How many lighter networks are faster, in each runtime."""
     sentences = []
     for runtime, rows in by_runtime(report.timings).items():
-        lighter = [
-            row for row in rows if row.form == DEPLOYED and row.flops_ratio < 1 and not row.is_baseline
-        ]
+        lighter = [row for row in rows if row.form == DEPLOYED and row.is_lighter and not row.is_baseline]
         faster = [row for row in lighter if row.ratio[2] < 1]
         kept = [row for row in faster if row.ratio[1] <= ALLOWED * row.flops_ratio]
         sentences.append(

@@ -41,9 +41,9 @@ def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
 
 def session_options(threads: int) -> Any:
     """Of ONNX Runtime. Idle threads do not spin: they would disturb the session that is next."""
-    import onnxruntime
+    from utils.optional import require
 
-    options = onnxruntime.SessionOptions()
+    options = require("onnxruntime", "onnxruntime").SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -52,9 +52,9 @@ def session_options(threads: int) -> Any:
 
 def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
     """An ONNX file in ONNX Runtime."""
+    options = session_options(threads)
     import onnxruntime
 
-    options = session_options(threads)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})

@@ -87,7 +87,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
     Raises:
         ValueError: a size that is no multiple of the stride.
     """
-    stride = int(model.stride.max())
+    stride = model.multiple
     if size is not None and any(side % stride or side < stride for side in size):
         raise ValueError(
             f"cannot deploy for images of {size}: sides must be multiples of the stride {stride}"

@@ -33,7 +33,7 @@ GRAY = 0.447  # padding of resized images, the mean of ImageNet
 class DetectionModel(nn.Module):
     """A network described by a yaml whose last layer is a `Detect`.
 
-    Input: (B, ch, H, W) float RGB in 0..1, H and W multiples of the largest stride. Output: see `Detect`.
+    Input: (B, ch, H, W) float RGB in 0..1, H and W multiples of `multiple`. Output: see `Detect`.
 
     Args:
         cfg: name or path of a model yaml, or its content.
@@ -45,10 +45,14 @@ class DetectionModel(nn.Module):
         model: the layers, `nn.Sequential`; layers: their wiring.
         yaml: the description in plain types, with every override.
         names: class names by index.
+        multiple: what both sides of an image are multiples of: pixels per cell of the coarsest map, which may
+            be coarser than those that the head reads.
 
     Raises:
         UserError: the description is faulty; the message names file, layer, value and rule.
     """
+
+    multiple: int
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class DetectionModel(nn.Module):
         parts = []
         for scale, mirrored in ((1.0, False), (0.83, True), (0.67, False)):
             size = int(height * scale), int(width * scale)
-            image = _resized(x.flip(3) if mirrored else x, size, int(self.stride.max()))
+            image = _resized(x.flip(3) if mirrored else x, size, self.multiple)
             predictions, logits = run_layers(self.model, self.layers, image)
             rows = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
             if scale == 1.0:
@@ -148,12 +152,14 @@ class DetectionModel(nn.Module):
     def measure_strides(self, source: str = "model") -> list[float]:
         """Run an empty image through the network; strides are its side over those of the head's maps.
 
-        On the way every layer must deliver the channels that its rule declared.
+        `multiple` is set to the largest of any map that still has an extent. On the way every layer must
+        deliver the channels that its rule declared.
 
         Raises:
             UserError: a layer fails or delivers something else; the message names `source` and layer.
         """
         strides: list[float] = []
+        cells = [1.0]
 
         def check(layer: Layer, module: nn.Module, x: Any) -> Any:
             place = f"{source}: layer {layer.index} ({layer.name})"
@@ -167,6 +173,8 @@ class DetectionModel(nn.Module):
             if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[1] != layer.channels:
                 got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
                 raise UserError(f"{place}: gives {got} where its wiring declares {layer.channels} channels")
+            if y.shape[2] > 1:  # the mean of a whole map fits any image
+                cells.append(PROBE / y.shape[2])
             return y
 
         image = self.head.anchors.new_zeros(1, self.yaml["ch"], PROBE, PROBE)
@@ -174,6 +182,7 @@ class DetectionModel(nn.Module):
         self.eval()  # batch statistics of an empty image must not enter BatchNorm
         run_layers(self.model, self.layers, image, check)
         self.train(mode)
+        self.multiple = math.ceil(max(*cells, *strides))
         return strides
 
 

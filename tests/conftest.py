@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Before torch: tests share the cores with each other and with the processes that they start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as utils.optional.require sets it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -61,5 +61,5 @@ def small(name: str) -> DetectionModel:
 
 def images(model: DetectionModel, batch: int, seed: int = 0) -> Tensor:
     """(batch, 3, S, S) in 0–1, S the smallest side of at least 64 that the model takes."""
-    side = max(64, int(model.stride.max()))
+    side = max(64, model.multiple)
     return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))

@@ -256,13 +256,19 @@ class ExportConfig(CommandConfig):
     force: bool = flag(False, "with --int8: keep the file even if it has lost accuracy")
 
 
-def parse_flags(config: type[ConfigType], argv: Sequence[str] | None = None) -> ConfigType:
+def parse_flags(
+    config: type[ConfigType], argv: Sequence[str] | None = None, command: str | None = None
+) -> ConfigType:
     """The configuration that a command line asks for; `None` reads that of the process.
 
     Flags may be abbreviated as long as they stay unambiguous. A wrong flag or value ends the process with one
     line and status 2, `--help` with status 0.
+
+    Args:
+        command: its name in messages; `None` for that of the script.
     """
     parser = build_parser(config)
+    parser.prog = command or parser.prog
     values = vars(parser.parse_intermixed_args(argv))
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     try:
@@ -340,7 +346,7 @@ def _options_of_type(annotation: Any) -> dict[str, Any]:
 class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage: what is wrong and where to read more."""
-        print(f"error: {message} (see {Path(sys.argv[0]).name} --help)", file=sys.stderr)
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
 
 

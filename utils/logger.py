@@ -23,6 +23,7 @@ RESULT_COLUMNS = (
 
 def setup_console(is_main: bool = True) -> None:
     """Send messages to standard output; processes other than the main one only warn."""
+    logging.raiseExceptions = False  # a reader that leaves, as in `| head`, is no reason for a traceback
     handler = logging.StreamHandler(sys.stdout)
     for name in (LOGGER.name, "models", "utils"):  # modules log under their own names
         logger = logging.getLogger(name)

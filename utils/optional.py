@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from types import ModuleType
 
 from utils.errors import UserError
 
-REPORTING = ("openvino", "nncf")  # packages that would tell their makers of their use
+REPORTING = ("openvino", "nncf", "onnxruntime")  # packages that would tell their makers of their use
 
 
 def require(module: str, pip: str) -> ModuleType:
@@ -22,11 +23,14 @@ def require(module: str, pip: str) -> ModuleType:
     Raises:
         UserError: it is not installed, or it is and cannot be loaded.
     """
-    if module.split(".")[0] in REPORTING:  # without this package they send nothing
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    if module.split(".")[0] in REPORTING:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # without it they cannot
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):  # Ctrl-C in a native module
+            raise KeyboardInterrupt from error
         top = module.split(".")[0]
         if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == top:
             raise UserError(_absent(top, pip)) from error

@@ -131,7 +131,7 @@ def open_training_data(
     Raises:
         UserError: no usable images, label faults with `--strict`, or a batch that the processes cannot share.
     """
-    stride = int(model.stride.max())
+    stride = model.multiple
     imgsz = rounded_size(config.imgsz, stride)
     batch_size = config.batch_size
     if batch_size == -1 and process.world_size > 1:

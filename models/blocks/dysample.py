@@ -57,7 +57,8 @@ class DySample(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         slices = wide.reshape(-1, self.c1 // self.groups, height, width)  # (B, C, H, W) -> (B*g, C/g, H, W)
         y = F.grid_sample(slices, self._grid(x, wide.dtype), padding_mode="border", align_corners=False)
-        return y.reshape(batch, self.c1, height * self.factor, width * self.factor).to(x.dtype)
+        y = y.reshape(batch, self.c1, height * self.factor, width * self.factor)
+        return y.type_as(x)  # whatever type a trace will be converted to later
 
     def offsets(self, x: Tensor) -> Tensor:
         """(B, 2 * groups, scale * H, scale * W): x and y of group 0, of group 1, …, in input pixels."""
@@ -76,12 +77,12 @@ class DySample(nn.Module):
         rows = torch.arange(height * self.factor, device=x.device, dtype=dtype)
         columns = torch.arange(width * self.factor, device=x.device, dtype=dtype)
         offsets = self.offsets(x).to(dtype).reshape(-1, 2, height * self.factor, width * self.factor)
-        in_x = offsets[:, :1] + (columns + 0.5) / self.factor  # slices: an index is a Gather in ONNX
-        in_y = offsets[:, 1:] + ((rows + 0.5) / self.factor).unsqueeze(1)
-        points = (-1, height * self.factor, width * self.factor, 1)
-        return torch.cat(
-            ((in_x * 2 / width - 1).reshape(points), (in_y * 2 / height - 1).reshape(points)), dim=3
-        )
+        # slices, since an index is a Gather in ONNX; without an axis of channels, so that deploy() makes no
+        # convolution of the products below
+        right, down = (part.reshape(-1, *part.shape[2:]) for part in (offsets[:, :1], offsets[:, 1:]))
+        in_x = right + (columns + 0.5) / self.factor
+        in_y = down + ((rows + 0.5) / self.factor).unsqueeze(1)
+        return torch.stack((in_x * 2 / width - 1, in_y * 2 / height - 1), dim=3)
 
 
 def _check(c1: int, scale: int, style: str, groups: int) -> None:

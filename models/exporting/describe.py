@@ -39,7 +39,7 @@ def metadata(
     """What an exported file says of itself; see `Job.metadata`."""
     return {
         "names": json.dumps(model.names, ensure_ascii=False),
-        "stride": str(int(model.stride.max())),
+        "stride": str(model.multiple),
         "imgsz": json.dumps(list(size)),
         "batch": str(batch),
         "dynamic": json.dumps(dynamic),

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from models.exporting.network import halved
 from utils.errors import UserError
 from utils.optional import require
 
+_STANDARD_OUTPUT = threading.Lock()
 OPSETS = range(12, 21)  # OpenCV reads 12; the exporter that follows a trace writes up to 20
 
 
@@ -67,19 +69,19 @@ def write_graph(job: Job) -> None:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Nothing on standard output: before an error, torch prints the whole graph there, not through Python."""
-    sys.stdout.flush()
-    try:
-        before = os.dup(1)
-    except OSError:  # it is closed
+    if sys.stdout is None:  # it is closed, and its number may be that of another file
         yield
         return
-    with Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(before, 1)
-        os.close(before)
+    with _STANDARD_OUTPUT:
+        sys.stdout.flush()
+        before = os.dup(1)
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
 
 
 def _dynamic_axes(job: Job) -> dict[str, dict[int, str]]:

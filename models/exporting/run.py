@@ -117,7 +117,7 @@ def export(weights: Path, options: Options) -> list[Artefact]:
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
     model.requires_grad_(False)
-    size = rounded(options.size, int(model.stride.max()))
+    size = rounded(options.size, model.multiple)
     described = metadata(weights, model, size, batch=options.batch, dynamic=options.dynamic)
     network = network_of(model, options, size)
     done: dict[Path, Artefact] = {}

@@ -12,6 +12,7 @@ from torch import Tensor
 from models.runtimes.base import DEFAULT_STRIDE, Backend, first_line
 from models.runtimes.metadata import described
 from utils.errors import UserError
+from utils.optional import require
 
 
 class OnnxBackend(Backend):
@@ -24,10 +25,11 @@ class OnnxBackend(Backend):
     def __init__(self, path: Path, device: torch.device, threads: int | None = None) -> None:
         super().__init__(device)
         try:
-            import onnxruntime
-        except ImportError as error:
-            package = "onnxruntime-gpu" if device.type == "cuda" else "onnxruntime"
-            raise UserError(f"'{path}' needs ONNX Runtime: pip install {package} (or use --dnn)") from error
+            onnxruntime = require(
+                "onnxruntime", "onnxruntime-gpu" if device.type == "cuda" else "onnxruntime"
+            )
+        except UserError as error:
+            raise UserError(f"'{path}' needs ONNX Runtime: {error} (or use --dnn)") from error
         wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
         providers = [
             p for p in [*wanted, "CPUExecutionProvider"] if p in onnxruntime.get_available_providers()

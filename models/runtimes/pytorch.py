@@ -30,7 +30,7 @@ class PyTorchBackend(Backend):
         half = half and device.type == "cuda"  # CPUs compute half precision slower than single
         super().__init__(device, half)
         self.names = dict(model.names)
-        self.stride = int(model.stride.max())
+        self.stride = model.multiple
         model.eval().requires_grad_(False)
         if fuse:
             model.fuse()

@@ -74,17 +74,49 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["--cfg", "yolov5n", "--imgsz", "100"], "multiples of its stride 32"),
         (["--cfg", "yolov5n", "--baseline", "other"], "'other' is not measured"),
         (["--cfg", "yolov5n", "yolov5n.yaml"], "there twice"),
+        (["--cfg", "{folder}/yolov5n (public).yaml", "yolov5n", "--public"], "there twice"),
         (["--cfg", "yolov5n", "--json", str(ROOT / "README.md")], "was not written by this command"),
         (["--cfg", "yolov5n", "--output", str(ROOT / "README.md")], "was not written by this command"),
     ],
 )
-def test_mistakes(flags: list[str], words: str) -> None:
+def test_mistakes(flags: list[str], words: str, tmp_path: Path) -> None:
+    (tmp_path / "yolov5n (public).yaml").write_text((ROOT / "models" / "yolov5n-csppc.yaml").read_text())
+    flags = [flag.format(folder=tmp_path) for flag in flags]
     with pytest.raises(UserError, match=words):
         benchmark.main(["latency", "--imgsz", "64", "--runtimes", "torch", *flags])
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_int8(runtime: str, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    record, page = tmp_path / "latency.json", tmp_path / "latency.md"
+    flags = ["--cfg", "yolov5n", "--runtimes", runtime, "--int8", str(tiny_data), "--imgsz", "64"]
+    timing = ["--runs", "3", "--warmup", "1", "--threads", "1"]
+    benchmark.main(["latency", *flags, *timing, "--json", str(record), "--output", str(page)])
+    rows = json.loads(record.read_text())["timings"]
+    assert [(row["form"], row["memory_ratio"]) for row in rows] == [("deployed", 1.0), ("int8", None)]
+    assert rows[1]["rounds"] != rows[0]["rounds"] and rows[1]["parameters"] == rows[0]["parameters"]
+    assert page.read_text().count("not counted") == 1
+    with pytest.raises(UserError, match="nobody counts its memory access"):
+        benchmark.main(["latency", *flags, *timing, "--baseline", "yolov5n (INT8)"])
+    # the page has the row, without the accuracy that was measured in fp32
+    scores, report = tmp_path / "scores.csv", tmp_path / "report.html"
+    scores.write_text("variant,seed,mAP50,mAP50-95\nyolov5n,0,0.7,0.4\n")
+    benchmark.main(["report", "--latency", str(record), "--accuracy", str(scores), "--output", str(report)])
+    (row,) = (line for line in report.read_text().splitlines() if ">int8<" in line)
+    assert "not counted" in row and "0.400" not in row
+
+
 @pytest.mark.parametrize(
-    "flags", [["--runtimes", "java"], ["--runs", "0"], ["--warmup", "-1"], ["--threads", "5000"], ["--cfg"]]
+    "flags",
+    [
+        ["--runtimes", "java"],
+        ["--int8", "x.yaml"],
+        ["--runs", "0"],
+        ["--warmup", "-1"],
+        ["--threads", "5000"],
+        ["--cfg"],
+    ],
 )
 def test_wrong_flags(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

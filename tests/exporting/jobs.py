@@ -42,7 +42,7 @@ def job_of(
 ) -> Job:
     names = NAMES if model.nc == len(NAMES) else model.names
     metadata = {
-        "names": json.dumps(names, ensure_ascii=False), "stride": str(int(model.stride.max())),
+        "names": json.dumps(names, ensure_ascii=False), "stride": str(model.multiple),
         "imgsz": json.dumps(list(size)), "batch": str(batch), "dynamic": json.dumps(dynamic), "variant": "x",
         "source": "0",
     }  # fmt: skip

@@ -19,7 +19,8 @@ from models.runtimes.openvino import shared_core
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.exporting.command import call, left, session
-from tests.exporting.weights import NAMES, write_weights
+from tests.exporting.weights import NAMES, lively, write_weights
+from tests.layouts import DISTINCT, small
 
 onnx = pytest.importorskip("onnx")
 
@@ -94,6 +95,28 @@ def test_half(kind: str, flags: list[str], weights: Path) -> None:
     if kind == "onnx":
         assert session(weights).get_inputs()[0].type == "tensor(float16)"
         assert session(weights).get_outputs()[0].type == "tensor(float)"  # fp16 would round pixels
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "yolov5n-dysample" else pytest.param(n, marks=pytest.mark.slow) for n in DISTINCT],
+)
+def test_half_of_every_layout(name: str, tmp_path: Path) -> None:
+    """A block that keeps a type of its own must take weights of half precision, and of single again."""
+    weights = write_weights(tmp_path / "best.pt", lively(small(name)))
+    call(weights, "--include", "onnx", "torchscript", "--imgsz", "64", "--half")  # each is compared
+    assert left(weights) == {"best.onnx", "best.torchscript"}
+
+
+def test_maps_coarser_than_the_head_reads(tmp_path: Path) -> None:
+    """P3 and P4 are read, at strides 8 and 16; the network goes down to 32 and up again."""
+    weights = write_weights(tmp_path / "best.pt", lively(small("yolov5-p34")))
+    model = load_model(weights)
+    assert (model.stride.tolist(), model.multiple) == ([8, 16], 32)
+    call(weights, "--include", "onnx", "--imgsz", "48", "--dynamic")  # rounded up to 64, and compared at 96
+    backend = load_backend(weights.with_suffix(".onnx"))
+    assert backend.stride == load_backend(weights).stride == 32
+    assert backend(example((32, 96), 1)).shape[1] == 3 * (4 * 12 + 2 * 6)
 
 
 def test_half_openvino_stores_half_and_takes_single(weights: Path) -> None:

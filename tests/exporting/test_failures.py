@@ -226,6 +226,12 @@ def test_an_opset_without_a_layer_is_one_line(tmp_path: Path) -> None:
     assert left(weights) == set()
 
 
+def test_a_closed_standard_output(weights: Path) -> None:
+    command = [sys.executable, "export.py", "--weights", str(weights), "--include", "onnx", "--imgsz", "64"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, left(weights)) == (0, {"best.onnx"}), done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing(
     weights: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
