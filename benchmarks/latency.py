@@ -1,7 +1,8 @@
 """How long networks take in the runtimes that people deploy, relative to a baseline of the same run.
 
     python benchmark.py latency --cfg yolov5n yolov5n-gsconv --runtimes onnx openvino
-    python benchmark.py latency --weights best.pt other.pt --threads 4 --public --json latency.json
+    python benchmark.py latency --weights runs/benchmark/mydata/*-seed0/weights/best.pt --json latency.json
+    python benchmark.py latency --weights best.pt other.pt --threads 4 --public
     python benchmark.py latency --cfg yolov5n --runtimes onnx openvino --int8 coco128.yaml
 
 All networks of a runtime are timed in turns in one process. What counts is the ratio within a round: a busy
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -170,7 +172,7 @@ def candidates_of(config: Config) -> list[Candidate]:
     """Every network in every form that is timed."""
     found: list[Candidate] = []
     for source in (*config.cfg, *config.weights):
-        name = Path(source).name.removesuffix(".yaml")
+        name = title_of(Path(source))
         torch.manual_seed(0)
         model = (
             load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
@@ -192,6 +194,13 @@ def candidates_of(config: Config) -> list[Candidate]:
             cost = None if form == "int8" else measure(network, image)
             found.append(Candidate(name + suffix, name, form, parameters, flops, cost, network, stride))
     return found
+
+
+def title_of(source: Path) -> str:
+    """The file's name; of `…/NAME-seed0/weights/best.pt`, as `benchmark.py train` writes it, NAME."""
+    if source.parent.name == "weights" and source.parent.parent.name:
+        return re.sub(r"-seed\d+$", "", source.parent.parent.name)
+    return source.name.removesuffix(".yaml")
 
 
 def time_in(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import benchmark
+from benchmarks.latency import title_of
 from benchmarks.latency_page import Timing
 from benchmarks.stopwatch import measure
 from utils.errors import UserError
@@ -34,6 +35,20 @@ TIMING = Timing(
 )
 def test_verdicts(flops: float, ratio: tuple[float, float, float], verdict: str) -> None:
     assert replace(TIMING, flops_ratio=flops, ratio=ratio).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("yolov5n-csppc.yaml", "yolov5n-csppc"),
+        ("some/best.pt", "best.pt"),
+        ("runs/benchmark/d/yolov5n-csppc-seed12/weights/best.pt", "yolov5n-csppc"),
+        ("runs/train/exp3/weights/last.pt", "exp3"),
+        ("weights/best.pt", "best.pt"),
+    ],
+)
+def test_names(source: str, name: str) -> None:
+    assert title_of(Path(source)) == name
 
 
 def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
