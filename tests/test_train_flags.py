@@ -202,9 +202,9 @@ def write_images(root: Path, shape: tuple[int, int], box: str) -> Path:
 
 
 def opened(data: Path, **settings: Any) -> TrainingData:
-    """The data of a run, as train.py opens them for a model of stride 32."""
+    """The data of a run, as train.py opens them for a model whose images are multiples of 32."""
     config = TrainConfig(data=str(data), imgsz=64, batch_size=4, workers=0, **settings)
-    model: Any = SimpleNamespace(stride=torch.tensor([8.0, 16.0, 32.0]))
+    model: Any = SimpleNamespace(multiple=32)
     spec = load_data_spec(config.data)
     return open_training_data(config, Hyperparameters(), spec, model, Process(), torch.device("cpu"))
 
