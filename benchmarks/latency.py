@@ -124,15 +124,11 @@ def run(config: Config) -> None:
             baseline, or a runtime that fails on a network.
     """
     runtimes = list(dict.fromkeys(config.runtimes))
-    for runtime in runtimes:
-        if runtime != "torch":
-            for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
-                check_installed(*package)
+    check_packages(runtimes)
+    calibration = None
     if config.int8:
         check_installed("nncf", "nncf")
         calibration = Calibration(load_data_spec(config.int8), config.imgsz, config.batch)
-    else:
-        calibration = None
     if config.output:
         check_page(Path(config.output), MARK, "--output")
     if config.json:
@@ -168,6 +164,18 @@ def run(config: Config) -> None:
         Path(config.output).write_text(page(timings, machine, command), encoding="utf-8")
 
 
+def check_packages(runtimes: Sequence[str]) -> None:
+    """Refuse early what would fail after minutes.
+
+    Raises:
+        UserError: a package that a runtime needs, or that writes what it reads, is not installed.
+    """
+    for runtime in runtimes:
+        if runtime != "torch":
+            for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
+                check_installed(*package)
+
+
 def candidates_of(config: Config) -> list[Candidate]:
     """Every network in every form that is timed."""
     found: list[Candidate] = []
@@ -185,12 +193,15 @@ def candidates_of(config: Config) -> list[Candidate]:
         image = torch.empty(config.batch, 3, config.imgsz, config.imgsz, device="meta")
         fused = meta_copy(model).fuse()
         flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
+        folded = exported_network(model, (config.imgsz,) * 2)
         for form, suffix in FORMS.items():
-            if any(item.name == name + suffix for item in found):
-                raise UserError(f"'{name}{suffix}' is there twice; networks are told apart by their names")
             if (form == "public" and not config.public) or (form == "int8" and not config.int8):
                 continue
-            network = exported_network(model, (config.imgsz,) * 2, folded=form != "public")
+            if any(item.name == name + suffix for item in found):
+                raise UserError(f"'{name}{suffix}' is there twice; networks are told apart by their names")
+            network = folded
+            if form == "public":
+                network = exported_network(model, (config.imgsz,) * 2, folded=False)
             cost = None if form == "int8" else measure(network, image)
             found.append(Candidate(name + suffix, name, form, parameters, flops, cost, network, stride))
     return found
@@ -262,6 +273,7 @@ def timing(
 ) -> Timing:
     """One row: medians and quartiles over the rounds, of the times and of their ratios to the baseline's."""
     base = next(item for item in candidates if item.name == baseline)
+    assert base.cost is not None  # checked before anything was measured
     own = np.array(times[candidate.name])
     ratios = own / np.array(times[baseline])
     quartiles = (25, 50, 75)
@@ -272,7 +284,7 @@ def timing(
         is_baseline=candidate.name == baseline,
         parameters=candidate.parameters,
         flops_ratio=candidate.flops / base.flops,
-        memory_ratio=moved(candidate.cost) / moved(base.cost) if candidate.cost and base.cost else None,
+        memory_ratio=None if candidate.cost is None else moved(candidate.cost) / moved(base.cost),
         milliseconds=tuple(np.percentile(own, quartiles).round(3).tolist()),
         ratio=tuple(np.percentile(ratios, quartiles).round(4).tolist()),
         rounds=own.round(3).tolist(),

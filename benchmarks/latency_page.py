@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from benchmarks.pages import escaped
+from benchmarks.pages import aligned, escaped
 from benchmarks.results_page import shell
 
 MARK = "<!-- Written by `benchmark.py latency`, which replaces it. -->"
@@ -135,11 +135,7 @@ def text(timings: Sequence[Timing]) -> str:
     """The tables for a console."""
     lines: list[str] = []
     for runtime, rows in by_runtime(timings).items():
-        table = [TITLES, *map(cells, rows)]
-        widths = [max(len(row[column]) for row in table) for column in range(len(TITLES))]
-        lines += ["", runtime]
-        for row in table:
-            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        lines += ["", runtime, *aligned([TITLES, *map(cells, rows)])]
     return "\n".join(lines[1:])
 
 

@@ -34,6 +34,12 @@ def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) ->
         pass
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines for a console."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
 def escaped(cells: Sequence[str]) -> list[str]:
     """The cells of a row of a Markdown table."""
     return [cell.replace("|", "\\|") for cell in cells]

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.latency import Candidate, candidates_of, describe_machine, write_network
+from benchmarks.latency import Candidate, candidates_of, check_packages, describe_machine, write_network
 from benchmarks.latency import Config as LatencyConfig
-from benchmarks.pages import check_page, escaped
+from benchmarks.pages import aligned, check_page, escaped
 from benchmarks.results_page import bare, shell
 from benchmarks.runs import arguments
 from benchmarks.stopwatch import openvino_request, session_options
@@ -70,9 +70,7 @@ def run(config: Config) -> None:
         UserError: unknown models, a side that is no multiple of a stride, or a missing package.
     """
     runtimes = list(dict.fromkeys(config.runtimes))
-    for runtime in runtimes:
-        for package in {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}[runtime]:
-            require(package, package)
+    check_packages(runtimes)
     if config.output:
         check_page(Path(config.output), MARK, "--output")
     candidates = candidates_of(config.networks())
@@ -84,10 +82,7 @@ def run(config: Config) -> None:
             calls = PROFILERS[runtime](files, image.numpy(), config.threads, Path(folder))
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
-        print(f"\n{runtime}: milliseconds an image (number of kernels)")
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+        print("\n".join(["", f"{runtime}: milliseconds an image (number of kernels)", *aligned(rows)]))
     if config.output:
         Path(config.output).write_text(page(tables, config, candidates), encoding="utf-8")
 

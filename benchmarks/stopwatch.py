@@ -52,9 +52,9 @@ def session_options(threads: int) -> Any:
 
 def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
     """An ONNX file in ONNX Runtime."""
-    options = session_options(threads)
-    import onnxruntime
+    from utils.optional import require
 
+    onnxruntime, options = require("onnxruntime", "onnxruntime"), session_options(threads)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: image})

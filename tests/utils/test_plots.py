@@ -88,6 +88,7 @@ def test_names_are_not_mathematics(tmp_path):
     plot_curves(random_metrics(2, {0: "$100 $x_{", 1: "a_b^c"}), tmp_path)
     plot_confusion_matrix(ConfusionMatrix(2), {0: "$100 $x_{", 1: "a_b^c"}, tmp_path / "c.png")
     plot_labels(np.zeros((1, 5)), {0: "$100 $x_{", 1: "a_b^c"}, tmp_path / "l.jpg")
+    assert {"c.png", "l.jpg"} < {path.name for path in tmp_path.iterdir()}  # and nothing was raised
 
 
 @pytest.mark.parametrize("nc", [1, 6, 30, 80, 150])
