@@ -17,8 +17,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from utils.config import parse_flags
 from utils.errors import UserError, run_command
+from utils.flags import parse_flags
 
 # each is a module with a configuration class `Config` and a function `run(config)`
 SUBCOMMANDS = {

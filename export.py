@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from models.exporting.hints import hints
 from models.exporting.nms import Suppression
 from models.exporting.run import Options, export
 from models.weights import find_weights
-from utils.config import ExportConfig, parse_flags
+from utils.console import LOGGER, setup_console
 from utils.device import select_device
 from utils.errors import UserError, run_command
-from utils.logger import LOGGER, setup_console
+from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, CommandConfig, at_least, between, flag, parse_flags
 
 # flags of YOLOv5 that ask for something that is not made here, and what there is instead
 REFUSED = {
@@ -26,6 +27,45 @@ REFUSED = {
     "optimize": "was for PyTorch Mobile, which has ended; use --include executorch",
     "per_tensor": "weights are quantised per channel, which costs less accuracy; leave it out",
 }
+
+
+@dataclass(frozen=True)
+class ExportConfig(CommandConfig):
+    """Flags of export.py."""
+
+    data: str = flag("data/digits.yaml", f"for --int8: {DATA_HELP}")
+    weights: tuple[str, ...] = flag((), "PyTorch weights; default: the newest best.pt in runs/train")
+    imgsz: tuple[int, ...] = flag(
+        (640, 640), "image size in pixels: one side, or height and width", *IMGSZ, rule=SIDE
+    )
+    batch_size: int = flag(1, "images per call", rule=between(1, 1024))
+    device: str = flag("cpu", "accepted for YOLOv5's sake; files are made on the CPU and run anywhere")
+    half: bool = flag(False, "weights and input in fp16")
+    inplace: bool = flag(False, "accepted for YOLOv5's sake; changes nothing")
+    keras: bool = flag(False, "not written here; see --include litert")
+    optimize: bool = flag(False, "not written here; see --include executorch")
+    int8: bool = flag(False, "weights and activations in eight bits, calibrated on --data")
+    per_tensor: bool = flag(False, "not written here: weights are quantised per channel")
+    dynamic: bool = flag(False, "batch, height and width are free")
+    cache: str = flag("", "timing cache in the trtexec command of tensorrt")
+    simplify: bool = flag(False, "let onnxslim or onnxsim rewrite the ONNX graph")
+    mlmodel: bool = flag(False, "not written here; see --include coreml")
+    opset: int = flag(17, "ONNX opset, 12 to 20; OpenCV reads 12")
+    verbose: bool = flag(False, "say more: tracebacks of converters, and --verbose for trtexec")
+    workspace: int = flag(4, "memory in GB in the trtexec command of tensorrt", rule=at_least(1))
+    nms: bool = flag(False, "non-maximum suppression inside the network (onnx, openvino, tensorrt)")
+    agnostic_nms: bool = flag(False, "with --nms: boxes of different classes suppress each other")
+    topk_per_class: int = flag(100, "with --nms: most detections of a class in an image", rule=at_least(1))
+    topk_all: int = flag(100, "with --nms: most detections in an image", rule=at_least(1))
+    iou_thres: float = flag(0.45, "with --nms: IoU threshold", rule=SHARE)
+    conf_thres: float = flag(0.25, "with --nms: confidence threshold", rule=SHARE)
+    include: tuple[str, ...] = flag(
+        ("torchscript",),
+        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt",
+    )
+    raw: bool = flag(False, "the maps of the head, (B, na * (5 + nc), h, w) a level, without decoding")
+    no_deploy: bool = flag(False, "fold only BatchNorm; without it, see models/deploy.py")
+    force: bool = flag(False, "with --int8: keep the file even if it has lost accuracy")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

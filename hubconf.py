@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.backends import load_backend
 from models.detector import Detector
+from models.runtimes.opening import load_backend
 from models.weights import OFFICIAL_RELEASES, load_model, transfer
 from models.yolo import DetectionModel
 from utils.device import select_device

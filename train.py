@@ -26,9 +26,20 @@ if __name__ == "__main__":
 
 import torch
 
-from models.backends import load_backend
-from utils.config import TrainConfig, from_root, parse_flags
+from models.runtimes.opening import load_backend
+from training.config import TrainConfig
+from training.curves import CurveLogger, write_results
+from training.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
+from training.evolve import evolve, load_population
+from training.optim import Schedule
+from training.pictures import TrainingPictures
+from training.resume import hyperparameters_of, resumed
+from training.run_folder import RunFolder
+from training.setup import TrainingData, build_model, build_state, open_training_data
+from training.state import TrainingState
+from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
+from utils.data.workers import start_server
 from utils.device import memory_format, select_device
 from utils.distributed import (
     Process,
@@ -40,23 +51,16 @@ from utils.distributed import (
     this_process,
     wrap,
 )
-from utils.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
 from utils.errors import UserError, run_command
-from utils.evaluation import evaluate
-from utils.evolve import evolve, load_population
-from utils.files import ROOT, find_file
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.metrics import fitness
+from utils.evaluation.report import BatchPictures, report_validation
+from utils.files import ROOT, find_file, from_root
+from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.interrupt import StopRequest
-from utils.logger import LOGGER, CurveLogger, setup_console, write_results
-from utils.loss import DetectionLoss
-from utils.metrics import fitness
-from utils.optim import Schedule
+from utils.losses.detection import DetectionLoss
 from utils.plots import plot_results
-from utils.reporting import BatchPictures, TrainingPictures, report_validation
-from utils.resume import hyperparameters_of, resumed
-from utils.run import RunFolder
-from utils.setup import TrainingData, build_model, build_state, open_training_data
-from utils.state import TrainingState
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,6 +113,8 @@ def train(
         UserError: data, model or weights are unusable, or the loss became non-finite.
     """
     torch.manual_seed(config.seed)
+    if config.workers:
+        start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
     model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
     data = open_training_data(config, hyp, spec, model, process, device)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 if __name__ == "__main__":
     # Before torch starts OpenMP: threads that wait without spinning leave the cores to decoding and matching.
@@ -19,23 +21,70 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 
-from models.backends import Backend, load_backend
+from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
-from utils.coco import CocoJson
-from utils.config import ValConfig, parse_flags
+from training.setup import rounded_size
+from utils.console import LOGGER, setup_console
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import Loader, build_loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.device import select_device
 from utils.errors import UserError, run_command
-from utils.evaluation import Evaluation, EvaluationOptions, ImageResult, evaluate
+from utils.evaluation.coco import CocoJson
+from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
+from utils.evaluation.report import BatchPictures, LabelFiles, plot_study, report_validation
 from utils.files import increment_path
-from utils.logger import LOGGER, setup_console
-from utils.reporting import BatchPictures, LabelFiles, plot_study, report_validation
-from utils.setup import rounded_size
+from utils.flags import (
+    DATA_HELP,
+    DEVICE_HELP,
+    IMGSZ,
+    SHARE,
+    SIDE,
+    THREADS_HELP,
+    CommandConfig,
+    at_least,
+    flag,
+    not_empty,
+    parse_flags,
+)
 
 STUDY_SIZES = range(256, 1537, 128)
+
+
+@dataclass(frozen=True)
+class ValConfig(CommandConfig):
+    """Flags of val.py."""
+
+    data: str = flag("data/digits.yaml", DATA_HELP)
+    weights: tuple[str, ...] = flag(
+        (), "weights, several for an ensemble; default: the newest best.pt in runs/train"
+    )
+    batch_size: int = flag(32, "batch size", rule=at_least(1))
+    imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
+    conf_thres: float = flag(0.001, "confidence threshold", rule=SHARE)
+    iou_thres: float = flag(0.6, "IoU threshold of non-maximum suppression", rule=SHARE)
+    max_det: int = flag(300, "most detections an image", rule=at_least(1))
+    task: Literal["train", "val", "test", "speed", "study"] = flag(
+        "val", "split to validate on, or speed, or study (accuracy against image size)"
+    )
+    device: str = flag("", DEVICE_HELP)
+    workers: int = flag(8, "data loading threads (at most one a core)", rule=at_least(0))
+    single_cls: bool = flag(False, "treat all classes as one")
+    augment: bool = flag(False, "test-time augmentation")
+    verbose: bool = flag(False, "print every class whatever their number")
+    save_txt: bool = flag(False, "save detections as label files")
+    save_hybrid: bool = flag(False, "save labels merged with detections")
+    save_conf: bool = flag(False, "add the confidence to the label files")
+    save_json: bool = flag(False, "save detections in COCO's json format")
+    project: str = flag("runs/val", "folder that holds the run folders")
+    name: str = flag("exp", "name of the run folder", rule=not_empty)
+    exist_ok: bool = flag(False, "write into an existing run folder")
+    half: bool = flag(False, "half precision (CUDA)")
+    dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
+    threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
+    noplots: bool = flag(False, "draw nothing")
+    strict: bool = flag(False, "treat label faults as errors")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from models.blocks.conv import Conv
+from models.blocks.dual import DualConv
 from models.cfg import load_cfg
 from models.parse import parse_model
 
@@ -67,8 +68,6 @@ def dual_mobilenetv2(g: int, whole_block: bool) -> nn.Module:
             depthwise 3x3 and the 1x1 behind it.
     """
     from torchvision.models import mobilenet_v2
-
-    from models.blocks.dual import DualConv
 
     model = mobilenet_v2(num_classes=100)
     for block in model.features if g else ():

@@ -10,7 +10,6 @@ Everything is counted on tensors without data. `docs/counting.md` explains the c
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ import torch
 from models.summary import LayerCost, layer_costs
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
-from utils.complexity import count_parameters, meta_copy, thop_flops
-from utils.config import IMGSZ, CommandConfig, flag
-from utils.cost import KINDS_OF, Convention, Cost, in_sequence
+from utils.console import LOGGER
+from utils.counting.measure import count_parameters, meta_copy, thop_flops
+from utils.counting.meter import KINDS_OF, Convention, Cost, in_sequence
 from utils.errors import UserError
+from utils.flags import IMGSZ, SIDE, CommandConfig, flag
 
-LOGGER = logging.getLogger("lean5")
 CHECKPOINTS = (".pt", ".safetensors")
 COUNTED = {
     "conv": "2 x multiply-adds of convolutions and matrix products",
@@ -46,7 +45,7 @@ class Config(CommandConfig):
     )
     cfg: tuple[str, ...] = flag((), "model yamls, by name or path, after those above")
     weights: tuple[str, ...] = flag((), "checkpoints, after the yamls; the layout of each is counted")
-    imgsz: int = flag(640, "image side in pixels", *IMGSZ)
+    imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
     nc: int | None = flag(None, "number of classes instead of the model's own")
     fused: bool = flag(False, "fold BatchNorms into convolutions first (the default of conv)")
     unfused: bool = flag(False, "count BatchNorms as layers (the default of bn, all and thop)")

@@ -42,12 +42,12 @@ from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
-from utils.complexity import count_parameters, measure, meta_copy
-from utils.config import IMGSZ, CommandConfig, flag
-from utils.cost import Cost
+from utils.counting.measure import count_parameters, measure, meta_copy
+from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.files import ROOT
+from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
 from utils.interrupt import ending_cleanly
 from utils.optional import check_installed
 
@@ -63,12 +63,14 @@ class Config(CommandConfig):
 
     cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
     weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
-    runtimes: tuple[str, ...] = flag(("torch", "onnx", "openvino"), f"some of {', '.join(RUNTIMES)}")
-    imgsz: int = flag(640, "image side in pixels", *IMGSZ)
-    batch: int = flag(1, "images per call")
-    threads: int = flag(2, "threads of each runtime")
-    runs: int = flag(60, "measured rounds")
-    warmup: int = flag(5, "rounds before them")
+    runtimes: tuple[str, ...] = flag(
+        ("torch", "onnx", "openvino"), f"some of {', '.join(RUNTIMES)}", rule=one_of(RUNTIMES)
+    )
+    imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
+    batch: int = flag(1, "images per call", rule=at_least(1))
+    threads: int = flag(2, "threads of each runtime", rule=between(1, MOST_THREADS))
+    runs: int = flag(60, "measured rounds", rule=at_least(1))
+    warmup: int = flag(5, "rounds before them", rule=at_least(0))
     baseline: str = flag("", "name of the network to compare with; default: the first")
     public: bool = flag(False, "also time the form without deploy(), only BatchNorm folded")
     int8: str = flag("", "data yaml: also time the form of eight-bit integers, calibrated on its images")
@@ -79,16 +81,6 @@ class Config(CommandConfig):
         super().__post_init__()
         if not (self.cfg or self.weights):
             raise ValueError("name at least one model with --cfg or --weights")
-        for runtime in self.runtimes:
-            if runtime not in RUNTIMES:
-                raise ValueError(f"--runtimes: unknown '{runtime}'; there are {', '.join(RUNTIMES)}")
-        for name in ("batch", "threads", "runs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, found {getattr(self, name)}")
-        if self.threads > MOST_THREADS:
-            raise ValueError(f"--threads must be at most {MOST_THREADS}, found {self.threads}")
-        if self.warmup < 0:
-            raise ValueError(f"--warmup must not be negative, found {self.warmup}")
         if self.batch > 1 and "ncnn" in self.runtimes:
             raise ValueError("--batch: ncnn takes one image at a time")
         for runtime in self.runtimes:

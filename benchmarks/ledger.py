@@ -22,9 +22,9 @@ import yaml
 
 from benchmarks.pages import check_page
 from benchmarks.recount import KNOWN_CONVENTIONS, Recount, Value, parse_recount, recount
-from utils.config import CommandConfig, flag
 from utils.errors import UserError
 from utils.files import ROOT, atomic_write
+from utils.flags import CommandConfig, flag
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "%": 1}
 CLOSE = 0.05  # relative distance up to which a number that does not match counts as close

@@ -17,12 +17,12 @@ from benchmarks.runs import Run, settings_of
 from models.summary import layer_costs
 from models.weights import transfer
 from models.yolo import DetectionModel
-from utils.checkpoint import read_checkpoint
-from utils.complexity import count_parameters
+from training.curves import RESULT_COLUMNS
+from utils.checkpoints.files import read_checkpoint
+from utils.counting.measure import count_parameters
 from utils.errors import UserError
+from utils.evaluation.metrics import fitness
 from utils.files import atomic_write
-from utils.logger import RESULT_COLUMNS
-from utils.metrics import fitness
 
 EPOCH_LINE = re.compile(r"epoch (\d+)/\d+ .* (\d+\.\d+) s")
 RESUME_LINE = re.compile(r"resuming at epoch (\d+), batch ([1-9]\d*)")  # in the middle of an epoch

@@ -28,14 +28,14 @@ import numpy as np
 import torch
 
 from models.weights import load_model
+from training.optim import build_optimizer
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import build_loader
 from utils.data.spec import load_data_spec
 from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
-from utils.loss import DetectionLoss
-from utils.optim import build_optimizer
+from utils.losses.detection import DetectionLoss
 
 
 def main() -> None:

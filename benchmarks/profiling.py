@@ -27,7 +27,8 @@ from benchmarks.results_page import bare, shell
 from benchmarks.runs import arguments
 from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.describe import example
-from utils.config import IMGSZ, CommandConfig, flag
+from models.runtimes.base import MOST_THREADS
+from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
 from utils.interrupt import ending_cleanly
 from utils.optional import require
 
@@ -42,20 +43,17 @@ class Config(CommandConfig):
 
     cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
     weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
-    runtimes: tuple[str, ...] = flag(RUNTIMES, f"some of {', '.join(RUNTIMES)}")
-    imgsz: int = flag(640, "image side in pixels", *IMGSZ)
-    threads: int = flag(2, "threads of each runtime")
-    runs: int = flag(30, "profiled rounds")
-    warmup: int = flag(5, "rounds before them")
+    runtimes: tuple[str, ...] = flag(RUNTIMES, f"some of {', '.join(RUNTIMES)}", rule=one_of(RUNTIMES))
+    imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
+    threads: int = flag(2, "threads of each runtime", rule=between(1, MOST_THREADS))
+    runs: int = flag(30, "profiled rounds", rule=at_least(1))
+    warmup: int = flag(5, "rounds before them", rule=at_least(0))
     public: bool = flag(False, "also profile the form without deploy(), only BatchNorm folded")
     output: str = flag("", "Markdown file for the tables")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for runtime in self.runtimes:
-            if runtime not in RUNTIMES:
-                raise ValueError(f"--runtimes: '{runtime}' has no profiler here; {', '.join(RUNTIMES)} have")
-        self.networks()  # the flags that it shares with `latency` have the same limits
+        self.networks()  # names at least one model
 
     def networks(self) -> LatencyConfig:
         """What `benchmark.py latency` would measure."""

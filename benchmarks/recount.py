@@ -14,8 +14,8 @@ from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.complexity import build
 from models.registry import lookup
 from models.summary import layer_costs
-from utils.complexity import count_parameters, measure
-from utils.cost import CONVENTIONS, Cost, in_sequence
+from utils.counting.measure import count_parameters, measure
+from utils.counting.meter import CONVENTIONS, Cost, in_sequence
 
 Value: TypeAlias = int | float
 KINDS = ("model", "classifier", "block")

@@ -20,9 +20,9 @@ from benchmarks.pages import check_page
 from benchmarks.report_page import DEPLOYED, MARK, Accuracy, Report, html_page
 from benchmarks.results_page import bare
 from benchmarks.runs import arguments
-from utils.config import CommandConfig, flag
 from utils.errors import UserError
 from utils.files import find_file
+from utils.flags import CommandConfig, flag
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ import yaml
 
 from models.cfg import resolve_cfg
 from models.weights import find_weights
-from utils.config import CommandConfig, TrainConfig
+from training.config import TrainConfig
+from training.resume import FREE
+from training.run_folder import RunFolder
+from utils.console import LOGGER
 from utils.errors import UserError
 from utils.files import ROOT, find_file
+from utils.flags import CommandConfig
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
-from utils.logger import LOGGER
-from utils.resume import FREE
-from utils.run import RunFolder
 
 POLL = 0.2  # seconds between two looks at a training process
 PATIENCE = 10.0  # seconds that one may take to end when it has to

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import torch
+
+from models.runtimes.opening import load_backend
+from models.runtimes.openvino import shared_core
+from utils.console import progress
+from utils.optional import require
 
 Call = Callable[[], Any]
 
 
 def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
-    """A traced network in PyTorch, in the memory format that `models.backends` uses."""
-    import torch
-
+    """A traced network in PyTorch, in the memory format that `models.runtimes.opening` uses."""
     warnings.simplefilter("ignore", FutureWarning)  # torch's plans for TorchScript
     torch.set_num_threads(threads)
     module = torch.jit.load(str(path)).eval().to(memory_format=torch.channels_last)
@@ -41,8 +44,6 @@ def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
 
 def session_options(threads: int) -> Any:
     """Of ONNX Runtime. Idle threads do not spin: they would disturb the session that is next."""
-    from utils.optional import require
-
     options = require("onnxruntime", "onnxruntime").SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -52,8 +53,6 @@ def session_options(threads: int) -> Any:
 
 def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
     """An ONNX file in ONNX Runtime."""
-    from utils.optional import require
-
     onnxruntime, options = require("onnxruntime", "onnxruntime"), session_options(threads)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -66,8 +65,6 @@ def openvino_request(path: Path, threads: int, more: dict[str, Any] | None = Non
     Args:
         more: properties of the compiled model.
     """
-    from models.runtimes.openvino import shared_core
-
     core = shared_core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -87,10 +84,6 @@ def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
 
 def open_ncnn(path: Path, image: np.ndarray, threads: int) -> Call:
     """A folder with an ncnn network; it takes one image at a time."""
-    import torch
-
-    from models.backends import load_backend
-
     backend = load_backend(path, threads=threads)
     images = torch.from_numpy(image)
 
@@ -109,7 +102,7 @@ def measure(calls: dict[str, Call], rounds: int, warmup: int, title: str = "") -
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
-    for number in tqdm(range(-warmup, rounds), desc=title, disable=None, leave=False):
+    for number in progress(range(-warmup, rounds), title, unit=" rounds"):
         for name in order.sample(names, len(names)):
             begin = time.perf_counter()
             calls[name]()

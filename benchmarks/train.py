@@ -33,16 +33,28 @@ from benchmarks.runs import Run, arguments, carry_out, check_budget, runs_in, se
 from benchmarks.scatter import plot_comparison
 from models.weights import find_weights
 from models.yolo import DetectionModel
-from utils.checkpoint import inference_state, read_checkpoint
-from utils.config import DATA_HELP, DEVICE_HELP, IMGSZ, CommandConfig, TrainConfig, flag
+from training.config import TrainConfig
+from utils.checkpoints.files import inference_state, read_checkpoint
+from utils.console import LOGGER, setup_console
 from utils.data.index import build_index
 from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device
 from utils.errors import UserError
 from utils.files import atomic_write, find_file, safe_name
+from utils.flags import (
+    DATA_HELP,
+    DEVICE_HELP,
+    IMGSZ,
+    SEED,
+    SHARE,
+    SIDE,
+    CommandConfig,
+    at_least,
+    flag,
+    not_empty,
+)
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
-from utils.logger import LOGGER, setup_console
 
 # flags that are handed to train.py as they are
 SHARED = (
@@ -64,14 +76,14 @@ class Config(CommandConfig):
     variants: tuple[str, ...] = flag(
         (), "model yamls, as --cfg of train.py takes them; the others are compared with the first"
     )
-    seeds: tuple[int, ...] = flag((0,), "seeds; every variant is trained with each of them")
+    seeds: tuple[int, ...] = flag((0,), "seeds; every variant is trained with each of them", rule=SEED)
     weights: str = flag("", "initial weights of all; empty trains from scratch")
     hyp: str = flag("data/hyps/hyp.scratch-low.yaml", "hyper-parameter yaml (also looked up in data/hyps/)")
-    epochs: int = flag(100, "number of epochs; none stops early")
-    batch_size: int = flag(16, "batch size")
-    imgsz: int = flag(640, "training and validation image size in pixels", *IMGSZ)
+    epochs: int = flag(100, "number of epochs; none stops early", rule=at_least(1))
+    batch_size: int = flag(16, "batch size", rule=at_least(1))
+    imgsz: int = flag(640, "training and validation image size in pixels", *IMGSZ, rule=SIDE)
     device: str = flag("", DEVICE_HELP)
-    workers: int = flag(8, "data loading processes (at most one a core)")
+    workers: int = flag(8, "data loading processes (at most one a core)", rule=at_least(0))
     cache: Literal["ram", "disk"] | None = flag(
         None, "keep decoded images in ram or on disk", nargs="?", const="ram"
     )
@@ -79,12 +91,12 @@ class Config(CommandConfig):
     cos_lr: bool = flag(False, "cosine instead of linear decay of the learning rate")
     multi_scale: bool = flag(False, "vary the image size by ±50 %% from batch to batch")
     noautoanchor: bool = flag(False, "keep the anchors of the models")
-    label_smoothing: float = flag(0.0, "label smoothing epsilon")
+    label_smoothing: float = flag(0.0, "label smoothing epsilon", rule=SHARE)
     amp: Literal["auto", "off", "fp16", "bf16"] = flag(
         "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
     )
     project: str = flag("runs/benchmark", "folder that holds the folders of comparisons")
-    name: str = flag("exp", "name of the folder of this comparison")
+    name: str = flag("exp", "name of the folder of this comparison", rule=not_empty)
     output: str = flag("", "page to write, PAGE.md; default: results.md in the folder of the comparison")
     notes: str = flag("", "text file that is put into the page word for word")
 
@@ -92,10 +104,6 @@ class Config(CommandConfig):
         super().__post_init__()
         if not self.variants:
             raise ValueError("--variants: name at least one model yaml, such as yolov5n yolov5n-gsconv")
-        if not self.seeds or min(self.seeds) < 0:
-            raise ValueError(f"--seeds must be at least 0, found {min(self.seeds, default='none')}")
-        if max(self.seeds) >= 1 << 63:
-            raise ValueError(f"--seeds must be below 2^63, found {max(self.seeds)}")
         if self.output and Path(self.output).suffix != ".md":
             raise ValueError(f"--output is a Markdown page and must end in .md, found {self.output}")
 

@@ -11,8 +11,8 @@ from models.folding.checked import fold
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import DetectionModel
-from utils.complexity import count_parameters, measure
-from utils.cost import Cost
+from utils.counting.measure import count_parameters, measure
+from utils.counting.meter import Cost
 
 TRACED = 256  # side of the image that a model is traced with; a multiple of every usual stride
 SIDE = 640  # of the image that `summary` counts for when any size is possible

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.backends import Backend, PyTorchBackend
+from models.runtimes.opening import Backend, PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
-from utils.data.frames import warn
+from utils.console import warn
 from utils.data.letterbox import fit, letterbox
 from utils.data.sources import read_picture
+from utils.detections.results import Results
 from utils.device import synchronise
 from utils.errors import UserError
 from utils.nms import non_max_suppression
-from utils.results import Results
 
 TOLERANCE = 1e-3  # that interpolation may leave the range 0–1 by
 Picture: TypeAlias = Any  # path, URL, PIL image, array or tensor

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from models.parse import Layer, run_layers
-from utils.complexity import call_on_meta, count_parameters, thop_gflops
-from utils.cost import Cost, Meter
+from utils.counting.measure import call_on_meta, count_parameters, thop_gflops
+from utils.counting.meter import Cost, Meter
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ writes the weights of an official file into one that can hold no code.
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from torch import Tensor
 from models.cfg import validate_cfg
 from models.parse import multiples, parse_model
 from models.yolo import DetectionModel
-from utils.checkpoint import inference_state, read_checkpoint, write_checkpoint
+from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
+from utils.console import LOGGER
 from utils.errors import UserError, run_command
 from utils.files import find_file
 
@@ -30,7 +30,6 @@ OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_NAME = re.compile(r"yolov5[nsmlx]6?(\.pt)?")
 # buffers of old files that no forward pass needs: anchors in pixels (before v6.0), operation counts of thop
 LEFTOVERS = ("anchor_grid", "total_ops", "total_params")
-LOGGER = logging.getLogger("lean5")
 
 State = Mapping[str, Tensor]
 

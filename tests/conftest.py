@@ -31,11 +31,10 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def messages_reach_the_test() -> None:
     """Undo what an earlier command did to the loggers when it set up the console."""
-    for name in ("lean5", "models", "utils"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = True
+    logger = logging.getLogger("lean5")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,20 @@
-"""Who may import whom: commands stand on the engine, the engine on models, models on pure code."""
+"""The floors: `utils` < `models` < `training` < commands and `benchmarks`; see docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {"train", "val", "detect", "export", "hubconf", "benchmark"}
-ENGINE = {
-    "utils.config", "utils.engine", "utils.state", "utils.setup", "utils.reporting",
-    "utils.evolve", "utils.run",
-}  # fmt: skip
-PURE = {
-    "utils.boxes", "utils.nms", "utils.metrics", "utils.box_loss", "utils.loss", "utils.anchors",
-    "utils.hyperparameters",
-}  # fmt: skip
+FLOORS = (
+    "utils",
+    "models",
+    "training",
+    "commands",
+)  # from the ground up; "commands" are the files of the root
 # heavy or optional packages: imported where they are used, so that start-up stays short
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
@@ -25,14 +23,24 @@ LAZY = {
 }  # fmt: skip
 
 
-def modules() -> dict[str, Path]:
-    files = [*ROOT.glob("*.py"), *(ROOT / "models").rglob("*.py"), *(ROOT / "utils").rglob("*.py")]
-    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+def modules() -> dict[str, ast.Module]:
+    """Every module of the product by its dotted name; a package has that of its folder."""
+    files = [*ROOT.glob("*.py"), *(file for room in FLOORS[:-1] for file in (ROOT / room).rglob("*.py"))]
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+            file.read_text(encoding="utf-8")
+        )
+        for file in (*files, *(ROOT / "benchmarks").glob("*.py"))
+    }
 
 
-def imports(tree: ast.AST) -> set[str]:
+MODULES = modules()
+
+
+def imports(*trees: ast.AST) -> set[str]:
+    """Dotted names of all that is imported in some pieces of code, `from a import b` as `a` and `a.b`."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -40,51 +48,45 @@ def imports(tree: ast.AST) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_point_down(name: str) -> None:
-    used = imports(ast.parse(modules()[name].read_text(encoding="utf-8")))
-    if name not in COMMANDS:
-        assert not used & COMMANDS, "only commands may import commands"
-    of_models = {module for module in used if module.startswith("models.")}
-    if name.startswith(("models", "utils.data")) or name in PURE:
-        assert not used & ENGINE
-    if name.startswith("utils.data") or name in PURE:
-        assert not of_models
-    if name.startswith(("models.blocks", "models.registry")):
-        assert all(module.startswith(("models.blocks", "models.registry")) for module in of_models)
+def floor(module: str) -> int:
+    room = module.split(".")[0]
+    return FLOORS.index(room) if room in FLOORS else len(FLOORS) - 1
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+@pytest.mark.parametrize("name", MODULES)
+def test_a_floor_imports_only_those_below_it(name: str) -> None:
+    used = imports(MODULES[name]) & set(MODULES)
+    assert [other for other in used if floor(other) > floor(name)] == []
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: imports(tree) & set(MODULES) - {name} for name, tree in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError and names the circle
+
+
+def test_the_ground_floor_is_no_heap() -> None:
+    alone = [name for name in MODULES if name.count(".") == 1 and name.startswith("utils.")]
+    assert len([name for name in alone if not (ROOT / name.replace(".", "/")).is_dir()]) <= 20
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_functions_import_third_party_packages_only(name: str) -> None:
-    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
-    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    inside = set().union(*(imports(function) for function in functions)) if functions else set()
-    assert not {module for module in inside if module.split(".")[0] in {"models", "utils"} | COMMANDS}
+    functions = [n for n in ast.walk(MODULES[name]) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not {module for module in imports(*functions) if module.split(".")[0] in (*FLOORS, *MODULES)}
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+@pytest.mark.parametrize("name", MODULES)
 def test_start_up_imports_nothing_heavy(name: str) -> None:
-    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
     # an `if TYPE_CHECKING:` never runs
-    body = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.If))]
-    top = imports(ast.Module(body=body, type_ignores=[]))
-    classes = set().union(*(imports(n) for n in tree.body if isinstance(n, ast.ClassDef)), set())
-    assert not {module for module in top - classes if module.split(".")[0] in LAZY}
+    body = [
+        node for node in MODULES[name].body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))
+    ]
+    assert not {module for module in imports(*body) if module.split(".")[0] in LAZY}
 
 
-def test_there_is_no_cycle() -> None:
-    graph = {
-        name: imports(ast.parse(path.read_text(encoding="utf-8"))) & set(modules())
-        for name, path in modules().items()
-    }
-    done: set[str] = set()
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path, name))
-        if name not in done:
-            for used in graph[name] - {name}:
-                visit(used, (*path, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
+@pytest.mark.parametrize("name", [name for name in MODULES if (ROOT / name.replace(".", "/")).is_dir()])
+def test_every_room_says_what_is_in_it(name: str) -> None:
+    lines = (ast.get_docstring(MODULES[name]) or "").splitlines()
+    assert 2 <= len([line for line in lines if line.strip()]) <= 8, (
+        "what lives here, what it may import, where to begin"
+    )

@@ -196,7 +196,7 @@ def test_long_sources_get_a_bar(
     official_weights: Path, pictures: Path, here: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("utils.runlog.LONG", 1)
+    monkeypatch.setattr("utils.detections.log.LONG", 1)
     run("--weights", official_weights, "--source", pictures, "--img", "64", "--nosave")
     output = capsys.readouterr()
     assert "2/2" in output.err and "image 1/2" not in output.out and "Speed" in output.out
@@ -220,7 +220,7 @@ def test_a_failing_write_ends_the_run(
     def full(path: Path, image: np.ndarray) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("utils.output.write_image", full)
+    monkeypatch.setattr("utils.detections.writer.write_image", full)
     with pytest.raises(OSError, match="No space left"):
         run("--weights", official_weights, "--source", pictures, "--img", "64")
 

@@ -9,9 +9,9 @@ import torch
 import yaml
 
 import train
-from tests.training import assert_same_run, rows, run, tensors, torchrun
+from tests.training_runs import assert_same_run, rows, run, tensors, torchrun
+from training.curves import RESULT_COLUMNS
 from utils.errors import UserError
-from utils.logger import RESULT_COLUMNS
 
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu")
 

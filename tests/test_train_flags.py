@@ -16,15 +16,16 @@ import torch
 import yaml
 
 import train
-from utils.config import TrainConfig
+from training.config import TrainConfig
+from training.setup import TrainingData, open_training_data
+from training.state import TrainingState
+from utils.data.batch import Batch
 from utils.data.cache import DiskStore, ImageStore, MemoryStore
-from utils.data.loader import Batch, Loader
+from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.distributed import Process
 from utils.hyperparameters import Hyperparameters
-from utils.loss import DetectionLoss
-from utils.setup import TrainingData, open_training_data
-from utils.state import TrainingState
+from utils.losses.detection import DetectionLoss
 
 Train = Callable[..., Path]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.training import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
+from tests.training_runs import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
 from utils.errors import UserError
 
 Arguments = tuple[str, ...]

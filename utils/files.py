@@ -60,6 +60,12 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
     raise UserError(f"file '{name}' not found{hint}")
 
 
+def from_root(path: str) -> Path:
+    """A path as given when it exists, else the same below the repository (for defaults like data/images)."""
+    given = expand(path)
+    return given if given.exists() or given.is_absolute() or not (ROOT / given).exists() else ROOT / given
+
+
 def increment_path(path: Path, exist_ok: bool = False) -> Path:
     """Create and return a fresh run folder: `path`, else `path2`, `path3`, …; `path` itself with `exist_ok`.
 

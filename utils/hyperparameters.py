@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from utils.box_loss import BOX_LOSSES
 from utils.errors import UserError
+
+# the measures of `utils.boxes.IOU_KINDS`, then the losses of `utils.losses.box.WEIGHTED`
+BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "Focal-EIoU", "WIoU")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Hyperparameters:
     warmup_bias_lr: float = 0.1
     nominal_batch: int = 64  # gradients accumulate until about this many images have been seen
     # loss
-    iou: str = "CIoU"  # what the box loss is made of, one of utils.box_loss.BOX_LOSSES
+    iou: str = "CIoU"  # what the box loss is made of, one of BOX_LOSSES
     box: float = 0.05
     cls: float = 0.5
     cls_pw: float = 1.0  # weight of positives in the class BCE

@@ -1,4 +1,7 @@
-"""The building blocks, one family a file. Importing the package imports, and so registers, every family."""
+"""The building blocks, one family a file; importing the package registers them all.
+
+Blocks import each other and `models.registry`, nothing else of ours. Begin with `conv.py` and `csp.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""One function per format that writes a trained network in that format: see `formats.FORMATS`."""
+"""Writing a network for other runtimes, one format a file.
+
+Begin with `run.py` (from weights to verified files) and `formats.py` (the list). `verify.py` compares with
+PyTorch. May import all of `models` and `utils`.
+"""

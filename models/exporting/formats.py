@@ -17,7 +17,7 @@ class Format:
     Attributes:
         suffix: of the file, or of the folder's name when it has no dot: best + .onnx, best + _openvino_model.
         needs: modules, each with what `pip install` has to be told.
-        runs_here: whether a backend of `models.backends` runs it, so that `detect.py` and `val.py` take it.
+        runs_here: whether a backend of `models.runtimes` runs it, so that `detect.py` and `val.py` take it.
         compared: whether anything here runs it, so that it can be verified.
         raw, nms, dynamic, half: which of these flags it knows.
     """

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from models.backends import Backend, load_backend
+from models.runtimes.opening import Backend, load_backend
 from models.runtimes.openvino import shared_core
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import build_loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.errors import UserError
-from utils.evaluation import evaluate
+from utils.evaluation.evaluate import evaluate
 from utils.optional import require
 
 FORMATS = ("onnx", "openvino")
@@ -50,7 +50,7 @@ class Calibration:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for key in self.keys:
-            yield self.dataset.batch(key).images.numpy().astype(np.float32) / 255
+            yield self.dataset.batch(key).images.astype(np.float32) / 255
 
 
 def quantise(source: Path, target: Path, images: Calibration) -> None:

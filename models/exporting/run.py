@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,10 @@ from models.exporting.verify import HALF_TOLERANCE, TOLERANCE, Expectation
 from models.runtimes.base import first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
+from utils.console import LOGGER
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.optional import check_installed
-
-LOGGER = logging.getLogger("lean5")
-LARGEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -193,8 +190,6 @@ def check(options: Options, formats: Sequence[Format]) -> None:
         check_int8(options, formats)
     if options.opset not in OPSETS:
         raise UserError(f"--opset must lie between {OPSETS[0]} and {OPSETS[-1]}, found {options.opset}")
-    if options.batch > LARGEST_BATCH:
-        raise UserError(f"--batch-size must be at most {LARGEST_BATCH}, found {options.batch}")
     wishes = {"raw": options.raw, "nms": bool(options.suppression), "dynamic": options.dynamic,
               "half": options.half}  # fmt: skip
     for wish in (name for name, wanted in wishes.items() if wanted):

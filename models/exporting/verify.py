@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backends import load_backend
 from models.exporting import litert
 from models.exporting.network import RawMaps
 from models.exporting.nms import Suppression
+from models.runtimes.opening import load_backend
 from models.runtimes.openvino import shared_core
 from models.yolo import DetectionModel
+from utils.console import LOGGER
 from utils.errors import UserError
 from utils.nms import non_max_suppression
 from utils.optional import require
@@ -25,7 +25,6 @@ from utils.optional import require
 TOLERANCE = 1e-4  # largest difference in fp32, as a share of the largest value
 HALF_TOLERANCE = 2e-2  # fp16 has 11 bits, and a box's side is the square of what a network gives
 BOX = 4
-LOGGER = logging.getLogger("lean5")
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,5 @@
-"""Exact algebra that turns a trained network into one with less to do; `models.deploy` is the way in."""
+"""Exact algebra that leaves a network less to do: what `models.deploy.deploy` is made of.
+
+Begin with `rules.py`, what can be folded; `trace.py` gives the graph, `fold.py` applies the rules,
+`checked.py` compares. May import `models.blocks` and `models.parse`.
+"""

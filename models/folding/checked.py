@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,8 +17,8 @@ from models.folding.fold import Folder
 from models.folding.slices import slices_wanted
 from models.folding.sources import changed
 from models.folding.trace import top_layers, trace
+from utils.console import LOGGER
 
-LOGGER = logging.getLogger("lean5")
 TOLERANCE = 1e-6  # of the largest value of an output, in double precision
 KEPT = "blocks left whole"
 

@@ -1,1 +1,5 @@
-"""One backend for each runtime that runs a trained network; `models.backends` opens files with them."""
+"""Running a trained network in whatever form it is: one backend a runtime.
+
+Begin with `opening.py`, which picks the backend for a file; `base.py` says what a backend is, `metadata.py`
+what files say of themselves. May import `models.yolo`, `models.weights` and `utils`.
+"""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.classifiers import CLASSIFIERS, dual_mobilenetv2, lcnet, mobilenetv3, shufflenetv2
-from utils.complexity import count_flops, count_parameters
+from utils.counting.measure import count_flops, count_parameters
 
 models = pytest.importorskip("torchvision.models")
 

@@ -19,11 +19,11 @@ from benchmarks.complexity import TITLES, Config, build, count
 from models.cfg import load_cfg
 from models.registry import BLOCKS, Entry, same
 from models.yolo import DetectionModel
-from utils.checkpoint import write_checkpoint
-from utils.complexity import measure
-from utils.config import parse_flags
+from utils.checkpoints.files import write_checkpoint
+from utils.counting.measure import measure
 from utils.errors import UserError
 from utils.files import ROOT
+from utils.flags import parse_flags
 
 PAGE = (ROOT / "docs" / "counting.md").read_text(encoding="utf-8")
 TINY: dict[str, Any] = {
@@ -226,7 +226,7 @@ def test_faults_are_named(argv: list[str], complaint: str) -> None:
         ([], "name at least one model"),
         (["yolov5n.yaml", "--fused", "--unfused"], "--fused and --unfused exclude each other"),
         (["yolov5n.yaml", "--convention", "macs"], "invalid choice: 'macs'"),
-        (["yolov5n.yaml", "--imgsz", "0"], "--imgsz must be positive, found 0"),
+        (["yolov5n.yaml", "--imgsz", "0"], "--imgsz must lie between 1 and 16384, found 0"),
     ],
 )
 def test_wrong_flags_end_with_one_line(

@@ -18,10 +18,10 @@ from benchmarks.outcome import Facts, Outcome, epoch_seconds, outcome_of
 from benchmarks.results_page import bare, shell, table
 from benchmarks.runs import Run
 from benchmarks.scatter import LABEL, MARKER, place_labels
-from utils.config import TrainConfig
+from training.config import TrainConfig
+from training.curves import write_results
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
-from utils.logger import write_results
 
 FACTS = Facts(
     parameters=1_000_000, gflops=1.0, gflops_640=4.0, transferred=0.9, torch="2.14.0", device="cpu", threads=2

@@ -14,8 +14,9 @@ import pytest
 
 from benchmarks import runs
 from benchmarks.runs import Run, arguments, carry_out, runs_in
-from utils.config import TrainConfig, parse_flags
+from training.config import TrainConfig
 from utils.errors import UserError
+from utils.flags import parse_flags
 from utils.interrupt import StopRequest
 
 

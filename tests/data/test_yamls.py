@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.checkpoint import read_checkpoint
+from utils.checkpoints.files import read_checkpoint
 from utils.data.spec import load_data_spec
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 

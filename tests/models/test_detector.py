@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.backends import Backend, load_backend
 from models.detector import Detector, load_picture, prepare
+from models.runtimes.opening import Backend, load_backend
 from models.yolo import DetectionModel
 from utils.data.images import read_image
+from utils.detections.results import Results
 from utils.errors import UserError
-from utils.results import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
 

@@ -21,9 +21,9 @@ from models.summary import layer_costs
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.layouts import DISTINCT, LAYOUTS, OFFICIAL, images, small
-from tests.training import ENVIRONMENT, ROOT
-from utils.checkpoint import write_checkpoint
-from utils.complexity import count_parameters
+from tests.training_runs import ENVIRONMENT, ROOT
+from utils.checkpoints.files import write_checkpoint
+from utils.counting.measure import count_parameters
 
 PUBLISHED = {  # BLOCKS.md: parameters with 80 classes, GFLOPs at 640 (2 x multiply-adds, convolutions only)
     "yolov5n": (1_872_157, 4.468),

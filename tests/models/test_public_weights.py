@@ -11,8 +11,8 @@ from torch import nn
 from models.weights import load_model, transfer
 from models.yolo import DetectionModel
 from tests.layouts import images, small
-from tests.utils.official_files import fake_module, fake_of, save_fake
-from utils.checkpoint import inference_state, read_checkpoint
+from tests.utils.checkpoints.official_files import fake_module, fake_of, save_fake
+from utils.checkpoints.files import inference_state, read_checkpoint
 
 VARIANTS = ("gsconv", "slimneck", "shufflenetv2", "csppc", "c3dual", "csphet")
 PUBLIC_NAMES = {  # one tensor of each block, as golden/blocks has it

@@ -13,7 +13,7 @@ import torch
 from models import weights
 from models.weights import LayerTransfer, find_weights, load_model, transfer
 from models.yolo import DetectionModel
-from utils.checkpoint import read_checkpoint, write_checkpoint
+from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.errors import UserError
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.box_loss import BOX_LOSSES
 from utils.errors import UserError
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.hyperparameters import BOX_LOSSES, Hyperparameters, load_hyperparameters
 
 HYPS = Path(__file__).resolve().parents[2] / "data" / "hyps"
 

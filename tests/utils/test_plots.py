@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import utils.plots
-from utils.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
+from utils.evaluation.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
 from utils.palette import class_color, text_color
 from utils.plots import plot_batch, plot_confusion_matrix, plot_curves, plot_labels, plot_results
 from utils.plots.progress import PANELS

@@ -6,7 +6,6 @@ All three ways give the same pixels, so a cache changes the speed of a run and n
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import tempfile
@@ -16,14 +15,14 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from utils.console import LOGGER, progress
 from utils.data.folders import refuse_read_only
 from utils.data.images import read_image
 from utils.data.index import DatasetIndex
+from utils.data.workers import SharedArray
 from utils.errors import UserError
 
-LOG = logging.getLogger(__name__)
 CacheMode = Literal["ram", "disk"]
 SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
 
@@ -78,17 +77,17 @@ class MemoryStore(ImageStore):
         super().__init__(index, size, augment=augment)
         areas = [math.prod(self.shape(i)) for i in range(len(index))]
         self.offsets = np.concatenate([[0], np.cumsum(np.array(areas, np.int64) * 3)])
-        self.pixels = np.empty(self.offsets[-1], np.uint8)
+        self.memory = SharedArray((int(self.offsets[-1]),), np.uint8)
         cores = os.cpu_count() or 1
         with ThreadPoolExecutor(cores) as pool:
             jobs = pool.map(self._fill, range(len(index)))
-            list(tqdm(jobs, total=len(index), desc="caching images", unit=" images", delay=2, leave=False))
+            list(progress(jobs, "caching images", total=len(index), unit=" images"))
 
     def _fill(self, i: int) -> None:
         self.load(i)[...] = super().load(i)
 
     def load(self, i: int) -> np.ndarray:
-        return self.pixels[self.offsets[i] : self.offsets[i + 1]].reshape(*self.shape(i), 3)
+        return self.memory.view()[self.offsets[i] : self.offsets[i + 1]].reshape(*self.shape(i), 3)
 
 
 class DiskStore(ImageStore):
@@ -120,7 +119,7 @@ class DiskStore(ImageStore):
                 self._keep(image, copy, os.stat(self.index.path(i)).st_mtime_ns)  # noqa: PTH116
             except OSError as error:
                 self.writable = False
-                LOG.warning("images are not cached on disk: %s: %s", copy.parent, error.strerror)
+                LOGGER.warning("images are not cached on disk: %s: %s", copy.parent, error.strerror)
         return image
 
     @staticmethod
@@ -145,9 +144,11 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
         needed = sum(3 * math.prod(scaled_shape((int(h), int(w)), size)) for h, w in index.shapes)
         free = available_memory()
         if free is None or needed * SPARE < free:
-            LOG.info("caching %d images in memory: %.2f GB", len(index), needed / 1e9)
+            LOGGER.info("caching %d images in memory: %.2f GB", len(index), needed / 1e9)
             return MemoryStore(index, size, augment=augment)
-        LOG.warning("images are not cached: %.1f GB needed, %.1f GB of memory free", needed / 1e9, free / 1e9)
+        LOGGER.warning(
+            "images are not cached: %.1f GB needed, %.1f GB of memory free", needed / 1e9, free / 1e9
+        )
     elif cache == "disk":
         folder = Path(index.path(0)).parent
         try:
@@ -156,7 +157,7 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
                 return DiskStore(index, size, augment=augment)
         except OSError:
             pass
-        LOG.warning("images are not cached on disk: %s is read-only", folder)
+        LOGGER.warning("images are not cached on disk: %s is read-only", folder)
     return ImageStore(index, size, augment=augment)
 
 

@@ -7,7 +7,6 @@ function of its split and number; the digits of the splits are disjoint.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -17,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.console import LOGGER
 from utils.errors import UserError
 from utils.seeding import generator_for
 
-LOG = logging.getLogger(__name__)
 SIDE = 192  # pixels of a scene
 SMALLEST, LARGEST = 28, 64  # pixels of a digit's longer side
 MOST = 12  # digits in a scene; those that would overlap are left out
@@ -68,7 +67,7 @@ def generate_digits(folder: Path, scenes: dict[str, int] | None = None) -> None:
         UserError: the folder cannot be written.
     """
     scenes = SCENES if scenes is None else scenes
-    LOG.info("generating %d scenes of digits in %s", sum(scenes.values()), folder)
+    LOGGER.info("generating %d scenes of digits in %s", sum(scenes.values()), folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -33,8 +32,3 @@ class Source(Protocol):
     length: int | None  # how many lists come, when that is known without opening every file
 
     def __iter__(self) -> Generator[list[Frame], None, None]: ...  # closing it frees files and threads
-
-
-def warn(message: str) -> None:
-    """A fault that does not end the run, as one line on stderr."""
-    print(f"warning: {message}", file=sys.stderr)

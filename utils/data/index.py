@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
-import multiprocessing
 import os
-import signal
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
+from utils.console import LOGGER, progress
 from utils.data.folders import find_orphans, list_images, refuse_read_only
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
 from utils.data.labels import Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
+from utils.data.workers import SharedArray, WorkerPool
 from utils.errors import UserError
 from utils.files import atomic_write
 
-LOG = logging.getLogger(__name__)
 VERSION = 1  # raise it when the scan changes what it finds, so that older caches are not believed
 SMALLEST_SIDE = 10  # pixels
 SUFFIX = ".lean5-index.npz"
@@ -51,6 +48,7 @@ class DatasetIndex:
     point_offsets: np.ndarray  # (M + 1,) int64 into points; box j has no polygon when both ends are equal
     names: dict[int, str]
     report: LabelReport = field(default_factory=LabelReport)
+    _shared: dict[str, SharedArray] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -75,8 +73,25 @@ class DatasetIndex:
     def has_polygons(self) -> bool:
         return len(self.points) > 0
 
+    def share(self) -> None:
+        """Move the arrays into memory that worker processes see too; they then travel without values."""
+        if not self._shared:
+            self._shared = {name: SharedArray.of(getattr(self, name)) for name in ARRAYS}
+            self._use_shared()
 
-_ARRAYS = ("path_bytes", "path_offsets", "shapes", "boxes", "offsets", "points", "point_offsets")
+    def _use_shared(self) -> None:
+        for name, array in self._shared.items():
+            setattr(self, name, array.view())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self._shared}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._use_shared()
+
+
+ARRAYS = ("path_bytes", "path_offsets", "shapes", "boxes", "offsets", "points", "point_offsets")
 
 
 def build_index(
@@ -127,36 +142,30 @@ def _scan(images: list[str], labels: list[str], names: dict[int, str]) -> Datase
     """Threads wait for the disk together; for a large set, processes parse together as well."""
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
     cores = os.cpu_count() or 1
-    pool: Executor
-    if len(images) >= PROCESSES_FROM and cores > 1 and "fork" in multiprocessing.get_all_start_methods():
-        fork = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(min(8, cores), mp_context=fork, initializer=_leave_signals_to_the_parent)
-    else:
-        pool = ThreadPoolExecutor(min(8, cores + 2))
+    many = len(images) >= PROCESSES_FROM and cores > 1
+    pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))
     try:
-        jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], names) for chunk in chunks]
-        with tqdm(total=len(images), desc="scanning labels", unit=" images", delay=2, leave=False) as bar:
-            parts = []
-            for job, chunk in zip(jobs, chunks):
-                parts.append(job.result())
-                bar.update(len(images[chunk]))
+        jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], len(names)) for chunk in chunks]
+        parts = [job.result() for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return _concatenate(parts, names)
 
 
-def _leave_signals_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Part(NamedTuple):
+    """A few images; arrays as in `DatasetIndex`."""
+
+    arrays: dict[str, np.ndarray]
+    faults: list[Fault]
 
 
-def _scan_chunk(images: list[str], labels: list[str], names: dict[int, str]) -> DatasetIndex:
-    """The index of a few images."""
+def _scan_chunk(images: list[str], labels: list[str], classes: int) -> _Part:
     paths: list[bytes] = []
     shapes: list[tuple[int, int]] = []
     rows: list[Labels] = []
     faults: list[Fault] = []
     for image, label in zip(images, labels):
-        shape, content, wrong = _scan_one(image, label, len(names))
+        shape, content, wrong = _scan_one(image, label, classes)
         faults += wrong
         if shape is not None:
             paths.append(os.fsencode(image))
@@ -172,7 +181,7 @@ def _scan_chunk(images: list[str], labels: list[str], names: dict[int, str]) -> 
         "points": np.concatenate([np.zeros((0, 2), np.float32), *polygons]),
         "point_offsets": _ends(len(polygon) for polygon in polygons),
     }
-    return _assemble(arrays, names, faults)
+    return _Part(arrays, faults)
 
 
 class _Found(NamedTuple):
@@ -205,15 +214,15 @@ def _unusable(kind: str, detail: str, file: str) -> _Found:
     return _Found(None, Labels(), [Fault(kind, 0, detail, file)])
 
 
-def _concatenate(parts: list[DatasetIndex], names: dict[int, str]) -> DatasetIndex:
+def _concatenate(parts: list[_Part], names: dict[int, str]) -> DatasetIndex:
     def joined(name: str) -> np.ndarray:
-        arrays = [getattr(part, name) for part in parts]
+        arrays = [part.arrays[name] for part in parts]
         if not name.endswith("offsets"):
             return np.concatenate(arrays)
         return _ends(length for array in arrays for length in np.diff(array))
 
-    faults = [fault for part in parts for fault in part.report.faults]
-    return _assemble({name: joined(name) for name in _ARRAYS}, names, faults)
+    faults = [fault for part in parts for fault in part.faults]
+    return _assemble({name: joined(name) for name in ARRAYS}, names, faults)
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:
@@ -250,7 +259,7 @@ def _cache_file(sources: Sequence[Path], first_label: str) -> Path:
 
 def _save(file: Path, key: str, index: DatasetIndex) -> None:
     faults = "\n".join("\t".join(map(str, fault)) for fault in map(_one_line, index.report.faults))
-    arrays = {name: getattr(index, name) for name in _ARRAYS}
+    arrays = {name: getattr(index, name) for name in ARRAYS}
     arrays["faults"] = np.frombuffer(faults.encode("utf-8", "surrogateescape"), np.uint8)
     arrays["key"] = np.frombuffer(key.encode(), np.uint8)
     try:
@@ -258,7 +267,7 @@ def _save(file: Path, key: str, index: DatasetIndex) -> None:
         with atomic_write(file) as stream:
             np.savez(stream, **arrays)
     except OSError as error:
-        LOG.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
+        LOGGER.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
 
 
 def _one_line(fault: Fault) -> Fault:
@@ -272,7 +281,7 @@ def _load(file: Path, key: str, names: dict[int, str]) -> DatasetIndex | None:
         with np.load(file, allow_pickle=False) as archive:
             if archive["key"].tobytes().decode() != key:
                 return None
-            arrays = {name: archive[name] for name in _ARRAYS}
+            arrays = {name: archive[name] for name in ARRAYS}
             lines = archive["faults"].tobytes().decode("utf-8", "surrogateescape").splitlines()
         rows = [line.split("\t") for line in lines]
         faults = [Fault(kind, int(line), *text) for kind, line, *text in rows]

@@ -8,22 +8,18 @@ way a batch depends on its key alone, so that the number of workers changes the 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import signal
-import threading
-import weakref
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from utils.data.dataset import PARTNERS, Batch, BatchKey, DetectionDataset, Sample, quadruple
+from utils.data.batch import Batch, BatchArrays, BatchKey
+from utils.data.dataset import PARTNERS, DetectionDataset, keep, make_batch
+from utils.data.workers import WorkerPool
 from utils.errors import UserError
 from utils.seeding import generator_for
 
@@ -50,7 +46,7 @@ class Loader:
         self.workers = min(workers, os.cpu_count() or 1, len(self))
         self.epoch, self.start_batch = 0, 0
         self.weights: np.ndarray | None = None
-        self._processes: DataLoader | None = None
+        self._processes: WorkerPool | None = None
 
     def __len__(self) -> int:
         """Batches of a whole epoch on this rank, however many of them are skipped."""
@@ -125,70 +121,60 @@ class Loader:
             UserError: an image cannot be read, or a worker process has died.
         """
         if self.workers == 0:
-            return (self.dataset.batch(key, quad=self.quad) for key in self.keys())
-        return self._from_processes() if self.dataset.augment else self._from_threads()
+            return (_as_tensors(self.dataset.batch(key, quad=self.quad)) for key in self.keys())
+        return map(_as_tensors, self._from_processes() if self.dataset.augment else self._from_threads())
 
     def close(self) -> None:
         """End the worker processes, if there are any. The loader can be used again."""
-        self._processes = None
+        if self._processes is not None:
+            self._processes.shutdown(cancel_futures=True)
+            self._processes = None
 
-    # -- threads --
-
-    def _from_threads(self) -> Iterator[Batch]:
+    def _from_threads(self) -> Iterator[BatchArrays]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
-        coming: deque[tuple[BatchKey, torch.Tensor, list[Future[Sample]]]] = deque()
-        keys = self.keys()
+
+        def start(key: BatchKey) -> Callable[[], BatchArrays]:
+            images = self.dataset.empty(key)
+            jobs = [pool.submit(self.dataset.draw, key, i, planes) for i, planes in enumerate(images)]
+            return lambda: self.dataset.assemble(key, images, [job.result() for job in jobs], quad=self.quad)
+
         try:
-            while True:
-                while len(coming) <= AHEAD and (key := next(keys, None)) is not None:
-                    shape = (len(key.positions), 3, *self.dataset.shape_of(key))
-                    images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-                    planes = images.numpy()
-                    jobs = [pool.submit(self.dataset.draw, key, i, planes[i]) for i in range(len(planes))]
-                    coming.append((key, images, jobs))
-                if not coming:
-                    return
-                key, images, jobs = coming.popleft()
-                batch = self.dataset.assemble(key, images, [job.result() for job in jobs])
-                rng = generator_for(self.dataset.seed, key.epoch, int(key.positions[0]), 4)
-                yield quadruple(batch, rng) if self.quad else batch
+            yield from self._ahead(start, depth=AHEAD + 1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    # -- processes --
-
-    def _from_processes(self) -> Iterator[Batch]:
+    def _from_processes(self) -> Iterator[BatchArrays]:
         if self._processes is None:
-            self._processes = self._start()
+            self.dataset.index.share()
+            self._processes = WorkerPool(self.workers, keep, self.dataset)
+        pool = self._processes
         try:
-            for batch in _deaths_told_in_turn(self._processes):
-                if isinstance(batch, _Failure):
-                    raise UserError(batch.message)
-                images, targets, paths, shapes = batch
-                yield Batch(images, torch.as_tensor(targets), paths, shapes)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
+            yield from self._ahead(
+                lambda key: pool.submit(make_batch, key, self.quad).result, depth=AHEAD * self.workers
+            )
+        except BrokenProcessPool as error:
             self.close()
-            cause = " ".join(str(error).split())
-            hint = "out of memory, or of /dev/shm? Try fewer --workers, or 0"
-            raise UserError(f"a data loading process has died: {cause} {hint}") from error
+            hint = "out of memory? Try fewer --workers, or 0"
+            raise UserError(f"a data loading process has died; {hint}") from error
 
-    def _start(self) -> DataLoader:
-        forks = "fork" in multiprocessing.get_all_start_methods()
-        return DataLoader(
-            _Batches(self.dataset, self.quad),
-            batch_size=None,
-            sampler=_Keys(self),  # any iterable with a length will do
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_prepare_worker,
-            multiprocessing_context="fork" if forks else None,
-            generator=torch.Generator(),  # otherwise each epoch would draw from torch's global state
-            prefetch_factor=AHEAD,
-            persistent_workers=True,
-        )
+    def _ahead(
+        self, start: Callable[[BatchKey], Callable[[], BatchArrays]], depth: int
+    ) -> Iterator[BatchArrays]:
+        """The batches in order, `depth` of them under way at once; `start` gives what waits for a batch."""
+        keys, coming = self.keys(), deque[Callable[[], BatchArrays]]()
+        while True:
+            while len(coming) < depth and (key := next(keys, None)) is not None:
+                coming.append(start(key))
+            if not coming:
+                return
+            yield coming.popleft()()
+
+
+def _as_tensors(arrays: BatchArrays) -> Batch:
+    images = torch.from_numpy(arrays.images)
+    if torch.cuda.is_available():
+        images = images.pin_memory()
+    return Batch(images, torch.from_numpy(arrays.targets), arrays.paths, arrays.shapes)
 
 
 def build_loader(
@@ -226,74 +212,3 @@ def build_loader(
         world_size=world_size,
         quad=quad,
     )
-
-
-def _deaths_told_in_turn(loader: DataLoader) -> Iterator[Any]:
-    """The loader's iterator, which tells of a worker's death when it is next asked for a batch.
-
-    Left to itself, torch raises the error from a signal handler: in any line of the process, and again with
-    each child that ends.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)  # handlers are the main thread's
-    before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
-    return batches
-
-
-class _Failure(str):
-    """A user's fault on its way from a worker: torch would wrap the exception into pages of traceback."""
-
-    __slots__ = ()
-
-    @property
-    def message(self) -> str:
-        return str(self)
-
-
-class _Batches(Dataset):
-    """The data set as worker processes see it: keys in, batches out."""
-
-    def __init__(self, dataset: DetectionDataset, quad: bool) -> None:
-        self.dataset, self.quad = dataset, quad
-
-    def __getitem__(self, key: BatchKey) -> tuple | _Failure:
-        try:
-            images, targets, paths, shapes = self.dataset.batch(key, quad=self.quad)
-        except UserError as error:
-            return _Failure(error)
-        # Small arrays travel faster inside the message than as shared memory of their own.
-        return images, targets.numpy(), paths, shapes
-
-
-class _Keys:
-    """What torch calls a sampler. It asks the loader afresh each epoch, so workers can stay alive.
-
-    It must not keep the loader alive, or the workers would live until the garbage collector finds the cycle.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = weakref.proxy(loader)
-
-    def __iter__(self) -> Iterator[BatchKey]:
-        return iter(self.loader.keys())
-
-    def __len__(self) -> int:
-        return len(self.loader) - self.loader.start_batch
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _prepare_worker(_: int) -> None:
-    """One thread each, and deaf to Ctrl-C and to signals for the whole group: their end is up to the parent.
-
-    SIGTERM itself must keep working, since that is how a parent that exits gets rid of its workers.
-    """
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)

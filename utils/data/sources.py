@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.data.frames import Frame, Source, warn
+from utils.console import warn
+from utils.data.frames import Frame, Source
 from utils.data.images import IMAGE_SUFFIXES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.errors import UserError

@@ -9,7 +9,8 @@ from collections.abc import Generator, Sequence
 import cv2
 import numpy as np
 
-from utils.data.frames import Frame, warn
+from utils.console import warn
+from utils.data.frames import Frame
 from utils.errors import UserError
 
 CONNECT_TIMEOUT_MS = 10_000

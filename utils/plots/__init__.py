@@ -1,4 +1,8 @@
-"""Pictures of a run: training progress, label statistics, batches, precision and recall, confusion."""
+"""Pictures of a run: training progress, label statistics, batches, precision and recall, confusion.
+
+One plot a file, all on `canvas.py`. May import `utils.data` and `utils.evaluation.metrics`; matplotlib loads
+on use.
+"""
 
 from utils.plots.batches import plot_batch
 from utils.plots.confusion import plot_confusion_matrix

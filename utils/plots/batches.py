@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from utils.annotate import LabelWriter, Style, annotate
 from utils.boxes import denormalize, xywh_to_xyxy
+from utils.detections.annotate import LabelWriter, Style, annotate
 
 MAX_IMAGES = 16
 MAX_SIDE = 1920  # pixels of the whole picture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.metrics import ConfusionMatrix
+from utils.evaluation.metrics import ConfusionMatrix
 from utils.plots.canvas import INK, new_figure, save_figure, shorten, style_axes
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.metrics import GRID, ClassMetrics
+from utils.evaluation.metrics import GRID, ClassMetrics
 from utils.plots.canvas import FAINT, INK, hex_color, literal, new_figure, save_figure, shorten, style_axes
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.blocks.conv import Conv
 from models.blocks.orepa import OREPA, MergedConv2d, cosine_waves
-from utils.complexity import count_parameters
+from utils.counting.measure import count_parameters
 
 SETTINGS: list[dict[str, Any]] = [
     {},

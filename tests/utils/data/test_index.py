@@ -87,7 +87,7 @@ def test_cache_is_used_and_complete(folder: Path, scans: list[int]) -> None:
     first = build(folder)
     second = build(folder)
     assert len(scans) == 1
-    for name in index_module._ARRAYS:
+    for name in index_module.ARRAYS:
         assert np.array_equal(getattr(first, name), getattr(second, name))
     assert first.report == second.report
     assert len(first.report.faults) == 2

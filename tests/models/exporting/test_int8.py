@@ -1,0 +1,103 @@
+"""Eight-bit export: which images calibrate, what is refused, and the whole command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import export
+from models.exporting.describe import example
+from models.exporting.int8 import Calibration, check_fall
+from models.runtimes.opening import load_backend
+from tests.models.exporting.weights import NAMES, write_weights
+from utils.data.spec import load_data_spec
+from utils.errors import UserError
+from utils.files import ROOT
+
+
+@pytest.fixture(scope="module")
+def three(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny data with the names of the classes that the weights know."""
+    content = yaml.safe_load(tiny_data.read_text())
+    root = tiny_data.parent
+    splits = {split: str(root / content.get("path", "") / content[split]) for split in ("train", "val")}
+    file = tmp_path_factory.mktemp("three") / "data.yaml"
+    file.write_text(yaml.safe_dump({**splits, "names": NAMES}, allow_unicode=True))
+    return file
+
+
+def test_calibration_repeats_and_has_whole_batches(three: Path) -> None:
+    spec = load_data_spec(three)
+    images = Calibration(spec, side=64, batch=3)
+    first, second = list(images), list(images)
+    assert len(images) == len(first) == len(images.dataset) // 3
+    assert all(batch.shape == (3, 3, 64, 64) and batch.dtype == np.float32 for batch in first)
+    assert 0 <= min(batch.min() for batch in first) < max(batch.max() for batch in first) <= 1
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+    with pytest.raises(UserError, match="fewer than a batch"):
+        Calibration(spec, side=64, batch=len(images.dataset) + 1)
+
+
+@pytest.mark.parametrize(
+    ("after", "force", "kept"), [(0.481, False, True), (0.479, False, False), (0.1, True, True)]
+)
+def test_a_fall_of_more_than_two_hundredths_is_refused(after: float, force: bool, kept: bool) -> None:
+    if kept:  # 0.5 - 0.481 = 0.019; 0.5 - 0.479 = 0.021
+        assert f"{after - 0.5:+.4f}" in check_fall(0.5, after, force=force)
+    else:
+        with pytest.raises(UserError, match=r"more than 0\.02 lost"):
+            check_fall(0.5, after, force=force)
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_the_command(tmp_path: Path, three: Path, form: str) -> None:
+    pytest.importorskip("nncf")
+    weights = write_weights(tmp_path / "a.pt")
+    flags = ["--weights", str(weights), "--include", form, "--imgsz", "64", "--data", str(three)]
+    export.main([*flags, "--int8"])
+    made = sorted(path.name for path in tmp_path.iterdir())
+    name = f"{weights.stem}_int8" + {"onnx": ".onnx", "openvino": "_openvino_model"}[form]
+    assert made == sorted([weights.name, name])  # the fp32 form is not left behind
+    rounded, plain = load_backend(tmp_path / name), load_backend(weights)
+    assert rounded.names == plain.names
+    image = example((64, 64), 1)
+    expected, found = plain(image), rounded(image)
+    assert (
+        1e-6 < (found - expected).abs().max() / expected.abs().max() < 0.5
+    )  # random weights amplify rounding
+    written = (tmp_path / name / "a_int8.xml" if form == "openvino" else tmp_path / name).read_bytes()
+    assert written.count({"onnx": b"QuantizeLinear", "openvino": b"FakeQuantize"}[form]) > 50
+
+
+@pytest.mark.slow
+def test_official_weights_keep_their_accuracy(official_weights: Path, shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    weights = tmp_path / "yolov5n.pt"
+    weights.write_bytes(official_weights.read_bytes())
+    names = yaml.safe_load((ROOT / "data" / "coco.yaml").read_text())["names"]
+    places = {"path": str(shared / "data" / "coco256"), "train": "images/train2017", "val": "images/val2017"}
+    (tmp_path / "coco256.yaml").write_text(yaml.safe_dump({**places, "names": names}))
+    flags = ["--include", "openvino", "--imgsz", "320", "--data", str(tmp_path / "coco256.yaml")]
+    export.main(["--weights", str(weights), *flags, "--int8"])  # refuses a fall of more than 0.02
+    assert (tmp_path / "yolov5n_int8_openvino_model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--include", "torchscript"], "it is for onnx, openvino"),
+        (["--include", "onnx", "--half"], "exclude each other"),
+        (["--include", "onnx", "--raw"], "decoded boxes"),
+        (["--include", "onnx", "--imgsz", "64", "96"], "squares"),
+        (["--include", "onnx", "--data", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_wishes_that_cannot_be_met(tmp_path: Path, three: Path, flags: list[str], words: str) -> None:
+    pytest.importorskip("nncf")
+    weights = write_weights(tmp_path / "a.pt")
+    with pytest.raises(UserError, match=words):
+        export.main(["--weights", str(weights), "--data", str(three), "--imgsz", "64", "--int8", *flags])
+    assert [path.name for path in tmp_path.iterdir()] == [weights.name]

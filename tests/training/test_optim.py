@@ -1,0 +1,94 @@
+"""Parameter groups, schedule and weight average."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.yolo import DetectionModel
+from training.ema import ModelEma
+from training.optim import Schedule, build_optimizer, parameter_groups
+from utils.hyperparameters import Hyperparameters
+
+
+@pytest.fixture(scope="module")
+def schedules(golden: Path) -> dict:
+    return json.loads((golden / "schedule.json").read_text())
+
+
+@pytest.mark.parametrize("form", ["linear", "cosine"])
+def test_learning_rate_factors(schedules: dict, form: str) -> None:
+    hyp = Hyperparameters(lr0=schedules["lr0"], lrf=schedules["lrf"])
+    schedule = Schedule(hyp, schedules["epochs"], batches=10, batch_size=16, cosine=form == "cosine")
+    factors = [schedule.lr_factor(epoch) for epoch in range(schedules["epochs"])]
+    assert factors == pytest.approx(schedules[form], rel=1e-9)
+
+
+def test_ema_decay(schedules: dict) -> None:
+    ema = ModelEma(nn.Linear(1, 1))
+    for updates, decay in schedules["ema_decay"].items():
+        assert ema.decay_at(int(updates)) == pytest.approx(decay, rel=1e-9)
+
+
+def test_ema_moves_towards_the_model_and_copies_counters() -> None:
+    model = nn.BatchNorm2d(1)
+    ema = ModelEma(model, decay=0.5, tau=1e-9)  # decay is 0.5 from the first update on
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+        model.num_batches_tracked += 7
+    ema.update(model)
+    assert ema.model.weight.item() == 2.0  # 0.5 * 1 + 0.5 * 3
+    assert ema.model.num_batches_tracked.item() == 7
+
+
+def test_parameter_groups(golden: Path) -> None:
+    expected = json.loads((golden / "optimizer_groups.json").read_text())["groups"]
+    groups = parameter_groups(DetectionModel("yolov5n.yaml"), weight_decay=0.0005)
+    for group, wanted in zip(groups, expected, strict=True):
+        assert len(group["params"]) == wanted["n"]
+        assert sum(p.numel() for p in group["params"]) == wanted["numel"]
+        assert group["weight_decay"] == wanted["weight_decay"]
+
+
+def test_attention_biases_and_norms_do_not_decay() -> None:
+    model = nn.ModuleList([nn.MultiheadAttention(4, 2), nn.LayerNorm(4), nn.Linear(4, 4, bias=False)])
+    biases, weights, norms = (group["params"] for group in parameter_groups(model, 1.0))
+    assert len(biases) == 3  # in_proj, out_proj, layer norm
+    assert len(weights) == 3  # in_proj, out_proj, linear
+    assert len(norms) == 1
+
+
+def test_warm_up_ends_where_the_schedule_goes_on() -> None:
+    hyp = Hyperparameters(lr0=0.01, warmup_epochs=3, warmup_bias_lr=0.1, warmup_momentum=0.8, momentum=0.937)
+    schedule = Schedule(hyp, epochs=10, batches=50, batch_size=16)
+    optimizer = build_optimizer(DetectionModel("yolov5n.yaml"), "SGD", hyp, schedule.weight_decay)
+    assert schedule.warmup_batches == 150
+    schedule.apply(optimizer, step=0, epoch=0)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.0, 0.0]
+    assert optimizer.param_groups[0]["momentum"] == 0.8
+    schedule.apply(optimizer, step=75, epoch=1)  # half way; the target in epoch 1 is 0.01 * 0.901
+    assert optimizer.param_groups[0]["lr"] == pytest.approx((0.1 + 0.00901) / 2)
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.00901 / 2)
+    schedule.apply(optimizer, step=150, epoch=3)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01 * 0.703] * 3)
+    assert optimizer.param_groups[0]["momentum"] == 0.937
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(16, 4), (64, 1), (48, 1), (128, 1), (1, 64), (24, 3)])
+def test_accumulation_and_decay_follow_the_nominal_batch(batch: int, accumulation: int) -> None:
+    schedule = Schedule(Hyperparameters(weight_decay=0.0005), epochs=3, batches=1000, batch_size=batch)
+    assert schedule.full_accumulation == accumulation
+    assert schedule.accumulation(0) == 1
+    assert schedule.accumulation(10**6) == accumulation
+    assert schedule.weight_decay == pytest.approx(0.0005 * batch * accumulation / 64)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW)])
+def test_adam_takes_momentum_as_beta1(name: str, kind: type) -> None:
+    optimizer = build_optimizer(nn.Conv2d(1, 1, 1), name, Hyperparameters(momentum=0.9), 0.1)  # type: ignore[arg-type]
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from utils.boxes import box_iou
+from utils.evaluation.metrics import (
+    GRID,
+    IOU_THRESHOLDS,
+    ConfusionMatrix,
+    DetectionMetrics,
+    ap_per_class,
+    fitness,
+    match_predictions,
+)
+
+
+def test_match_by_hand():
+    labels = np.array([[0, 0, 0, 10, 10], [1, 20, 0, 30, 10]], dtype=np.float32)
+    predictions = np.array(
+        [
+            [0, 0, 10, 8, 0.9, 0],  # shared 80 of 100: IoU 0.80
+            [0, 0, 10, 10, 0.8, 0],  # IoU 1, but the one above is more confident up to 0.80
+            [20, 0, 30, 10, 0.7, 0],  # right place, wrong class
+            [20, 0, 30, 6, 0.6, 1],  # IoU 0.60
+            [50, 50, 60, 60, 0.5, 1],  # nothing there
+        ],
+        dtype=np.float32,
+    )
+    right = match_predictions(predictions, labels, np.array([0.5, 0.7, 0.9]))
+    assert right.tolist() == [
+        [True, True, False],
+        [False, False, True],
+        [False, False, False],
+        [True, False, False],
+        [False, False, False],
+    ]
+
+
+def test_match_does_not_depend_on_the_order_of_predictions():
+    predictions, labels = random_image(np.random.default_rng(3), 40, 12)
+    order = np.random.default_rng(4).permutation(40)
+    expected = match_predictions(predictions, labels)
+    assert np.array_equal(match_predictions(predictions[order], labels), expected[order])
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
+def test_match_of_nothing(n, m):
+    assert match_predictions(np.zeros((n, 6)), np.zeros((m, 5))).tolist() == [[False] * 10] * n
+
+
+def test_match_rejects_other_shapes():
+    with pytest.raises(ValueError, match=r"rows of 6 numbers, found an array of shape \(2, 5\)"):
+        match_predictions(np.zeros((2, 5)), np.zeros((1, 5)))
+
+
+def random_image(draw: np.random.Generator, n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
+    low = draw.uniform(0, 40, (m, 2))
+    labels = np.concatenate([draw.integers(0, 3, (m, 1)), low, low + draw.uniform(5, 40, (m, 2))], axis=1)
+    near = labels[draw.integers(0, m, n)]
+    boxes = near[:, 1:] + draw.normal(0, 3, (n, 4))
+    category = np.where(draw.uniform(size=n) < 0.8, near[:, 0], draw.integers(0, 3, n))
+    predictions = np.concatenate([boxes, draw.uniform(size=(n, 1)), category[:, None]], axis=1)
+    return predictions.astype(np.float32), labels.astype(np.float32)
+
+
+def naive_match(predictions: np.ndarray, labels: np.ndarray, threshold: float) -> list[bool]:
+    overlap = box_iou(predictions[:, :4], labels[:, 1:]) * (predictions[:, 5:] == labels[:, 0])
+    right, taken = [False] * len(predictions), set()
+    for i in np.argsort(-predictions[:, 4]):
+        j = int(overlap[i].argmax())
+        if overlap[i, j] >= threshold and j not in taken:
+            taken.add(j)
+            right[i] = True
+    return right
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_match_against_a_loop(seed):
+    predictions, labels = random_image(np.random.default_rng(seed), 60, 15)
+    right = match_predictions(torch.tensor(predictions), torch.tensor(labels))
+    for column, threshold in enumerate(IOU_THRESHOLDS):
+        assert right[:, column].tolist() == naive_match(predictions, labels, threshold)
+    assert right.sum(axis=0).max() <= 15, "no label is found twice"
+
+
+def test_average_precision_by_hand():
+    # Four predictions of one class, right, right, wrong, right, and four labels:
+    # recall 1/4, 2/4, 2/4, 3/4 and precision 1, 1, 2/3, 3/4. The envelope is 1 up to recall 0.5 and 0.75 up
+    # to 0.75, then falls linearly to 0 at recall 1, as the curve ends at (1, 0).
+    tp = np.array([[1], [1], [0], [1]], dtype=bool)
+    result = ap_per_class(tp, np.array([0.9, 0.8, 0.7, 0.6]), np.zeros(4), np.zeros(4), {0: "cat"})
+    at = np.linspace(0, 1, 101)
+    envelope = np.interp(at, [0, 0.5, 0.5, 0.75, 1], [1, 1, 0.75, 0.75, 0])
+    envelope[50] = 0.75  # at the step itself the lower value counts
+    expected = ((envelope[1:] + envelope[:-1]) / 2).sum() / 100
+    assert result.ap[0, 0] == pytest.approx(expected, abs=6e-3)
+    assert result.name(0) == "cat"
+    # Every confidence below 0.6 gives F1 2 * 3/4 * 3/4 / (3/4 + 3/4) = 0.75. Between 0.8 and 0.7 it is
+    # 2 * 1 * 0.5 / 1.5 = 0.67. So all four predictions are taken.
+    assert result.confidence <= 0.6
+    assert (result.precision[0], result.recall[0]) == (0.75, 0.75)
+    assert (result.tp[0], result.fp[0]) == (3, 1)
+
+
+def test_perfect_detections():
+    tp = np.ones((5, 10), dtype=bool)
+    classes = np.array([2, 2, 7, 7, 7])
+    result = ap_per_class(tp, np.full(5, 0.9), classes, classes)
+    assert result.classes.tolist() == [2, 7] and result.labels.tolist() == [2, 3]
+    assert result.means() == pytest.approx(
+        {"precision": 1, "recall": 1, "f1": 1, "mAP50": 0.995, "mAP50_95": 0.995}
+    )
+    assert result.name(1) == "7"
+
+
+def test_recorded_values(golden):
+    data = np.load(golden / "ap.npz")
+    result = ap_per_class(data["tp"], data["conf"], data["pred_cls"], data["target_cls"])
+    assert result.classes.tolist() == data["classes"].tolist()
+    for name, value in {
+        "p": result.precision,
+        "r": result.recall,
+        "f1": result.f1,
+        "ap": result.ap,
+        "tp_out": result.tp,
+        "fp_out": result.fp,
+    }.items():
+        np.testing.assert_allclose(value, data[name], atol=1e-9, err_msg=name)
+
+
+def test_curves_are_sampled_over_the_grid(golden):
+    data = np.load(golden / "ap.npz")
+    curves = ap_per_class(data["tp"], data["conf"], data["pred_cls"], data["target_cls"]).curves
+    for curve in (curves.precision, curves.recall, curves.f1, curves.precision_by_recall):
+        assert curve.shape == (7, len(GRID))
+    assert (np.diff(curves.recall, axis=1) <= 0).all(), "recall falls with confidence"
+    assert (np.diff(curves.precision_by_recall, axis=1) <= 0).all(), "the envelope falls with recall"
+
+
+def test_predicted_classes_without_labels_are_left_out():
+    tp = np.zeros((3, 10), dtype=bool)
+    result = ap_per_class(tp, np.array([0.9, 0.8, 0.7]), np.array([0.0, 5.0, 5.0]), np.array([0.0]))
+    assert result.classes.tolist() == [0]
+
+
+@pytest.mark.parametrize("labels", [[], [0, 3, 3]])
+def test_no_predictions(labels):
+    none = np.zeros(0)
+    result = ap_per_class(np.zeros((0, 10), dtype=bool), none, none, np.array(labels, dtype=float))
+    assert result.ap.shape == (len(set(labels)), 10)
+    assert set(result.means().values()) == {0.0}
+
+
+def test_fitness_weighs_maps():
+    assert fitness(0.3, 0.4, 0.5, 0.2) == pytest.approx(0.1 * 0.5 + 0.9 * 0.2)
+
+
+def test_accumulator_equals_one_call():
+    draw = np.random.default_rng(0)
+    images = [random_image(draw, 30, 10) for _ in range(4)]
+    metrics = DetectionMetrics({0: "a", 1: "b", 2: "c"})
+    right = [metrics.update(torch.tensor(p), torch.tensor(t)) for p, t in images]
+    metrics.update(torch.zeros(0, 6), torch.zeros(0, 5))
+    scored = np.concatenate([p for p, _ in images])
+    labels = np.concatenate([t[:, 0] for _, t in images])
+    expected = ap_per_class(np.concatenate(right), scored[:, 4], scored[:, 5], labels)
+    result = metrics.compute()
+    assert np.array_equal(result.ap, expected.ap) and metrics.images == 5
+
+    report = metrics.as_dict(result)
+    assert json.loads(json.dumps(report)) == report, "plain numbers only"
+    assert report["images"] == 5 and report["labels"] == 40
+    assert report["mAP50_95"] == pytest.approx(expected.ap.mean())
+    assert report["fitness"] == pytest.approx(0.1 * expected.ap[:, 0].mean() + 0.9 * expected.ap.mean())
+    assert list(report["classes"]) == ["a", "b", "c"]
+    assert report["classes"]["b"]["mAP50"] == pytest.approx(expected.ap[1, 0])
+
+
+def test_accumulator_without_images():
+    report = DetectionMetrics({0: "a"}).as_dict()
+    assert report["images"] == 0 and report["mAP50"] == 0.0 and report["classes"] == {}
+
+
+def test_classes_of_one_name_stay_apart_in_the_report():
+    metrics = DetectionMetrics({0: "twin", 1: "twin"})
+    metrics.update(np.zeros((0, 6)), np.array([[0, 0, 0, 1, 1], [1, 0, 0, 1, 1]]))
+    assert list(metrics.as_dict()["classes"]) == ["twin (0)", "twin (1)"]
+
+
+def test_confusion_matrix_by_hand():
+    matrix = ConfusionMatrix(nc=3)
+    labels = np.array([[0, 0, 0, 10, 10], [1, 20, 0, 30, 10], [2, 40, 0, 50, 10]])
+    predictions = np.array(
+        [
+            [0, 0, 10, 10, 0.9, 0],  # right
+            [20, 0, 30, 9, 0.8, 2],  # takes class 1 for class 2
+            [20, 0, 30, 8, 0.7, 1],  # right class, but the label is taken by a better overlap
+            [40, 0, 50, 10, 0.2, 2],  # not confident: the label is missed
+        ]
+    )
+    matrix.update(predictions, labels)
+    # rows predicted, columns true, 3 is background
+    expected = np.zeros((4, 4), dtype=int)
+    expected[0, 0] = expected[2, 1] = expected[1, 3] = expected[3, 2] = 1
+    assert matrix.matrix.tolist() == expected.tolist()
+
+
+def test_confusion_matrix_counts_lonely_images():
+    matrix = ConfusionMatrix(nc=1)
+    matrix.update(np.zeros((0, 6)), np.array([[0, 0, 0, 1, 1]]))
+    matrix.update(np.array([[0, 0, 1, 1, 0.9, 0]] * 2), np.zeros((0, 5)))
+    assert matrix.matrix.tolist() == [[0, 2], [1, 0]]

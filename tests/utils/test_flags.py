@@ -1,0 +1,88 @@
+"""Flags: those of YOLOv5, with its names, types and defaults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detect import DetectConfig
+from export import ExportConfig
+from training.config import TrainConfig
+from utils.flags import CommandConfig, build_parser, parse_flags
+from val import ValConfig
+
+COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig, "export": ExportConfig}
+LEFT_OUT = {"--bucket", "--entity", "--upload_dataset", "--bbox_interval", "--update"}
+OUR_DEFAULTS = {"--weights", "--data"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_keep_their_names_types_and_defaults(golden: Path, command: str) -> None:
+    parser = build_parser(COMMANDS[command])
+    ours = {option: action for action in parser._actions for option in action.option_strings}
+    for expected in json.loads((golden / "upstream_cli.json").read_text())[command]:
+        name = expected["flags"][0]
+        if name in LEFT_OUT:
+            continue
+        assert set(expected["flags"]) <= set(ours), name
+        action = ours[name]
+        assert (action.nargs == 0) == expected["switch"], name
+        if expected["nargs"] in ("+", "?"):
+            assert action.nargs == expected["nargs"] or (name, command) == ("--project", "train"), name
+        if expected["type"] is not None:
+            assert action.type.__name__ == expected["type"], name
+        if expected["choices"]:
+            assert list(action.choices) == expected["choices"], name
+        if name not in OUR_DEFAULTS:
+            default = list(action.default) if isinstance(action.default, tuple) else action.default
+            assert str(default) == expected["default"] or default == expected["default"], name
+
+
+def test_abbreviations_and_aliases() -> None:
+    config = parse_flags(TrainConfig, ["--batch", "32", "--img", "64", "--cache", "--freeze", "1", "2"])
+    assert (config.batch_size, config.imgsz, config.cache, config.freeze) == (32, 64, "ram", (1, 2))
+    assert parse_flags(TrainConfig, ["--resume"]).resume is True
+    assert parse_flags(TrainConfig, ["--resume", "last.pt"]).resume == "last.pt"
+    assert parse_flags(TrainConfig, ["--evolve"]).evolve == 300
+    assert parse_flags(DetectConfig, ["--img-size", "320", "640"]).imgsz == (320, 640)
+
+
+@pytest.mark.parametrize(
+    ("config", "argv", "complaint"),
+    [
+        (TrainConfig, ["--epochs", "0"], "--epochs must be at least 1, found 0"),
+        (TrainConfig, ["--batch-size", "0"], "--batch-size must be at least 1, or -1, found 0"),
+        (TrainConfig, ["--optimizer", "sgd"], "invalid choice: 'sgd'"),
+        (TrainConfig, ["--no"], "ambiguous option"),
+        (ValConfig, ["--conf-thres", "1.5"], "--conf-thres must lie between 0 and 1, found 1.5"),
+        (ValConfig, ["--batch-size", "-1"], "--batch-size must be at least 1, found -1"),
+        (DetectConfig, ["--imgsz", "-5"], "--imgsz must lie between 1 and 16384, found -5"),
+        (ExportConfig, ["--batch-size", "5000"], "--batch-size must lie between 1 and 1024, found 5000"),
+        (DetectConfig, ["--vid-stride", "0"], "--vid-stride must be at least 1"),
+        (DetectConfig, ["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_status_2(
+    config: type[CommandConfig], argv: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_flags(config, argv)
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.count("\n") == 1
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        TrainConfig().epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "values", [{"imgsz": (640, 100_000_000)}, {"line_thickness": 0}, {"line_thickness": 101}]
+)
+def test_values_beyond_reason(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values)).replace("_", "-")):
+        DetectConfig(**values)

@@ -1,0 +1,88 @@
+"""What `train.py` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from utils.flags import (
+    DATA_HELP,
+    DEVICE_HELP,
+    IMGSZ,
+    SEED,
+    SHARE,
+    SIDE,
+    CommandConfig,
+    at_least,
+    flag,
+    not_empty,
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig(CommandConfig):
+    """Flags of train.py."""
+
+    weights: str = flag("", "initial weights; empty trains from scratch")
+    cfg: str = flag(
+        "", "model yaml (a name is also looked up in models/); default: that of --weights, or yolov5n"
+    )
+    data: str = flag("data/digits.yaml", DATA_HELP)
+    hyp: str = flag("data/hyps/hyp.scratch-low.yaml", "hyper-parameter yaml (also looked up in data/hyps/)")
+    epochs: int = flag(100, "number of epochs", rule=at_least(1))
+    batch_size: int = flag(16, "total batch size over all devices, -1 for the largest that fits the GPU")
+    imgsz: int = flag(640, "training and validation image size in pixels", *IMGSZ, rule=SIDE)
+    rect: bool = flag(False, "rectangular batches, images sorted by shape")
+    resume: bool | str = flag(
+        False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True
+    )
+    nosave: bool = flag(False, "write last.pt at the end only")
+    noval: bool = flag(False, "validate after the last epoch only")
+    noautoanchor: bool = flag(False, "keep the anchors of the model")
+    noplots: bool = flag(False, "draw nothing")
+    evolve: int | None = flag(None, "evolve hyper-parameters for this many generations", nargs="?", const=300)
+    evolve_population: str = flag(
+        "data/hyps", "folder of hyper-parameter yamls to start from", "--evolve_population"
+    )
+    resume_evolve: str | None = flag(
+        None, "evolve.csv of an earlier evolution to continue", "--resume_evolve"
+    )
+    cache: Literal["ram", "disk"] | None = flag(
+        None, "keep decoded images in ram or on disk", nargs="?", const="ram"
+    )
+    image_weights: bool = flag(False, "draw images of weak classes more often")
+    device: str = flag("", DEVICE_HELP)
+    multi_scale: bool = flag(False, "vary the image size by ±50 %% from batch to batch")
+    single_cls: bool = flag(False, "train as if there were one class")
+    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
+    sync_bn: bool = flag(False, "synchronise batch norm over processes (CUDA with torchrun)")
+    workers: int = flag(
+        8, "data loading processes per training process (at most one a core)", rule=at_least(0)
+    )
+    project: str = flag("runs/train", "folder that holds the run folders")
+    name: str = flag("exp", "name of the run folder", rule=not_empty)
+    exist_ok: bool = flag(False, "write into an existing run folder")
+    quad: bool = flag(False, "glue four images of a batch to one of twice the size")
+    cos_lr: bool = flag(False, "cosine instead of linear decay of the learning rate")
+    label_smoothing: float = flag(0.0, "label smoothing epsilon", rule=SHARE)
+    patience: int = flag(
+        100, "stop after this many epochs without improvement; 0 never stops", rule=at_least(0)
+    )
+    freeze: tuple[int, ...] = flag((0,), "freeze this many layers from the first, or these layers")
+    save_period: int = flag(-1, "also keep a checkpoint every this many epochs")
+    seed: int = flag(0, "seed of everything random", rule=SEED)
+    local_rank: int = flag(-1, "set by torchrun, not by hand", "--local_rank")
+    amp: Literal["auto", "off", "fp16", "bf16"] = flag(
+        "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
+    )
+    strict: bool = flag(False, "treat label faults as errors")
+    verbose: bool = flag(False, "report by layer and tensor what was taken over from --weights")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1 and self.batch_size != -1:
+            raise ValueError(f"--batch-size must be at least 1, or -1, found {self.batch_size}")
+        if self.image_weights and self.rect:
+            raise ValueError(
+                "--image-weights and --rect exclude each other: rectangular batches have a fixed order"
+            )

@@ -1,0 +1,154 @@
+"""The training loop: one epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.config import TrainConfig
+from training.optim import Schedule
+from training.state import TrainingState
+from utils.console import progress
+from utils.data.batch import Batch
+from utils.data.loader import Loader
+from utils.device import amp_dtype, autocast, memory_format
+from utils.distributed import Process, any_process, mean_over_processes
+from utils.errors import UserError
+from utils.interrupt import StopRequest
+from utils.losses.detection import DetectionLoss
+from utils.seeding import generator_for
+
+MAX_GRADIENT_NORM = 10.0
+
+
+class NonFiniteLoss(UserError):
+    """The loss, or a weight, became infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the training loop needs to know besides the state.
+
+    Attributes:
+        dtype: of mixed precision, None for full precision.
+        stride: sizes that `multi_scale` draws are multiples of it.
+    """
+
+    device: torch.device
+    process: Process
+    dtype: torch.dtype | None
+    imgsz: int
+    stride: int
+    seed: int
+    multi_scale: bool = False
+    quad: bool = False
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, imgsz: int, stride: int, process: Process, device: torch.device
+    ) -> TrainingOptions:
+        """The options that the flags ask for."""
+        return cls(
+            device=device,
+            process=process,
+            dtype=amp_dtype(config.amp, device),
+            imgsz=imgsz,
+            stride=stride,
+            seed=config.seed,
+            multi_scale=config.multi_scale,
+            quad=config.quad,
+        )
+
+
+def train_one_epoch(
+    state: TrainingState,
+    model: nn.Module,
+    loader: Loader,
+    criterion: DetectionLoss,
+    schedule: Schedule,
+    options: TrainingOptions,
+    stop: StopRequest,
+    on_batch: Callable[[int, Batch], None] | None = None,
+) -> bool:
+    """Train through the rest of the epoch `state.epoch`, from batch `state.batch` on.
+
+    Args:
+        state: updated in place after each batch.
+        model: `state.model`, wrapped for several processes where there are several.
+        loader: already set to the epoch and its first batch.
+        on_batch: called with the number of the batch and the batch itself, before it is used.
+
+    Returns:
+        True when the epoch is complete, False when a stop was requested before.
+
+    Raises:
+        NonFiniteLoss: before the weights take a step from such a loss.
+    """
+    model.train()
+    scale = options.process.world_size * (4.0 if options.quad else 1.0)
+    visible, total = options.process.is_main, len(loader)
+    with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
+        for batch in batches:
+            step = state.epoch * schedule.batches + state.batch
+            schedule.apply(state.optimizer, step, state.epoch)
+            if on_batch is not None:
+                on_batch(step, batch)
+            images = _to_model(batch.images, options, state)
+            targets = batch.targets.to(options.device)
+            with autocast(options.device, options.dtype):
+                predictions = model(images)
+            loss, items = criterion(predictions, targets)
+            broken, stopping = any_process(
+                [not math.isfinite(loss.item()), bool(stop.requested)], options.device
+            )
+            if broken:
+                raise NonFiniteLoss(
+                    f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch}"
+                )
+            state.scaler.scale(loss * scale).backward()
+            state.loss_sum += items
+            state.batch += 1
+            state.since_step += 1
+            if state.since_step >= schedule.accumulation(step):
+                _optimizer_step(state)
+            batches.set_postfix_str(_losses(state), refresh=False)
+            if stopping:
+                # every process resumes from what the main one saves
+                state.loss_sum = mean_over_processes(state.loss_sum)
+                return False
+    return True
+
+
+def _optimizer_step(state: TrainingState) -> None:
+    """Take a step with the gathered gradients, and let the average follow."""
+    state.scaler.unscale_(state.optimizer)
+    nn.utils.clip_grad_norm_(state.model.parameters(), MAX_GRADIENT_NORM)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.ema.update(state.model)
+    state.since_step = 0
+
+
+def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) -> Tensor:
+    """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
+    layout = memory_format(options.device)
+    pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
+    if not options.multi_scale:
+        return pixels
+    low, high = math.ceil(options.imgsz / 2 / options.stride), options.imgsz * 3 // 2 // options.stride
+    rng = generator_for(options.seed, state.epoch, state.batch)
+    side = int(rng.integers(low, high, endpoint=True)) * options.stride
+    factor = side / max(pixels.shape[2:])
+    shape = [math.ceil(length * factor / options.stride) * options.stride for length in pixels.shape[2:]]
+    return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
+
+
+def _losses(state: TrainingState) -> str:
+    box, obj, cls = (state.loss_sum / state.batch).tolist()
+    return f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}"

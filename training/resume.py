@@ -1,0 +1,71 @@
+"""Continuing a run: what its checkpoint says, checked against what the command line says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.run_folder import RunFolder, newest_checkpoint
+from utils.checkpoints.files import read_checkpoint
+from utils.distributed import Process
+from utils.errors import UserError
+from utils.flags import of_saved
+from utils.hyperparameters import Hyperparameters, checked
+
+# what may differ when a run is resumed: where and how fast it computes, and what it draws
+FREE = ("device", "workers", "cache", "noplots", "verbose")
+# what names the run to resume
+ABOUT_RESUMING = ("resume", "project", "local_rank")
+
+
+def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[str, Any], RunFolder]:
+    """The settings, the checkpoint and the folder of the run that `--resume` names.
+
+    Raises:
+        UserError: no such file, weights without a training state, a flag that contradicts the run, or another
+            number of processes.
+    """
+    path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
+    content = read_checkpoint(path)
+    state = content.get("resume")
+    if not isinstance(state, dict) or not isinstance(content.get("train_args"), dict):
+        raise UserError(f"{path} holds weights only; --resume needs the last.pt of a run made here")
+    if state.get("processes") != process.world_size:
+        raise UserError(
+            f"{path} was trained by {state.get('processes')} processes and continues with as many; "
+            f"there are {process.world_size}"
+        )
+    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
+    default = TrainConfig()
+    given = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(TrainConfig)
+        if field.name not in ABOUT_RESUMING and getattr(config, field.name) != getattr(default, field.name)
+    }
+    for name, value in given.items():
+        if name not in FREE and value != saved.get(name):
+            raise UserError(
+                f"--resume continues with the settings of {path}, where {name} is {saved.get(name)!r}; "
+                f"leave --{name.replace('_', '-')} out, or start a new run with --weights {path}"
+            )
+    try:
+        settings = of_saved(TrainConfig, {**saved, **{k: v for k, v in given.items() if k in FREE}})
+    except ValueError as error:
+        raise UserError(
+            f"{path}: its training settings are damaged or of another version: {error}"
+        ) from error
+    return settings, content, RunFolder.of_checkpoint(path)
+
+
+def hyperparameters_of(checkpoint: dict[str, Any]) -> Hyperparameters:
+    """The hyper-parameters that a checkpoint was trained with.
+
+    Raises:
+        UserError: they are missing or of another version.
+    """
+    values = checkpoint["hyp"]
+    if not isinstance(values, dict):
+        raise UserError("the checkpoint has no hyper-parameters; start a new run with --weights")
+    return Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})

@@ -1,0 +1,199 @@
+"""Checkpoint files: read without running anything in them, written so that a crash leaves the old one.
+
+Formats, by content and suffix: official YOLOv5 `.pt`; our own `.pt`, plain values and tensors that also load
+with `torch.load(path, weights_only=True)`; and `.safetensors`, weights with their description as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import safetensors
+import safetensors.torch
+import torch
+
+from utils.checkpoints.archive import REBUILT_TENSORS, TorchArchive
+from utils.checkpoints.official import read_official
+from utils.checkpoints.plain import Plainer, checked_plain
+from utils.checkpoints.unpickle import Node, RefusedError, read_pickle
+from utils.errors import UserError
+from utils.files import atomic_write
+
+FORMAT, VERSION = "lean5", 1
+# what describes the weights; goes into the metadata of a safetensors file
+DESCRIPTION = (
+    "yaml", "names", "nc", "stride", "anchors", "epoch", "best_fitness", "train_args", "hyp", "date",
+)  # fmt: skip
+NOT_A_CHECKPOINT = "is not a checkpoint; expected a YOLOv5 or Lean5 .pt, or a .safetensors file"
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as plain values; nothing in the file is executed.
+
+    Every key of `DESCRIPTION` is there (None when the file has none), and `format` ("lean5" or "yolov5"),
+    `version`, `model` and `ema` (state dicts name -> tensor in the stored dtype, on CPU; one may be None),
+    `optimizer`. Our own files bring their further keys, such as `resume`.
+
+    Raises:
+        UserError: missing, truncated, damaged, foreign or hostile file; the message says which.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder; name a file in it" if path.is_dir() else "not found"
+        raise UserError(f"checkpoint {str(path)!r} {what}")
+    try:
+        if path.suffix == ".safetensors":
+            return _checked_own(_read_safetensors(path))
+        _check_signature(path)
+        with TorchArchive(path) as archive:
+            root = read_pickle(archive.read_pickle_bytes())
+            if isinstance(root, dict) and root.get("format") == FORMAT:
+                plain = Plainer(archive)
+                return _checked_own({str(key): plain(value, str(key)) for key, value in root.items()})
+            _refuse_bare_state(root)
+            return read_official(root, archive)
+    except RefusedError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def inference_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights to predict with: the moving average when there is one, else the model."""
+    return checkpoint["model"] if checkpoint["ema"] is None else checkpoint["ema"]
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write plain values and tensors to `path`, all of it or nothing; `format` and `version` are added.
+
+    A `.safetensors` path takes the inference weights and their description only.
+
+    Raises:
+        TypeError: a value is not plain; the message names its key.
+        OSError: the folder is not writable or the disk is full; an older file at `path` is untouched.
+    """
+    path = Path(path)
+    plain = checked_plain({**content, "format": FORMAT, "version": VERSION})
+    if path.suffix == ".safetensors":
+        data = _safetensors_bytes(plain)
+        with atomic_write(path) as file:
+            file.write(data)
+        return
+    with atomic_write(path) as file:
+        sink = _Sink(file)
+        torch.save(plain, cast(BinaryIO, sink))
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink:
+    """Takes what torch.save writes and keeps the first write error for later.
+
+    The zip writer below torch.save is C++ and turns an error in the middle of a write into one of its own, or
+    into the end of the process; so it is told that all went well.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back here; the atomic writer flushes."""
+
+
+def _check_signature(path: Path) -> None:
+    """Tell kinds of files apart by their first bytes, for a message that helps."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise RefusedError("is empty; the download or the copy failed")
+    if head.startswith(b"PK\x03\x04"):
+        return
+    if head.startswith(b"\x80\x02") or b"ustar" in head:
+        raise RefusedError(
+            "written in the format of torch before 1.6, which is not read; load it with the software that "
+            "wrote it and save it again with a current torch"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise RefusedError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    if head.lstrip()[:1] == b"<":
+        raise RefusedError("is a web page, not a checkpoint; the download went wrong")
+    raise RefusedError(NOT_A_CHECKPOINT)
+
+
+def _refuse_bare_state(root: Any) -> None:
+    """A state dict alone has no yaml to rebuild the model from."""
+    values = root.items if isinstance(root, Node) else root
+    if not isinstance(values, dict):
+        if not isinstance(root, Node):
+            raise RefusedError(f"holds {type(root).__name__}, not a checkpoint")
+        return
+    tensors = [isinstance(v, Node) and v.name in REBUILT_TENSORS for v in values.values()]
+    if tensors and all(tensors):
+        raise RefusedError(
+            f"holds only a state dict of {len(tensors)} tensors, without the yaml that says how to rebuild "
+            "the model; save a whole checkpoint"
+        )
+
+
+def _checked_own(content: dict[str, Any]) -> dict[str, Any]:
+    """Our own content with every key present, after a look at the types that others rely on."""
+    version = content.get("version")
+    if type(version) is not int or version > VERSION:
+        raise RefusedError(f"has checkpoint version {version!r:.20}; this software reads up to {VERSION}")
+    content = {**dict.fromkeys((*DESCRIPTION, "model", "ema", "optimizer")), **content}
+    for key in ("model", "ema"):
+        state = content[key]
+        if state is not None and not (
+            type(state) is dict
+            and all(type(k) is str and isinstance(v, torch.Tensor) for k, v in state.items())
+        ):
+            raise RefusedError(f"damaged: its '{key}' is no state dict")
+    if not content["model"] and not content["ema"]:
+        raise RefusedError("damaged: it holds no weights")
+    names = content["names"]
+    if type(content["yaml"]) is not dict or type(content["nc"]) is not int or type(names) is not dict:
+        raise RefusedError("damaged: its yaml, nc or names are missing")
+    if any(type(k) is not int or type(v) is not str for k, v in names.items()):
+        raise RefusedError("damaged: its names are no mapping from class number to text")
+    return content
+
+
+def _safetensors_bytes(content: dict[str, Any]) -> bytes:
+    description = {key: content.get(key) for key in DESCRIPTION}
+    description["names"] = list((content["names"] or {}).items())  # JSON has no integer keys
+    try:
+        text = json.dumps(description)
+    except TypeError as error:
+        raise TypeError(f"the description of the weights must be numbers and text: {error}") from error
+    # clones, because tensors in this format may not share memory
+    state = {key: value.contiguous().clone() for key, value in inference_state(content).items()}
+    return safetensors.torch.save(state, {"format": "pt", FORMAT: text})
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if FORMAT not in metadata:
+                raise RefusedError("has no Lean5 metadata to rebuild the model from; convert the .pt instead")
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+        description = json.loads(metadata[FORMAT])
+        description["names"] = {int(key): name for key, name in description["names"]}
+    except safetensors.SafetensorError as error:
+        raise RefusedError(f"truncated or damaged: {' '.join(str(error).split())[:120]}") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, RefusedError):
+            raise
+        raise RefusedError("damaged: its metadata does not describe a model") from error
+    return {**description, "format": FORMAT, "version": VERSION, "model": state, "ema": None}

@@ -1,0 +1,53 @@
+"""What commands say: messages, warnings and progress bars."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+LOGGER = logging.getLogger("lean5")
+Item = TypeVar("Item")
+
+
+def setup_console(is_main: bool = True) -> None:
+    """Send messages to standard output; processes other than the main one only warn."""
+    logging.raiseExceptions = False  # a reader that leaves, as in `| head`, is no reason for a traceback
+    LOGGER.handlers[:] = [logging.StreamHandler(sys.stdout)]
+    LOGGER.setLevel(logging.INFO if is_main else logging.WARNING)
+    LOGGER.propagate = False
+
+
+def warn(message: str) -> None:
+    """A fault that does not end the run, as one line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def progress(
+    items: Iterable[Item],
+    title: str,
+    *,
+    total: int | None = None,
+    done: int = 0,
+    unit: str = " batches",
+    visible: bool = True,
+) -> tqdm[Item]:
+    """A bar over `items`, on a terminal only, that appears when the work takes longer than a moment.
+
+    Args:
+        total: how many there are, when `items` does not know it.
+        done: how many of them were done before.
+    """
+    return tqdm(
+        items,
+        desc=title,
+        total=total,
+        initial=done,
+        unit=unit,
+        delay=1,
+        leave=False,
+        disable=None if visible else True,  # None: only when the console is no terminal
+    )

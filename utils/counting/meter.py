@@ -1,0 +1,287 @@
+"""Following a forward pass operator by operator: operations, memory access, peak memory and depth."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from utils.counting.operators import KINDS, Kind, flat, makes_only, operations, operator_name
+from utils.counting.thop import thop_multiply_adds
+
+Convention: TypeAlias = Literal["conv", "bn", "all", "thop"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+KINDS_OF: dict[str, tuple[Kind, ...]] = {
+    "conv": ("products",),
+    "bn": ("products", "normalisation"),
+    "all": KINDS,
+}
+
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+# in-place operators whose target is written and not read, in whole or only where the source goes
+OVERWRITING = {"copy", "fill", "zero", "uniform", "normal", "bernoulli", "random", "exponential"}
+SCATTERING = {"index_put", "index_copy", "scatter"}
+# operators that read no more of their first operand than they return
+GATHERING = {"index", "_unsafe_index", "index_select", "gather", "take", "embedding"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one forward pass takes.
+
+    Attributes:
+        operations: floating-point operations by kind; `flops` adds up those of a convention. Products with
+            weights that a layer declares to be always zero (`structural_zeros`) are left out.
+        thop: operations by the rules of the thop package, two for each of its multiply-adds.
+        bytes_read, bytes_written: memory access, summed over operators. Each operator stands by itself and
+            nothing stays in a cache between two of them: it reads every operand once, weights included, and
+            writes its result. In place it reads and writes its target. Views (split, reshape, transpose)
+            count nothing until something copies them. For a 1 x 1 convolution without bias this is the
+            h w (c1 + c2) + c1 c2 of ShuffleNetV2 (arXiv 1807.11164, section 2), times 4 bytes.
+        peak_bytes: most bytes alive at once in tensors that the pass takes or makes, the input among them,
+            weights not; a view is part of the tensor that it shows.
+        depth: convolutions and matrix products on the longest path from input to output, the two of
+            attention included; parallel branches count once.
+        kernels: operators that make or change a tensor; views are none.
+        unknown: operators without a rule, which `operations` lacks.
+        unknown_to_thop: layers for which thop has a rule and this module does not, which `thop` lacks.
+    """
+
+    operations: Mapping[Kind, int]
+    thop: int
+    bytes_read: int
+    bytes_written: int
+    peak_bytes: int
+    depth: int
+    kernels: int
+    unknown: tuple[str, ...] = ()
+    unknown_to_thop: tuple[str, ...] = ()
+
+    def flops(self, convention: Convention = "conv") -> int:
+        """Operations by one of the conventions that `docs/counting.md` explains."""
+        if convention == "thop":
+            return self.thop
+        return sum(self.operations[kind] for kind in KINDS_OF[convention])
+
+
+def in_sequence(costs: Sequence[Cost]) -> Cost:
+    """The cost of a pass from those of its sections, in order (`Meter.take`)."""
+    return Cost(
+        operations={kind: sum(cost.operations[kind] for cost in costs) for kind in KINDS},
+        thop=sum(cost.thop for cost in costs),
+        bytes_read=sum(cost.bytes_read for cost in costs),
+        bytes_written=sum(cost.bytes_written for cost in costs),
+        peak_bytes=max((cost.peak_bytes for cost in costs), default=0),
+        depth=costs[-1].depth if costs else 0,
+        kernels=sum(cost.kernels for cost in costs),
+        unknown=_distinct(name for cost in costs for name in cost.unknown),
+        unknown_to_thop=_distinct(name for cost in costs for name in cost.unknown_to_thop),
+    )
+
+
+class Meter:
+    """Measures what runs inside `with meter:`, which may be entered again for the next section of a pass."""
+
+    def __init__(self) -> None:
+        self._operators = _OperatorCounter()
+        self._thop = 0
+        self._unknown_layers: list[str] = []
+
+    def __enter__(self) -> Meter:
+        self._hook = register_module_forward_hook(self._see_layer)
+        self._operators.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._operators.__exit__(*error)
+        self._hook.remove()
+
+    def follow(self, inputs: Any) -> None:
+        """Take the tensors in `inputs` for the input of the pass; those that the pass has made are known."""
+        for tensor in _tensors(inputs):
+            self._operators.follow(tensor)
+
+    def take(self, output: Any) -> Cost:
+        """The cost since the last call; `output` is what the pass, or this section of it, returns."""
+        cost = self._operators.take(_tensors(output))
+        layers = _distinct(self._unknown_layers)
+        cost = replace(cost, thop=2 * self._thop, unknown_to_thop=layers)
+        self._thop, self._unknown_layers = 0, []
+        return cost
+
+    def _see_layer(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Runs after every layer, those inside of others included."""
+        counted = thop_multiply_adds(layer, inputs, output)
+        if counted is None:
+            self._unknown_layers.append(f"nn.{type(layer).__name__}")
+        self._thop += counted or 0
+        zeros = getattr(layer, "structural_zeros", 0)
+        if zeros:
+            self._operators.discount(2 * zeros * output.numel() // output.shape[1])
+
+
+class _OperatorCounter(TorchDispatchMode):
+    """Sees every operator below autograd, where composite ones have been resolved.
+
+    Tensors are known by their storage: a view shares it, and a weak reference tells when it is released.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, int] = {}  # bytes of what the pass takes or makes and still holds
+        self._depths: dict[int, int] = {}  # of what depends on the input
+        self._alive = self._peak = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._operations: Counter[Kind] = Counter()
+        self._read = self._written = self._kernels = 0
+        self._unknown: list[str] = []
+        self._peak = self._alive
+
+    def follow(self, tensor: Tensor) -> None:
+        self._hold(tensor)
+        self._depths.setdefault(_key(tensor), 0)
+        self._peak = max(self._peak, self._alive)
+
+    def discount(self, products: int) -> None:
+        self._operations["products"] -= products
+
+    def take(self, output: Iterable[Tensor]) -> Cost:
+        cost = Cost(
+            operations={kind: self._operations[kind] for kind in KINDS},
+            thop=0,
+            bytes_read=self._read,
+            bytes_written=self._written,
+            peak_bytes=self._peak,
+            depth=max((self._depths.get(_key(tensor), 0) for tensor in output), default=0),
+            kernels=self._kernels,
+            unknown=_distinct(self._unknown),
+        )
+        self._reset()
+        return cost
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if _is_composite(func):
+            with self:
+                return func._op_dk(COMPOSITE, *args, **kwargs)
+        out = func(*args, **kwargs)
+        self._record(func, args, kwargs, out)
+        return out
+
+    def _record(self, func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        name = operator_name(func)
+        operands = _tensors([*args, *kwargs.values()])
+        held = {_key(tensor) for tensor in operands}
+        targets = _targets(func, args, kwargs)
+        made = [tensor for tensor in _results(name, out) if _key(tensor) not in held]
+        if not made and not targets:
+            return  # a view, or numbers only
+        self._kernels += "empty" not in name
+        found = operations(func, args, kwargs, out)
+        if found is None:
+            self._unknown.append(str(func.overloadpacket))
+        self._operations.update(found or {})
+        self._move(name, operands, targets, made)
+        for tensor in made:
+            self._hold(tensor)
+        self._peak = max(self._peak, self._alive)
+        self._deepen([*made, *targets], held, step=bool(found and found.get("products")))
+
+    def _move(self, name: str, operands: list[Tensor], targets: list[Tensor], made: list[Tensor]) -> None:
+        """Add the bytes that one operator reads and writes."""
+        if "empty" in name:
+            return
+        read = {} if makes_only(name, operands) else {id(tensor): _size(tensor) for tensor in operands}
+        written = sum(_size(tensor) for tensor in [*made, *targets])
+        if targets and name in OVERWRITING | SCATTERING:
+            for target in targets:
+                read.pop(id(target), None)
+        if targets and name in SCATTERING:
+            written = _size(operands[-1])
+        if name in GATHERING and made:
+            source = id(operands[0])
+            read[source] = min(read[source], written)
+        self._read += sum(read.values())
+        self._written += written
+
+    def _hold(self, tensor: Tensor) -> None:
+        storage, key = tensor.untyped_storage(), _key(tensor)
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self._alive += storage.nbytes()
+            weakref.finalize(storage, self._release, key).atexit = False
+
+    def _release(self, key: int) -> None:
+        self._alive -= self._sizes.pop(key)
+        self._depths.pop(key, None)
+
+    def _deepen(self, results: list[Tensor], sources: set[int], step: bool) -> None:
+        """Results of the input are as deep as their deepest source, one more after a product.
+
+        What is computed from weights alone (a kernel put together for the call) is no part of the path.
+        """
+        depths = [self._depths[key] for key in sources if key in self._depths]
+        if depths:
+            for tensor in results:
+                if _key(tensor) in self._sizes:
+                    self._depths[_key(tensor)] = max(self._depths.get(_key(tensor), 0), max(depths) + step)
+
+
+@functools.cache
+def _is_composite(func: OpOverload) -> bool:
+    """Whether an operator is made of others; these arrive here only in inference mode."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE)
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in flat(value) if isinstance(leaf, Tensor)]
+
+
+def _results(name: str, out: Any) -> list[Tensor]:
+    """The tensors that an operator returns, without those that only a backward pass needs.
+
+    These are the indices of max-pooling and the statistics of a normalisation.
+    """
+    return _tensors(out)[: 1 if "max_pool" in name or "norm" in name else None]
+
+
+def _targets(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The operands that an operator changes."""
+    if not func._schema.is_mutable:
+        return []
+    given = dict(zip((argument.name for argument in func._schema.arguments), args)) | dict(kwargs)
+    changed = [argument for argument in func._schema.arguments if _is_written(argument)]
+    return _tensors([given.get(argument.name) for argument in changed])
+
+
+def _is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _size(tensor: Tensor) -> int:
+    """Bytes of the tensor's values; one that is expanded along an axis has them once."""
+    values = tensor.element_size()
+    for size, stride in zip(tensor.shape, tensor.stride()):
+        values *= size if stride or not size else 1
+    return min(values, tensor.untyped_storage().nbytes())

@@ -1,0 +1,124 @@
+"""Worker processes: forked from a server that has no threads, and gone when their parent is.
+
+A fork of a process with threads copies locks that nobody will release. So where the system can fork, workers
+come from Python's fork server, which is a fresh process; elsewhere they start from nothing (`spawn`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+Result = TypeVar("Result")
+
+PRELOADED = ["cv2", "numpy", "yaml", "tqdm"]  # packages that workers need; they do without torch
+BLAS = "OPENBLAS_NUM_THREADS"  # NumPy would start threads when it is imported
+
+
+def context() -> BaseContext:
+    """How workers are started on this system."""
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if forks else "spawn")
+
+
+def start_server() -> None:
+    """Let the fork server load its packages while other work goes on; where there is none, do nothing."""
+    if context().get_start_method() == "forkserver":
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        before = os.environ.get(BLAS)
+        os.environ[BLAS] = "1"
+        try:
+            multiprocessing.forkserver.ensure_running()
+        finally:
+            os.environ.pop(BLAS) if before is None else os.environ.update({BLAS: before})
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """Processes that run functions of this project; they start when the first jobs come.
+
+    A job's result raises `BrokenProcessPool` when a process has died.
+
+    Args:
+        workers: how many, at most.
+        prepare: called once in each of them with `arguments`, which may hold `SharedArray`s.
+    """
+
+    def __init__(self, workers: int, prepare: Callable[..., object] | None = None, *arguments: Any) -> None:
+        start_server()
+        super().__init__(workers, context(), _begin, (prepare, *arguments))
+
+    def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
+        with _nameless_program():
+            return super().submit(function, *args, **kwargs)
+
+
+class SharedArray:
+    """An array that processes see without copying it, wherever they come from.
+
+    Python puts it into shared memory, or into a temporary file where that is too small.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        size = math.prod(shape) * self.dtype.itemsize
+        self._memory = context().RawArray(ctypes.c_byte, max(size, 1))
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> SharedArray:
+        """A copy of an array."""
+        shared = cls(array.shape, array.dtype)
+        shared.view()[...] = array
+        return shared
+
+    def view(self) -> np.ndarray:
+        """The array itself."""
+        memory = memoryview(self._memory)
+        return np.frombuffer(memory, self.dtype, math.prod(self.shape)).reshape(self.shape)
+
+
+@contextlib.contextmanager
+def _nameless_program() -> Iterator[None]:
+    """Keep a new process from running the program that starts it once more, as Python would have it.
+
+    A worker needs nothing of it; and a script without `if __name__ == "__main__"` would start itself again.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
+
+
+def _begin(prepare: Callable[..., object] | None, *arguments: Any) -> None:
+    """One thread each, deaf to Ctrl-C and to signals for the whole group: their end is up to the parent."""
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed can tell nobody; a worker that waits for its next job would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

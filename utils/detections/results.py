@@ -1,0 +1,232 @@
+"""What a detector found on a few pictures, in the forms that users of YOLOv5's hub models know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.boxes import normalize, xyxy_to_xywh
+from utils.detections.annotate import Style, annotate, box_label, crop
+from utils.files import ROOT, increment_path, safe_name
+
+STAGES = ("pre-process", "inference", "NMS")
+CORNER_COLUMNS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
+CENTRE_COLUMNS = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
+
+
+def count_classes(classes: Sequence[float], names: Mapping[int, str]) -> str:
+    """What a picture shows, as in `2 persons, 1 bus`; `no detections` when it is empty."""
+    counts = Counter(int(c) for c in classes)
+    parts = [f"{count} {names[c]}{'s' if count > 1 else ''}" for c, count in sorted(counts.items())]
+    return ", ".join(parts) or "no detections"
+
+
+@dataclass
+class Results:
+    """Detections on a list of pictures.
+
+    Attributes:
+        ims: the pictures, (H, W, 3) uint8 RGB.
+        pred: per picture (n, 6) float: x1, y1, x2, y2 in pixels of the picture, confidence, class.
+        names: class index to class name.
+        files: a file name for each picture.
+        times: seconds that pre-processing, inference and NMS took, for all pictures together.
+        s: shape (B, 3, H, W) of what the network saw.
+    """
+
+    ims: list[np.ndarray]
+    pred: list[Tensor]
+    names: dict[int, str]
+    files: list[str]
+    times: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    s: tuple[int, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Number of pictures."""
+        return len(self.pred)
+
+    @property
+    def t(self) -> tuple[float, ...]:
+        """Milliseconds a picture of pre-processing, inference and NMS."""
+        return tuple(seconds / max(self.n, 1) * 1e3 for seconds in self.times)
+
+    @property
+    def xyxy(self) -> list[Tensor]:
+        """Per picture (n, 6): x1, y1, x2, y2 in pixels, confidence, class."""
+        return self.pred
+
+    @property
+    def xywh(self) -> list[Tensor]:
+        """Per picture (n, 6): centre x, centre y, width, height in pixels, confidence, class."""
+        return [torch.cat((xyxy_to_xywh(p[:, :4]), p[:, 4:]), dim=1) for p in self.pred]
+
+    @property
+    def xyxyn(self) -> list[Tensor]:
+        """As `xyxy`, in fractions of the picture's width and height."""
+        return self._normalized(self.xyxy)
+
+    @property
+    def xywhn(self) -> list[Tensor]:
+        """As `xywh`, in fractions of the picture's width and height."""
+        return self._normalized(self.xywh)
+
+    def _normalized(self, rows: list[Tensor]) -> list[Tensor]:
+        return [
+            torch.cat((normalize(r[:, :4], image.shape[:2]), r[:, 4:]), dim=1)
+            for r, image in zip(rows, self.ims)
+        ]
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Results:
+        """The results of one picture."""
+        share = tuple(seconds / self.n for seconds in self.times)
+        return Results(
+            [self.ims[index]], [self.pred[index]], self.names, [self.files[index]], share, self.s  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Results]:
+        return (self[index] for index in range(self.n))
+
+    def tolist(self) -> list[Results]:
+        """One `Results` a picture."""
+        return list(self)
+
+    def pandas(self) -> SimpleNamespace:
+        """Tables with the fields xyxy, xyxyn, xywh, xywhn: per picture a DataFrame, one row a detection."""
+        import pandas  # takes a third of a second, which most programs need not pay
+
+        def tables(rows: list[Tensor], columns: list[str]) -> list[Any]:
+            lists = [[[*r[:5], int(r[5]), self.names[int(r[5])]] for r in row.tolist()] for row in rows]
+            return [pandas.DataFrame(entries, columns=columns) for entries in lists]
+
+        return SimpleNamespace(
+            xyxy=tables(self.xyxy, CORNER_COLUMNS),
+            xyxyn=tables(self.xyxyn, CORNER_COLUMNS),
+            xywh=tables(self.xywh, CENTRE_COLUMNS),
+            xywhn=tables(self.xywhn, CENTRE_COLUMNS),
+        )
+
+    def __str__(self) -> str:
+        lines = []
+        for index, (image, rows) in enumerate(zip(self.ims, self.pred)):
+            found = count_classes(rows[:, 5].tolist(), self.names)
+            lines.append(f"image {index + 1}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
+        speeds = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(self.t, STAGES))
+        lines.append(f"Speed: {speeds} per image at shape {self.s}")
+        return "\n".join(lines)
+
+    def print(self) -> None:
+        """Print what each picture shows, and the speed."""
+        print(self)
+
+    def render(self, labels: bool = True) -> list[np.ndarray]:
+        """Draw the boxes into `ims` and return them (RGB)."""
+        for index, (image, rows) in enumerate(zip(self.ims, self.pred)):
+            canvas = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+            annotate(canvas, rows.cpu().numpy(), self.names, Style(labels=labels))
+            self.ims[index] = cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB)
+        return self.ims
+
+    def show(self, labels: bool = True) -> None:
+        """Open each annotated picture in the system's viewer."""
+        from PIL import Image  # only needed here
+
+        for image in self._drawn(labels):
+            Image.fromarray(image).show()
+
+    def save(
+        self, labels: bool = True, save_dir: str | Path = ROOT / "runs/detect/exp", exist_ok: bool = False
+    ) -> Path:
+        """Save the annotated pictures as JPEG and return the folder, which gets a number when it exists.
+
+        Raises:
+            UserError: the folder cannot be created.
+            OSError: a picture cannot be written.
+        """
+        folder = increment_path(Path(save_dir), exist_ok)
+        for image, file in zip(self._drawn(labels), self._file_names()):
+            write_image(folder / file, image[..., ::-1])
+        print(f"Saved {self.n} image{'s' if self.n != 1 else ''} to {folder}")
+        return folder
+
+    def crop(
+        self, save: bool = True, save_dir: str | Path = ROOT / "runs/detect/exp", exist_ok: bool = False
+    ) -> list[dict[str, Any]]:
+        """Cut the detections out: dicts with box (x1, y1, x2, y2), conf, cls, label and im (RGB).
+
+        `save` writes them to `save_dir/crops/<class name>/`.
+        """
+        folder = increment_path(Path(save_dir), exist_ok) if save else None
+        crops: list[dict[str, Any]] = []
+        taken: set[Path] = set()
+        for image, rows, file in zip(self.ims, self.pred, self._file_names()):
+            for place, row in enumerate(rows.tolist()):
+                name, piece = self.names[int(row[5])], crop(image, row[:4])
+                label = box_label(name, row[4])
+                crops.append(
+                    {"box": row[:4], "conf": row[4], "cls": int(row[5]), "label": label, "im": piece}
+                )
+                if folder is not None:
+                    write_image(crop_path(folder, name, Path(file).stem, place, taken), piece[..., ::-1])
+        if folder is not None:
+            print(f"Saved {len(crops)} crops to {folder / 'crops'}")
+        return crops
+
+    def _drawn(self, labels: bool) -> list[np.ndarray]:
+        """Annotated copies, so that showing and saving do not change the pictures."""
+        return Results(list(self.ims), self.pred, self.names, self.files).render(labels)
+
+    def _file_names(self) -> list[str]:
+        """`files` as .jpg names, made unique: pictures of the same name come from different folders."""
+        names: list[str] = []
+        for file in self.files:
+            stem, number = Path(file).stem, 2
+            candidate = f"{stem}.jpg"
+            while candidate in names:
+                candidate, number = f"{stem}_{number}.jpg", number + 1
+            names.append(candidate)
+        return names
+
+
+def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path] | None = None) -> Path:
+    """Where the crop of a picture's detection number `place` goes.
+
+    Args:
+        name: of the class; may hold what paths may not.
+        taken: paths given before, which are not given again: the second crop of `a` and the first of `a_2`
+            want the same. The result is added.
+    """
+    while True:
+        number = "" if place == 0 else f"_{place + 1}"
+        path = folder / "crops" / safe_name(name) / f"{stem}{number}.jpg"
+        if taken is None or path not in taken:
+            break
+        place += 1
+    if taken is not None:
+        taken.add(path)
+    return path
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (H, W, 3) BGR in the format that the suffix names; creates the folder.
+
+    Raises:
+        OSError: the file cannot be written; OpenCV itself would say nothing.
+    """
+    good, data = cv2.imencode(path.suffix, np.ascontiguousarray(image))
+    if not good:
+        raise OSError(f"cannot encode '{path}' as {path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,217 @@
+"""One pass of validation over a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.boxes import scale_boxes, xywh_to_xyxy
+from utils.console import progress
+from utils.data.batch import Batch
+from utils.data.loader import Loader
+from utils.device import memory_format, synchronise
+from utils.evaluation.metrics import ClassMetrics, ConfusionMatrix, DetectionMetrics, fitness
+from utils.losses.detection import DetectionLoss
+from utils.nms import non_max_suppression
+
+Infer = Callable[[Tensor], Any]
+STAGES = ("pre-process", "inference", "NMS")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How detections are made and compared.
+
+    Attributes:
+        save_hybrid: labels take part in suppression as certain predictions (to label more, not to score).
+    """
+
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    max_det: int = 300
+    single_cls: bool = False
+    half: bool = False
+    save_hybrid: bool = False
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Detections and labels of one image, in pixels of the source image.
+
+    Attributes:
+        shape: height and width of the source image.
+        detections: (n, 6) float32: x1, y1, x2, y2, confidence, class.
+        labels: (m, 5) float32: class, x1, y1, x2, y2.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    detections: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Evaluation:
+    """What a validation pass measured.
+
+    Attributes:
+        metrics: per class, of classes that have labels.
+        report: plain numbers for `metrics.json`, overall and per class.
+        losses: box, objectness and class loss a batch; zeros without a criterion.
+        speeds: milliseconds an image of each of `STAGES`.
+    """
+
+    metrics: ClassMetrics
+    confusion: ConfusionMatrix
+    report: dict[str, Any]
+    losses: list[float]
+    speeds: dict[str, float]
+    images: int
+    names: dict[int, str] = field(default_factory=dict)
+
+    def summary(self) -> list[float]:
+        """Mean precision, recall, mAP50 and mAP50-95."""
+        means = self.metrics.means()
+        return [means[key] for key in ("precision", "recall", "mAP50", "mAP50_95")]
+
+    @property
+    def fitness(self) -> float:
+        return fitness(*self.summary())
+
+    @property
+    def maps(self) -> NDArray[np.float64]:
+        """(nc,) mAP50-95 of each class; the mean for classes without labels."""
+        maps = np.full(len(self.names), self.metrics.means()["mAP50_95"])
+        maps[self.metrics.classes] = self.metrics.ap.mean(axis=1)
+        return maps
+
+
+@torch.inference_mode()
+def evaluate(
+    infer: Infer,
+    loader: Loader,
+    device: torch.device,
+    names: dict[int, str],
+    options: EvaluationOptions | None = None,
+    *,
+    criterion: DetectionLoss | None = None,
+    on_image: Callable[[ImageResult], None] | None = None,
+    on_batch: Callable[[int, Batch, list[Tensor]], None] | None = None,
+) -> Evaluation:
+    """Detect on all images of a loader and compare with their labels.
+
+    Suppression and matching of a batch run in a thread while the network works on the next one.
+
+    Args:
+        infer: maps (B, 3, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
+        names: class index to name.
+        criterion: measures the loss, from the logits.
+        on_image: called once for each image, in order.
+        on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
+            the batch.
+    """
+    options = options or EvaluationOptions()
+    judge = _Judge(names, options, on_image, on_batch)
+    clocks = dict.fromkeys(STAGES, 0.0)
+    losses = torch.zeros(3, device=device)
+    pending: Future[None] | None = None
+    # one thread of arithmetic for the judge: the network has the others
+    with ThreadPoolExecutor(1, "suppression", torch.set_num_threads, (1,)) as worker:
+        for number, batch in enumerate(progress(loader, "validating")):
+            with _timed(clocks, "pre-process", device):
+                images = batch.images.to(device, non_blocking=True)
+                dtype = torch.float16 if options.half else torch.float32
+                images = images.to(dtype, memory_format=memory_format(device)) / 255
+                targets = batch.targets.to(device)
+            with _timed(clocks, "inference", device):
+                output = infer(images)
+            predictions, logits = output if isinstance(output, (tuple, list)) else (output, None)
+            if criterion is not None:
+                losses += criterion(logits, targets)[1]
+            if pending is not None:
+                pending.result()
+            pending = worker.submit(judge.batch, number, batch, predictions, targets, clocks)
+        if pending is not None:
+            pending.result()
+    speeds = {stage: seconds / max(judge.metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
+    metrics = judge.metrics.compute()
+    return Evaluation(
+        metrics=metrics,
+        confusion=judge.confusion,
+        report=judge.metrics.as_dict(metrics) | {"speed_ms_per_image": speeds},
+        losses=(losses / max(len(loader), 1)).tolist(),
+        speeds=speeds,
+        images=judge.metrics.images,
+        names=names,
+    )
+
+
+class _Judge:
+    """Turns raw predictions into detections and compares them with the labels."""
+
+    def __init__(
+        self,
+        names: dict[int, str],
+        options: EvaluationOptions,
+        on_image: Callable[[ImageResult], None] | None,
+        on_batch: Callable[[int, Batch, list[Tensor]], None] | None,
+    ) -> None:
+        self.metrics = DetectionMetrics(names)
+        self.confusion = ConfusionMatrix(len(names))
+        self.options, self.on_image, self.on_batch = options, on_image, on_batch
+
+    @torch.inference_mode()
+    def batch(
+        self, number: int, batch: Batch, predictions: Tensor, targets: Tensor, clocks: dict[str, float]
+    ) -> None:
+        """Judge one batch; `targets` as in `Batch`, on the device of the predictions."""
+        height, width = batch.images.shape[2:]
+        labels = targets[:, 1:] * targets.new_tensor([1, width, height, width, height])  # class, xywh pixels
+        per_image = [labels[targets[:, 0] == index] for index in range(len(predictions))]
+        with _timed(clocks, "NMS", predictions.device):
+            detections = non_max_suppression(
+                predictions,
+                self.options.conf_thres,
+                self.options.iou_thres,
+                labels=per_image if self.options.save_hybrid else (),
+                multi_label=True,
+                agnostic=self.options.single_cls,
+                max_det=self.options.max_det,
+            )
+        for index, found in enumerate(detections):
+            if self.options.single_cls:
+                found[:, 5] = 0
+            self._image(batch, index, found.cpu(), per_image[index].cpu())
+        if self.on_batch is not None:
+            self.on_batch(number, batch, detections)
+
+    def _image(self, batch: Batch, index: int, found: Tensor, labels: Tensor) -> None:
+        """Compare one image's detections and labels where they are judged: on the source image."""
+        seen = (int(batch.images.shape[2]), int(batch.images.shape[3]))
+        source, ((vertical, horizontal), pad) = batch.shapes[index]
+        ratio = horizontal, vertical
+        detections, truth = found.clone(), labels.clone()
+        detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)
+        truth[:, 1:] = scale_boxes(xywh_to_xyxy(labels[:, 1:]), seen, source, ratio, pad)
+        self.metrics.update(detections, truth)
+        self.confusion.update(detections, truth)
+        if self.on_image is not None:
+            self.on_image(ImageResult(batch.paths[index], source, detections, truth))
+
+
+@contextmanager
+def _timed(clocks: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+    """Add the time of a block to a stage's clock."""
+    start = time.perf_counter()
+    yield
+    synchronise(device)
+    clocks[stage] += time.perf_counter() - start

@@ -1,0 +1,175 @@
+"""Command-line flags from a frozen dataclass, which stands beside the command that it configures.
+
+A field becomes a flag of the same name (`batch_size` -> `--batch-size`) with the field's type and default.
+Names, types and defaults are YOLOv5's, so that command lines carry over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, TypeVar
+
+ConfigType = TypeVar("ConfigType", bound="CommandConfig")
+
+
+Rule = Callable[[Any], str]  # what is wrong with a value, or nothing
+
+
+def at_least(low: int) -> Rule:
+    return lambda value: "" if value >= low else f"must be at least {low}"
+
+
+def between(low: float, high: float) -> Rule:
+    return lambda value: "" if low <= value <= high else f"must lie between {low} and {high}"
+
+
+def one_of(choices: Iterable[str]) -> Rule:
+    return lambda value: "" if value in choices else f"must be some of {', '.join(choices)}"
+
+
+def not_empty(value: Any) -> str:
+    return "" if value else "must not be empty"
+
+
+def flag(
+    default: object, help: str, *names: str, rule: Rule | None = None, **argparse_options: object
+) -> Any:
+    """A dataclass field that is a command-line flag.
+
+    Args:
+        default: value without the flag.
+        help: one line for `--help`.
+        names: spellings, when they are not just `--field-name`; the field's own name makes it positional.
+        rule: what a value has to keep to, each one where there are several; None is always allowed.
+        argparse_options: passed to `ArgumentParser.add_argument` in place of what the type implies.
+    """
+    metadata = {"help": help, "names": names, "rule": rule, "options": argparse_options}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class CommandConfig:
+    """Base of the command configurations: checks every value against the rule of its flag.
+
+    Raises:
+        ValueError: a value that breaks its rule; the message names the flag.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value, rule = getattr(self, field.name), field.metadata["rule"]
+            for item in value if isinstance(value, tuple) else (value,):
+                if rule is not None and item is not None and (fault := rule(item)):
+                    raise ValueError(f"{option(field)} {fault}, found {item!r}")
+
+
+def option(field: dataclasses.Field[Any]) -> str:
+    """The spelling of a field's flag that messages use."""
+    names = field.metadata["names"]
+    return names[0] if names else f"--{field.name.replace('_', '-')}"
+
+
+IMGSZ = ("--imgsz", "--img", "--img-size")
+SIDE = between(1, 16384)  # pixels a side; a batch of one such image takes 3 GB
+SHARE = between(0, 1)
+SEED = between(0, 2**63 - 1)
+DEVICE_HELP = "cpu, mps, or CUDA devices such as 0 or 0,1 (default: CUDA when there is any, else cpu)"
+THREADS_HELP = "CPU threads of inference (default: the runtime's own choice)"
+DATA_HELP = "dataset yaml (a name is also looked up in data/)"
+
+
+def parse_flags(
+    config: type[ConfigType], argv: Sequence[str] | None = None, command: str | None = None
+) -> ConfigType:
+    """The configuration that a command line asks for; `None` reads that of the process.
+
+    Flags may be abbreviated as long as they stay unambiguous. A wrong flag or value ends the process with one
+    line and status 2, `--help` with status 0.
+
+    Args:
+        command: its name in messages; `None` for that of the script.
+    """
+    parser = build_parser(config)
+    parser.prog = command or parser.prog
+    values = vars(parser.parse_intermixed_args(argv))
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    try:
+        return config(**{**values, **lists})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def of_saved(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
+    """A configuration from values that were saved, with every value checked against its type.
+
+    Raises:
+        ValueError: an unknown name, or a value that the flag could not have.
+    """
+    types = typing.get_type_hints(config)
+    for name, value in values.items():
+        if name not in types:
+            raise ValueError(f"unknown setting '{name}'")
+        if not _fits(value, types[name]):
+            raise ValueError(f"setting '{name}' cannot be {value!r}")
+    return config(**values)
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a value is of an annotated type; True is no integer, and 1 is a float."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return value in inner and type(value) in {type(choice) for choice in inner}
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if inner:  # A | B
+        return any(_fits(value, alternative) for alternative in inner)
+    if annotation is float:
+        return type(value) in (int, float)
+    return type(value) is annotation
+
+
+def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:
+    """The argument parser of a configuration class."""
+    parser = _OneLineParser(
+        description=config.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    types = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
+        names = field.metadata["names"] or (option(field),)
+        options = {
+            **_options_of_type(types[field.name]),
+            **field.metadata["options"],
+            "default": field.default,
+            "help": field.metadata["help"],
+        }
+        if names != (field.name,):  # a positional argument has its name for destination
+            options["dest"] = field.name
+        parser.add_argument(*names, **options)
+    return parser
+
+
+def _options_of_type(annotation: Any) -> dict[str, Any]:
+    """argparse options for a field's type: `bool` is a switch, `tuple[T, ...]` takes several values."""
+    alternatives = [t for t in typing.get_args(annotation) or (annotation,) if t is not type(None)]
+    if annotation is bool:
+        return {"action": "store_true"}
+    first = alternatives[0]
+    if typing.get_origin(annotation) is Literal:
+        return {"type": type(first), "choices": list(alternatives)}
+    if typing.get_origin(first) is Literal:  # Literal[…] | None
+        return _options_of_type(first)
+    if typing.get_origin(annotation) is tuple:
+        return {"type": first, "nargs": "+"}
+    if typing.get_origin(first) is tuple:  # tuple[T, ...] | None
+        return {"type": typing.get_args(first)[0], "nargs": "+"}
+    return {"type": str if str in alternatives else first}
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage: what is wrong and where to read more."""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)

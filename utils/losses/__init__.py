@@ -1,0 +1,4 @@
+"""What training minimises: `detection.py` assigns cells and adds up, `box.py` compares boxes.
+
+Begin with `detection.py`. Imports `utils.boxes` and the hyper-parameters.
+"""
