@@ -23,10 +23,10 @@ import torch
 
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
-from training.setup import rounded_size
 from utils.console import LOGGER, setup_console
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
+from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader, build_loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.device import select_device

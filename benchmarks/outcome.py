@@ -20,6 +20,7 @@ from models.yolo import DetectionModel
 from training.curves import RESULT_COLUMNS
 from utils.checkpoints.files import read_checkpoint
 from utils.counting.measure import count_parameters
+from utils.data.letterbox import round_up
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
 from utils.files import atomic_write
@@ -98,8 +99,7 @@ def record(run: Run, imgsz: int, weights: Mapping[str, Tensor] | None, device: t
 
 
 def _gflops(model: DetectionModel, imgsz: int) -> float:
-    stride = model.multiple
-    size = max(math.ceil(imgsz / stride), 2) * stride  # as train.py rounds it
+    size = round_up(imgsz, model.multiple, least=2)  # as train.py does
     return sum(cost.gflops for cost in layer_costs(model.model, model.layers, model.yaml["ch"], size))
 
 

@@ -17,7 +17,7 @@ from models.runtimes.opening import Backend, PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
 from utils.console import warn
-from utils.data.letterbox import fit, letterbox
+from utils.data.letterbox import fit, letterbox, round_up
 from utils.data.sources import read_picture
 from utils.detections.results import Results
 from utils.device import synchronise
@@ -58,7 +58,7 @@ def prepare(
         exact: pad to the whole of `size`, for networks that take one shape only.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    target = (_multiple(height, stride), _multiple(width, stride))
+    target = (round_up(height, stride), round_up(width, stride))
     shapes = [(image.shape[0], image.shape[1]) for image in images]
     if not exact and len(set(shapes)) > 1:
         target, exact = _common_shape(shapes, target, stride), True
@@ -67,14 +67,10 @@ def prepare(
     return Prepared(torch.from_numpy(stack), shapes)
 
 
-def _multiple(side: float, stride: int) -> int:
-    return max(-(-int(side) // stride), 1) * stride
-
-
 def _common_shape(shapes: Sequence[tuple[int, int]], target: tuple[int, int], stride: int) -> tuple[int, int]:
     """The least shape, in multiples of the stride, that holds every picture once it fits into `target`."""
     inner = [fit(shape, target, stride=stride).inner for shape in shapes]
-    return _multiple(max(h for h, _ in inner), stride), _multiple(max(w for _, w in inner), stride)
+    return round_up(max(h for h, _ in inner), stride), round_up(max(w for _, w in inner), stride)
 
 
 class Detector(nn.Module):

@@ -22,6 +22,7 @@ from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
 from models.parse import Layer, parse_model, run_layers
 from models.summary import layer_table, summary_line
+from utils.data.letterbox import round_up
 from utils.errors import UserError, run_command
 
 __all__ = ["Detect", "DetectionModel", "parse_model"]
@@ -191,8 +192,7 @@ def _resized(image: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     height, width = size
     if size != tuple(image.shape[2:]):
         image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-    right = math.ceil(width / stride) * stride - width
-    below = math.ceil(height / stride) * stride - height
+    right, below = round_up(width, stride) - width, round_up(height, stride) - height
     return F.pad(image, (0, right, 0, below), value=GRAY)
 
 

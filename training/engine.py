@@ -15,6 +15,7 @@ from training.optim import Schedule
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
+from utils.data.letterbox import round_up
 from utils.data.loader import Loader
 from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
@@ -145,7 +146,7 @@ def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) ->
     rng = generator_for(options.seed, state.epoch, state.batch)
     side = int(rng.integers(low, high, endpoint=True)) * options.stride
     factor = side / max(pixels.shape[2:])
-    shape = [math.ceil(length * factor / options.stride) * options.stride for length in pixels.shape[2:]]
+    shape = [round_up(length * factor, options.stride) for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
 
 

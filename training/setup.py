@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
+from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader, build_loader
 from utils.data.report import LabelReport
 from utils.data.spec import DataSpec
@@ -108,14 +108,6 @@ def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
         model.model[layer].requires_grad_(False)
     if len(frozen):
         LOGGER.info(f"frozen layers: {', '.join(map(str, frozen))}")
-
-
-def rounded_size(imgsz: int, stride: int) -> int:
-    """`imgsz` as a multiple of `stride`, rounded up, with a notice when it changes."""
-    size = max(math.ceil(imgsz / stride), 2) * stride
-    if size != imgsz:
-        LOGGER.warning(f"--imgsz {imgsz} is not a multiple of the stride {stride}: using {size}")
-    return size
 
 
 def open_training_data(

@@ -24,6 +24,7 @@ from models.runtimes.base import first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.optional import check_installed
@@ -114,7 +115,8 @@ def export(weights: Path, options: Options) -> list[Artefact]:
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
     model.requires_grad_(False)
-    size = rounded(options.size, model.multiple)
+    height, width = (rounded_size(side, model.multiple, least=1) for side in options.size)
+    size = height, width
     described = metadata(weights, model, size, batch=options.batch, dynamic=options.dynamic)
     network = network_of(model, options, size)
     done: dict[Path, Artefact] = {}
@@ -232,11 +234,3 @@ def expectation(model: DetectionModel, options: Options) -> Expectation:
     """What the files have to compute."""
     tolerance = HALF_TOLERANCE if options.half else TOLERANCE
     return Expectation(model, options.raw, options.suppression, tolerance)
-
-
-def rounded(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """(height, width) as multiples of the stride, rounded up, with a notice when that changes something."""
-    height, width = (-(-side // stride) * stride for side in size)
-    if (height, width) != size:
-        LOGGER.warning(f"--imgsz is rounded up to {height} x {width}, multiples of the stride {stride}")
-    return height, width

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from utils.console import LOGGER
+
 BACKGROUND = 114  # grey level of everything that is not image
+
+
+def round_up(side: float, stride: int, least: int = 1) -> int:
+    """A side in pixels as a multiple of `stride`, at least `least` strides."""
+    return max(math.ceil(side / stride), least) * stride
+
+
+def rounded_size(imgsz: int, stride: int, least: int = 2) -> int:
+    """`--imgsz` by `round_up`, with a notice when it changes."""
+    size = round_up(imgsz, stride, least)
+    if size != imgsz:
+        LOGGER.warning(f"--imgsz {imgsz} is not a multiple of the stride {stride}: using {size}")
+    return size
 
 
 class Fit(NamedTuple):

@@ -173,7 +173,9 @@ def test_opsets(opset: int, weights: Path) -> None:
 def test_a_size_is_rounded_up_with_a_notice(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(weights, "--include", "onnx", "--imgsz", "50", "65")
     assert session(weights).get_inputs()[0].shape == [1, 3, 64, 96]
-    assert "rounded up to 64 x 96, multiples of the stride 32" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--imgsz 50 is not a multiple of the stride 32: using 64" in told
+    assert "--imgsz 65 is not a multiple of the stride 32: using 96" in told
 
 
 def test_tensorrt_command(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
