@@ -123,7 +123,7 @@ def check_classes(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
 
 def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Evaluation:
     """Validate on one split and write what the flags ask for into `folder`."""
-    names = {0: "item"} if config.single_cls else dict(spec.names)
+    names = spec.classes(config.single_cls)
     loader = open_loader(config, backend, spec, folder)
     pictures = BatchPictures(folder, names, enabled=not config.noplots)
     labels = (

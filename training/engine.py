@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.config import TrainConfig
 from training.optim import Schedule
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
 from utils.data.loader import Loader
-from utils.device import amp_dtype, autocast, memory_format
+from utils.device import autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
 from utils.interrupt import StopRequest
@@ -48,22 +47,6 @@ class TrainingOptions:
     seed: int
     multi_scale: bool = False
     quad: bool = False
-
-    @classmethod
-    def of(
-        cls, config: TrainConfig, imgsz: int, stride: int, process: Process, device: torch.device
-    ) -> TrainingOptions:
-        """The options that the flags ask for."""
-        return cls(
-            device=device,
-            process=process,
-            dtype=amp_dtype(config.amp, device),
-            imgsz=imgsz,
-            stride=stride,
-            seed=config.seed,
-            multi_scale=config.multi_scale,
-            quad=config.quad,
-        )
 
 
 def train_one_epoch(

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import yaml
@@ -21,7 +21,7 @@ import yaml
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
 from utils.files import atomic_write
-from utils.hyperparameters import FIELDS, Hyperparameters, checked, load_hyperparameters
+from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, load_hyperparameters
 from utils.plots.canvas import new_figure, save_figure
 from utils.seeding import generator_for
 
@@ -35,44 +35,9 @@ DIGITS = 5  # significant digits of a mutated value
 ATTEMPTS = 100
 
 
-class Range(NamedTuple):
-    """How freely a hyper-parameter mutates (1 = fully) and between which values."""
-
-    gain: float
-    low: float
-    high: float
-
-
-RANGES = {
-    "lr0": Range(1.0, 1e-5, 0.1),
-    "lrf": Range(1.0, 0.001, 1.0),
-    "momentum": Range(0.3, 0.5, 0.99),
-    "weight_decay": Range(1.0, 0.0, 0.005),
-    "warmup_epochs": Range(1.0, 0.0, 10.0),
-    "warmup_momentum": Range(0.5, 0.0, 0.95),
-    "warmup_bias_lr": Range(1.0, 0.0, 0.3),
-    "box": Range(1.0, 0.01, 0.5),
-    "cls": Range(1.0, 0.05, 5.0),
-    "cls_pw": Range(1.0, 0.25, 4.0),
-    "obj": Range(1.0, 0.05, 5.0),
-    "obj_pw": Range(1.0, 0.25, 4.0),
-    "anchor_t": Range(0.5, 2.0, 10.0),
-    "anchors": Range(0.0, 1.0, 100.0),  # a count: changing it by fractions would change the model
-    "fl_gamma": Range(1.0, 0.0, 3.0),
-    "label_smoothing": Range(1.0, 0.0, 0.3),
-    "hsv_h": Range(1.0, 0.0, 0.2),
-    "hsv_s": Range(1.0, 0.0, 1.0),
-    "hsv_v": Range(1.0, 0.0, 1.0),
-    "degrees": Range(1.0, 0.0, 90.0),
-    "translate": Range(1.0, 0.0, 0.5),
-    "scale": Range(1.0, 0.0, 0.95),
-    "shear": Range(1.0, 0.0, 20.0),
-    "perspective": Range(1.0, 0.0, 0.001),
-    "flipud": Range(1.0, 0.0, 1.0),
-    "fliplr": Range(0.5, 0.0, 1.0),
-    "mosaic": Range(1.0, 0.0, 1.0),
-    "mixup": Range(1.0, 0.0, 1.0),
-    "copy_paste": Range(1.0, 0.0, 1.0),
+# what may be changed, and how
+EVOLUTIONS: dict[str, Evolution] = {
+    name: field.metadata["evolution"] for name, field in FIELDS.items() if field.metadata.get("evolution")
 }
 
 TrainOnce = Callable[[Hyperparameters, int], Sequence[float]]
@@ -153,14 +118,14 @@ def choose_parent(trials: Sequence[Trial], rng: np.random.Generator) -> Hyperpar
 
 
 def mutate(hyp: Hyperparameters, rng: np.random.Generator) -> Hyperparameters:
-    """Scale most values by a normal factor around 1, within `RANGES`. A value of 0 means off and stays off.
+    """Scale most values by a normal factor around 1, as `EVOLUTIONS` allow. A 0 means off and stays off.
 
     The result differs from `hyp` unless nothing can change.
     """
-    values = {key: getattr(hyp, key) for key in RANGES}
+    values = {key: getattr(hyp, key) for key in EVOLUTIONS}
     for _ in range(ATTEMPTS):
         changed: dict[str, Any] = {
-            key: _mutated(value, RANGES[key], rng) for key, value in values.items() if value
+            key: _mutated(value, EVOLUTIONS[key], rng) for key, value in values.items() if value
         }
         child = dataclasses.replace(hyp, **changed)
         if child != hyp:
@@ -168,16 +133,12 @@ def mutate(hyp: Hyperparameters, rng: np.random.Generator) -> Hyperparameters:
     return hyp
 
 
-def _mutated(value: float, allowed: Range, rng: np.random.Generator) -> float:
+def _mutated(value: float, allowed: Evolution, rng: np.random.Generator) -> float:
     draw, step = rng.random(), rng.normal()  # always two draws: no key depends on what happened to another
     if draw >= PROBABILITY or allowed.gain == 0:
         return value
     factor = max(1 + allowed.gain * SIGMA * step, 0.1)
-    return _rounded(min(max(value * factor, allowed.low), allowed.high))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{min(max(value * factor, allowed.low), allowed.high):.{DIGITS}g}")
 
 
 def load_population(folder: Path) -> list[Hyperparameters]:
@@ -246,7 +207,7 @@ def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
 
 def plot_trials(trials: Sequence[Trial], path: Path) -> None:
     """Draw fitness against each hyper-parameter that is not off throughout; a cross marks the best."""
-    keys = [key for key in RANGES if any(getattr(trial.hyp, key) for trial in trials)]
+    keys = [key for key in EVOLUTIONS if any(getattr(trial.hyp, key) for trial in trials)]
     columns = 6
     rows = math.ceil(len(keys) / columns)
     # placed by hand: an automatic layout of thirty small plots takes seconds

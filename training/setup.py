@@ -61,11 +61,6 @@ class TrainingData:
         return image_weights(self.index.boxes[:, 0], self.index.offsets, np.array(maps))
 
 
-def class_names(config: TrainConfig, spec: DataSpec) -> dict[int, str]:
-    """The classes to learn: those of the data, or a single one."""
-    return {0: "item"} if config.single_cls and spec.nc > 1 else dict(spec.names)
-
-
 def build_model(
     config: TrainConfig, hyp: Hyperparameters, spec: DataSpec, checkpoint: Mapping[str, Any] | None
 ) -> DetectionModel:
@@ -74,7 +69,7 @@ def build_model(
     Raises:
         UserError: the yaml or the weights are unusable, or `--freeze` names a layer that is not there.
     """
-    names = class_names(config, spec)
+    names = spec.classes(config.single_cls)
     if checkpoint is not None:
         model = DetectionModel(checkpoint["yaml"], nc=len(names))
     else:
@@ -178,7 +173,7 @@ def open_training_data(
         )
         val_loader = build_loader(val_set, share * 2, workers=config.workers, shuffle=False)
     return TrainingData(
-        class_names(config, spec), train_index, loader, val_loader, reports, batch_size, imgsz
+        spec.classes(config.single_cls), train_index, loader, val_loader, reports, batch_size, imgsz
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,45 +17,62 @@ from utils.errors import UserError
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "Focal-EIoU", "WIoU")
 
 
+class Evolution(NamedTuple):
+    """How freely `--evolve` changes a value (1 = fully, 0 = not at all) and between which limits."""
+
+    gain: float
+    low: float
+    high: float
+
+
+def setting(
+    default: Any, low: float = 0.0, high: float = math.inf, evolution: Evolution | None = None
+) -> Any:
+    """A field that may be between `low` and `high`."""
+    metadata = {"low": low, "high": high, "evolution": evolution}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
     """Everything that shapes learning but not the model. Defaults are those of `hyp.scratch-low.yaml`."""
 
     # optimisation
-    lr0: float = 0.01  # initial learning rate
-    lrf: float = 0.01  # final learning rate, as a fraction of lr0
-    momentum: float = 0.937  # SGD momentum, or Adam's beta1
-    weight_decay: float = 0.0005
-    warmup_epochs: float = 3.0
-    warmup_momentum: float = 0.8
-    warmup_bias_lr: float = 0.1
-    nominal_batch: int = 64  # gradients accumulate until about this many images have been seen
+    lr0: float = setting(0.01, evolution=Evolution(1, 1e-5, 0.1))  # initial learning rate
+    lrf: float = setting(0.01, evolution=Evolution(1, 0.001, 1))  # final one, as a fraction of lr0
+    momentum: float = setting(0.937, 0, 0.9999, Evolution(0.3, 0.5, 0.99))  # of SGD, or Adam's beta1
+    weight_decay: float = setting(0.0005, evolution=Evolution(1, 0, 0.005))
+    warmup_epochs: float = setting(3.0, evolution=Evolution(1, 0, 10))
+    warmup_momentum: float = setting(0.8, 0, 0.9999, Evolution(0.5, 0, 0.95))
+    warmup_bias_lr: float = setting(0.1, evolution=Evolution(1, 0, 0.3))
+    nominal_batch: int = setting(64, 1, 100_000)  # gradients accumulate until about as many images are seen
     # loss
     iou: str = "CIoU"  # what the box loss is made of, one of BOX_LOSSES
-    box: float = 0.05
-    cls: float = 0.5
-    cls_pw: float = 1.0  # weight of positives in the class BCE
-    obj: float = 1.0
-    obj_pw: float = 1.0  # weight of positives in the objectness BCE
-    iou_t: float = 0.20  # kept for compatible files; the assignment uses anchor_t
-    anchor_t: float = 4.0  # largest ratio between the sides of a label and of its anchor
-    anchors: float | None = None  # anchors per level; replaces those of the model yaml
-    fl_gamma: float = 0.0  # focal loss exponent, 0 = plain BCE
-    label_smoothing: float = 0.0
+    box: float = setting(0.05, evolution=Evolution(1, 0.01, 0.5))
+    cls: float = setting(0.5, evolution=Evolution(1, 0.05, 5))
+    cls_pw: float = setting(1.0, evolution=Evolution(1, 0.25, 4))  # weight of positives in the class BCE
+    obj: float = setting(1.0, evolution=Evolution(1, 0.05, 5))
+    obj_pw: float = setting(1.0, evolution=Evolution(1, 0.25, 4))  # … in the objectness BCE
+    iou_t: float = setting(0.20)  # kept for compatible files; the assignment uses anchor_t
+    anchor_t: float = setting(4.0, 1.01, 100, Evolution(0.5, 2, 10))  # largest ratio of label to anchor side
+    # anchors per level, instead of the model's; evolution leaves it, as a fraction would be another model
+    anchors: float | None = setting(None, 1, 100, Evolution(0, 1, 100))
+    fl_gamma: float = setting(0.0, evolution=Evolution(1, 0, 3))  # focal loss exponent, 0 = plain BCE
+    label_smoothing: float = setting(0.0, 0, 0.9999, Evolution(1, 0, 0.3))
     # augmentation
-    hsv_h: float = 0.015
-    hsv_s: float = 0.7
-    hsv_v: float = 0.4
-    degrees: float = 0.0
-    translate: float = 0.1
-    scale: float = 0.5
-    shear: float = 0.0
-    perspective: float = 0.0
-    flipud: float = 0.0
-    fliplr: float = 0.5
-    mosaic: float = 1.0
-    mixup: float = 0.0
-    copy_paste: float = 0.0
+    hsv_h: float = setting(0.015, 0, 1, Evolution(1, 0, 0.2))
+    hsv_s: float = setting(0.7, 0, 1, Evolution(1, 0, 1))
+    hsv_v: float = setting(0.4, 0, 1, Evolution(1, 0, 1))
+    degrees: float = setting(0.0, 0, 180, Evolution(1, 0, 90))
+    translate: float = setting(0.1, 0, 1, Evolution(1, 0, 0.5))
+    scale: float = setting(0.5, 0, 0.99, Evolution(1, 0, 0.95))
+    shear: float = setting(0.0, 0, 89, Evolution(1, 0, 20))
+    perspective: float = setting(0.0, 0, 0.01, Evolution(1, 0, 0.001))
+    flipud: float = setting(0.0, 0, 1, Evolution(1, 0, 1))  # a probability, as those that follow
+    fliplr: float = setting(0.5, 0, 1, Evolution(0.5, 0, 1))
+    mosaic: float = setting(1.0, 0, 1, Evolution(1, 0, 1))
+    mixup: float = setting(0.0, 0, 1, Evolution(1, 0, 1))
+    copy_paste: float = setting(0.0, 0, 1, Evolution(1, 0, 1))
 
     def scaled(self, nl: int, nc: int, imgsz: int) -> Hyperparameters:
         """The same with loss gains scaled to `nl` detection levels, `nc` classes and `imgsz` pixels."""
@@ -67,26 +85,6 @@ class Hyperparameters:
         )
 
 
-CHOICES = {"iou": BOX_LOSSES}  # the others are numbers
-PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "copy_paste")
-# (lowest, highest) value of the others that have one besides 0
-LIMITS = {
-    **dict.fromkeys(PROBABILITIES, (0.0, 1.0)),
-    "momentum": (0.0, 0.9999),
-    "warmup_momentum": (0.0, 0.9999),
-    "nominal_batch": (1, 100_000),
-    "label_smoothing": (0.0, 0.9999),
-    "anchor_t": (1.01, 100.0),
-    "anchors": (1, 100),
-    "hsv_h": (0.0, 1.0),
-    "hsv_s": (0.0, 1.0),
-    "hsv_v": (0.0, 1.0),
-    "degrees": (0.0, 180.0),
-    "translate": (0.0, 1.0),
-    "scale": (0.0, 0.99),
-    "shear": (0.0, 89.0),
-    "perspective": (0.0, 0.01),
-}
 FIELDS = {field.name: field for field in dataclasses.fields(Hyperparameters)}
 
 
@@ -120,26 +118,26 @@ def checked(source: str, key: str, value: Any) -> Any:
         near = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"
         raise UserError(f"{source}: unknown hyper-parameter '{key}'{hint}")
-    if key in CHOICES:
-        return _chosen(source, key, value)
+    if key == "iou":
+        return _box_loss(source, value)
     if key == "anchors" and value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         hint = " (yaml writes exponents with a sign: 1.0e+2, 1.0e-2)" if "e" in str(value).lower() else ""
         raise UserError(f"{source}: hyper-parameter '{key}' must be a number, found {value!r}{hint}")
-    low, high = LIMITS.get(key, (0.0, float("inf")))
+    low, high = FIELDS[key].metadata["low"], FIELDS[key].metadata["high"]
     if not low <= value <= high:
-        allowed = f"between {low} and {high}" if high < float("inf") else "0 or more"
+        allowed = f"between {low} and {high}" if high < math.inf else "0 or more"
         raise UserError(f"{source}: hyper-parameter '{key}' must be {allowed}, found {value}")
     return int(value) if key == "nominal_batch" else value
 
 
-def _chosen(source: str, key: str, value: Any) -> str:
-    known = {choice.lower(): choice for choice in CHOICES[key]}
-    if value in known.values():
+def _box_loss(source: str, value: Any) -> str:
+    if value in BOX_LOSSES:
         return value
+    known = {name.lower(): name for name in BOX_LOSSES}
     near = difflib.get_close_matches(str(value).lower(), known, n=1)
     hint = f"; did you mean '{known[near[0]]}'?" if near else ""
     raise UserError(
-        f"{source}: hyper-parameter '{key}' must be one of {', '.join(CHOICES[key])}, found {value!r}{hint}"
+        f"{source}: hyper-parameter 'iou' must be one of {', '.join(BOX_LOSSES)}, found {value!r}{hint}"
     )

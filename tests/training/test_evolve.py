@@ -12,8 +12,8 @@ import cv2
 import pytest
 
 from training.evolve import (
+    EVOLUTIONS,
     METRICS,
-    RANGES,
     Trial,
     best,
     choose_parent,
@@ -99,7 +99,7 @@ def test_mutation_stays_in_range_rounds_and_leaves_zero_off() -> None:
         assert child != hyp
         assert child.degrees == child.mixup == child.fl_gamma == 0.0
         assert (child.anchors, child.nominal_batch, child.iou_t) == (3.0, 64, 0.2)
-        for key, allowed in RANGES.items():
+        for key, allowed in EVOLUTIONS.items():
             value = getattr(child, key)
             if value:
                 assert allowed.low <= value <= allowed.high
@@ -131,8 +131,8 @@ def test_equals_and_diverged_trainings_can_be_parents() -> None:
 
 
 def test_ranges_name_hyperparameters_and_hold_the_defaults() -> None:
-    assert set(FIELDS) - set(RANGES) == {"iou", "iou_t", "nominal_batch"}
-    for key, allowed in RANGES.items():
+    assert set(FIELDS) - set(EVOLUTIONS) == {"iou", "iou_t", "nominal_batch"}
+    for key, allowed in EVOLUTIONS.items():
         default: float | None = getattr(Hyperparameters(), key)
         assert default is None or default == 0 or allowed.low <= default <= allowed.high
 

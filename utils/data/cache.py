@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from utils.console import LOGGER, progress
-from utils.data.folders import refuse_read_only
+from utils.data.folders import is_writable
 from utils.data.images import read_image
 from utils.data.index import DatasetIndex
 from utils.data.workers import SharedArray
@@ -125,7 +125,6 @@ class DiskStore(ImageStore):
     @staticmethod
     def _keep(image: np.ndarray, copy: Path, stamp: int) -> None:
         """Without the fsync of `atomic_write`: a copy that a crash damages is found out and made again."""
-        refuse_read_only(copy.parent)
         handle, temporary = tempfile.mkstemp(dir=copy.parent, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -151,12 +150,8 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
         )
     elif cache == "disk":
         folder = Path(index.path(0)).parent
-        try:
-            refuse_read_only(folder)
-            if os.access(folder, os.W_OK):
-                return DiskStore(index, size, augment=augment)
-        except OSError:
-            pass
+        if is_writable(folder):
+            return DiskStore(index, size, augment=augment)
         LOGGER.warning("images are not cached on disk: %s is read-only", folder)
     return ImageStore(index, size, augment=augment)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -72,7 +71,7 @@ def _looks_like_labels(path: str) -> bool:
     return "/labels/" in path or Path(path).stem.isdecimal()
 
 
-def refuse_read_only(folder: Path) -> None:
-    """Raise PermissionError for a folder marked read-only for everybody: root would not notice."""
-    if not folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(errno.EACCES, "folder is read-only", str(folder))
+def is_writable(folder: Path) -> bool:
+    """Whether a cache may be kept in a folder; where it is marked read-only, root must not write either."""
+    anybody = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+    return bool(folder.stat().st_mode & anybody) and os.access(folder, os.W_OK)

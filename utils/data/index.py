@@ -7,6 +7,7 @@ while nothing changes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -20,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from utils.console import LOGGER, progress
-from utils.data.folders import find_orphans, list_images, refuse_read_only
+from utils.data.folders import find_orphans, is_writable, list_images
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
 from utils.data.labels import Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
@@ -263,7 +264,8 @@ def _save(file: Path, key: str, index: DatasetIndex) -> None:
     arrays["faults"] = np.frombuffer(faults.encode("utf-8", "surrogateescape"), np.uint8)
     arrays["key"] = np.frombuffer(key.encode(), np.uint8)
     try:
-        refuse_read_only(file.parent)
+        if not is_writable(file.parent):
+            raise PermissionError(errno.EACCES, "folder is read-only")
         with atomic_write(file) as stream:
             np.savez(stream, **arrays)
     except OSError as error:

@@ -32,6 +32,10 @@ class DataSpec:
     def nc(self) -> int:
         return len(self.names)
 
+    def classes(self, single_cls: bool) -> dict[int, str]:
+        """The classes to tell apart: those of the data, or with `--single-cls` one for all of them."""
+        return {0: "item"} if single_cls and self.nc > 1 else dict(self.names)
+
 
 def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -> DataSpec:
     """Read a data yaml, looked up in `data/` too and with or without its suffix.
