@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import math
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -39,11 +38,13 @@ def context() -> BaseContext:
 def start_server() -> None:
     """Let the fork server load its packages while other work goes on; where there is none, do nothing."""
     if context().get_start_method() == "forkserver":
-        multiprocessing.set_forkserver_preload(PRELOADED)
+        from multiprocessing.forkserver import ensure_running, set_forkserver_preload  # not on Windows
+
+        set_forkserver_preload(PRELOADED)
         before = os.environ.get(BLAS)
         os.environ[BLAS] = "1"
         try:
-            multiprocessing.forkserver.ensure_running()
+            ensure_running()
         finally:
             os.environ.pop(BLAS) if before is None else os.environ.update({BLAS: before})
 
