@@ -18,6 +18,7 @@ import numpy as np
 
 from utils.console import LOGGER
 from utils.errors import UserError
+from utils.optional import require
 from utils.seeding import generator_for
 
 SIDE = 192  # pixels of a scene
@@ -48,11 +49,7 @@ def load_digits(part: str) -> Digits:
     Raises:
         UserError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits as load_bundled
-    except ImportError as error:
-        raise UserError("the digits data set needs scikit-learn: pip install scikit-learn") from error
-    bundle = load_bundled()
+    bundle = require("sklearn.datasets", "scikit-learn").load_digits()
     chosen = generator_for(SEED).permutation(len(bundle.target))[slice(*PARTS[part])]
     return Digits((bundle.images[chosen] / 16).astype(np.float32), bundle.target[chosen].astype(np.int64))
 

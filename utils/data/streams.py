@@ -12,6 +12,7 @@ import numpy as np
 from utils.console import warn
 from utils.data.frames import Frame
 from utils.errors import UserError
+from utils.optional import require
 
 CONNECT_TIMEOUT_MS = 10_000
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts to reconnect, doubling
@@ -181,13 +182,10 @@ class ScreenSource:
         self._interval = vid_stride / self.fps
 
     def __iter__(self) -> Generator[list[Frame], None, None]:
-        try:
-            import mss  # optional
-        except ImportError as error:
-            raise UserError("source 'screen' needs the package mss: pip install mss") from error
+        mss = require("mss", "mss")
         try:
             grabber = mss.mss()
-        except Exception as error:  # each platform has its own
+        except Exception as error:
             raise UserError(f"cannot capture the screen: {error}") from error
         with grabber:
             area = self._area(grabber.monitors)
