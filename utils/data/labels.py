@@ -48,7 +48,8 @@ def parse_labels(content: bytes, classes: int) -> Labels:
     if plain := _parse_sound_boxes(content, classes):
         return plain
     text, faults = _decode(content)
-    labels = Labels(faults=faults)
+    boxes: list[tuple[float, ...]] = []
+    polygons: list[np.ndarray] = []
     rows: dict[tuple[float, ...], int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -66,9 +67,9 @@ def parse_labels(content: bytes, classes: int) -> Labels:
         if clipped:
             faults.append(Fault("slightly out of bounds", number, clipped))
         rows[key] = number
-        labels.boxes = np.vstack([labels.boxes, np.array([[values[0], *box]], np.float32)])
-        labels.polygons.append(points)
-    return labels
+        boxes.append((values[0], *box))
+        polygons.append(points)
+    return Labels(np.array(boxes, np.float32).reshape(-1, 5), polygons, faults)
 
 
 class _Bad(Exception):
