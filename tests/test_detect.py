@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import detect
 from utils.errors import UserError
@@ -196,7 +198,11 @@ def test_long_sources_get_a_bar(
     official_weights: Path, pictures: Path, here: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    def terminal_bar(*args: Any, **options: Any) -> tqdm[Any]:
+        return tqdm(*args, **{**options, "disable": False, "delay": 0, "leave": True})
+
     monkeypatch.setattr("utils.detections.log.LONG", 1)
+    monkeypatch.setattr("utils.console.tqdm", terminal_bar)
     run("--weights", official_weights, "--source", pictures, "--img", "64", "--nosave")
     output = capsys.readouterr()
     assert "2/2" in output.err and "image 1/2" not in output.out and "Speed" in output.out
