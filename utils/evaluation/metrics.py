@@ -15,7 +15,9 @@ from utils.boxes import box_iou
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 GRID = np.linspace(0, 1, 1000)  # confidences, or recalls, at which curves are sampled
-FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP50, mAP50-95
+SMOOTHED = 50  # neighbours on each side over which the mean F1 is averaged before its best place is sought
+SUMMARY = ("precision", "recall", "mAP50", "mAP50_95")  # the scores that are shown and weighed
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of the scores of `SUMMARY`
 EPS = 1e-16
 
 
@@ -67,8 +69,8 @@ class Curves:
 class ClassMetrics:
     """Detection quality of the C classes that have labels, in ascending order of `classes`.
 
-    Precision, recall, f1, tp and fp are those at IoU 0.5 and at `confidence`, the threshold with the best
-    smoothed mean F1.
+    Precision, recall and f1 are those at IoU 0.5 and at `confidence`, the threshold with the best smoothed
+    mean F1.
     """
 
     classes: np.ndarray  # (C,) int
@@ -76,8 +78,6 @@ class ClassMetrics:
     precision: np.ndarray  # (C,) 0–1, as the following
     recall: np.ndarray
     f1: np.ndarray
-    tp: np.ndarray  # (C,) rounded counts
-    fp: np.ndarray
     ap: np.ndarray  # (C, T)
     confidence: float
     curves: Curves
@@ -85,15 +85,18 @@ class ClassMetrics:
 
     def name(self, row: int) -> str:
         """Name of the class in `row`, its number when it has none; both when another class has that name."""
-        category = int(self.classes[row])
-        name = self.names.get(category, str(category))
-        return f"{name} ({category})" if list(self.names.values()).count(name) > 1 else name
+        cls = int(self.classes[row])
+        name = self.names.get(cls, str(cls))
+        return f"{name} ({cls})" if list(self.names.values()).count(name) > 1 else name
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """precision, recall, f1, mAP50 and mAP50_95 of each class, the last one (C, T) by threshold."""
+        scores = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return scores | {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
 
     def means(self) -> dict[str, float]:
-        """Means over the classes: precision, recall, f1, mAP50, mAP50_95; all 0 without labels."""
-        values = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        values |= {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
-        return {key: float(value.mean()) if value.size else 0.0 for key, value in values.items()}
+        """Means of the scores over the classes; all 0 without labels."""
+        return {key: float(values.mean()) if values.size else 0.0 for key, values in self.scores().items()}
 
 
 def ap_per_class(
@@ -131,16 +134,13 @@ def ap_per_class(
         recall[row] = np.interp(-GRID, falling, reached[:, 0], left=0)
         ap[row], by_recall[row] = _average_precision(reached, exact)
     f1 = 2 * precision * recall / (precision + recall + EPS)
-    best = int(_smooth(f1.mean(axis=0), 0.1).argmax()) if len(classes) else 0
-    right = (recall[:, best] * labels).round()
+    best = int(_smooth(f1.mean(axis=0)).argmax()) if len(classes) else 0
     return ClassMetrics(
         classes=classes,
         labels=labels,
         precision=precision[:, best],
         recall=recall[:, best],
         f1=f1[:, best],
-        tp=right,
-        fp=(right / (precision[:, best] + EPS) - right).round(),
         ap=ap,
         confidence=float(GRID[best]),
         curves=Curves(precision, recall, f1, by_recall),
@@ -163,11 +163,10 @@ def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.nd
     return area, np.interp(GRID, recall[:, 0], envelope[:, 0])
 
 
-def _smooth(values: np.ndarray, share: float) -> np.ndarray:
-    """Running mean over a window of about `share` of twice the length; the ends are continued evenly."""
-    half = round(len(values) * share * 2) // 2 // 2
-    window = 2 * half + 1
-    return np.convolve(np.pad(values, half, mode="edge"), np.full(window, 1 / window), mode="valid")
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean of a value and `SMOOTHED` neighbours on each side; the ends are continued evenly."""
+    window = 2 * SMOOTHED + 1
+    return np.convolve(np.pad(values, SMOOTHED, mode="edge"), np.full(window, 1 / window), mode="valid")
 
 
 def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
@@ -212,23 +211,23 @@ class DetectionMetrics:
     def as_dict(self, result: ClassMetrics | None = None) -> dict[str, object]:
         """Plain numbers for json, overall and per class; `result` saves computing it again."""
         result = result or self.compute()
-        means = result.means()
-        overall: dict[str, object] = {"images": self.images, "labels": int(result.labels.sum()), **means}
-        overall["fitness"] = fitness(means["precision"], means["recall"], means["mAP50"], means["mAP50_95"])
-        overall["confidence"] = result.confidence
-        overall["classes"] = {
+        means, scores = result.means(), result.scores()
+        classes = {
             result.name(row): {
                 "class": int(result.classes[row]),
                 "labels": int(result.labels[row]),
-                "precision": float(result.precision[row]),
-                "recall": float(result.recall[row]),
-                "f1": float(result.f1[row]),
-                "mAP50": float(result.ap[row, 0]),
-                "mAP50_95": float(result.ap[row].mean()),
+                **{key: float(values[row].mean()) for key, values in scores.items()},
             }
             for row in range(len(result.classes))
         }
-        return overall
+        return {
+            "images": self.images,
+            "labels": int(result.labels.sum()),
+            **means,
+            "fitness": fitness(*(means[key] for key in SUMMARY)),
+            "confidence": result.confidence,
+            "classes": classes,
+        }
 
 
 class ConfusionMatrix:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.boxes import denormalize, xywh_to_xyxy
 from utils.detections.annotate import LabelWriter, Style, annotate
+from utils.detections.saving import write_image
 
 MAX_IMAGES = 16
 MAX_SIDE = 1920  # pixels of the whole picture
@@ -28,7 +29,7 @@ def plot_batch(
     targets: Tensor | None = None,
     detections: Sequence[Tensor] | None = None,
     conf_thres: float = 0.25,
-) -> Path:
+) -> None:
     """Write up to 16 images of a batch as a grid, with labels or with detections on them.
 
     Args:
@@ -54,11 +55,7 @@ def plot_batch(
         rows = [found[found[:, 4] >= conf_thres].cpu().numpy() for found in (detections or ())[:count]]
     pixels = images[:count].cpu().numpy()
     picture = _grid(pixels, rows, file_names, names, Style(line_width=2, confidences=targets is None))
-    encoded, data = cv2.imencode(path.suffix, picture)
-    if not encoded:
-        raise OSError(f"{path}: cannot encode the picture")
-    path.write_bytes(data.tobytes())
-    return path
+    write_image(path, picture)
 
 
 def _rows_of_targets(targets: Tensor, count: int, shape: tuple[int, int]) -> list[np.ndarray]:

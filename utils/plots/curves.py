@@ -17,33 +17,23 @@ NAMED_CLASSES = 20  # up to this many classes have a colour and a line in the le
 STEP = 4  # of the 1000 points of a curve, every fourth is drawn: a pixel apart
 
 
-def plot_curves(metrics: ClassMetrics, folder: Path) -> list[Path]:
-    """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`; returns their paths."""
+def plot_curves(metrics: ClassMetrics, folder: Path) -> None:
+    """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`."""
     curves = metrics.curves
-    paths = [_plot_precision_recall(metrics, folder / "PR_curve.png")]
-    for name, values, letter in (
-        ("F1", curves.f1, "F1"),
-        ("Precision", curves.precision, "P"),
-        ("Recall", curves.recall, "R"),
-    ):
-        paths.append(_plot_by_confidence(metrics, values, name, folder / f"{letter}_curve.png"))
-    return paths
-
-
-def _plot_by_confidence(metrics: ClassMetrics, values: np.ndarray, name: str, path: Path) -> Path:
-    mean = _mean(values)
-    best = int(mean.argmax())
-    summary = f"{mean[best]:.2f} at {GRID[best]:.3f}"
-    labels = [f"{values[row].max():.2f}" for row in range(len(values))]
-    titles = (f"{name} by confidence", "confidence", name if name == "F1" else name.lower())
-    return _plot(metrics, values, labels, summary, titles, path)
-
-
-def _plot_precision_recall(metrics: ClassMetrics, path: Path) -> Path:
+    titles = ("Precision by recall", "recall", "precision")
     labels = [f"{value:.3f}" for value in metrics.ap[:, 0]]
     summary = f"{metrics.means()['mAP50']:.3f} mAP at IoU 0.5"
-    titles = ("Precision by recall", "recall", "precision")
-    return _plot(metrics, metrics.curves.precision_by_recall, labels, summary, titles, path)
+    _plot(metrics, curves.precision_by_recall, labels, summary, titles, folder / "PR_curve.png")
+    for file, title, name, values in (
+        ("F1_curve.png", "F1", "F1", curves.f1),
+        ("P_curve.png", "Precision", "precision", curves.precision),
+        ("R_curve.png", "Recall", "recall", curves.recall),
+    ):
+        titles = (f"{title} by confidence", "confidence", name)
+        labels = [f"{value:.2f}" for value in values.max(axis=1)]
+        mean = _mean(values)
+        summary = f"{mean.max():.2f} at {GRID[mean.argmax()]:.3f}"
+        _plot(metrics, values, labels, summary, titles, folder / file)
 
 
 def _plot(
@@ -53,7 +43,7 @@ def _plot(
     summary: str,
     titles: tuple[str, str, str],
     path: Path,
-) -> Path:
+) -> None:
     """One curve for each class and a bold mean.
 
     Args:
@@ -81,7 +71,6 @@ def _plot(
     else:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, fontsize=9, frameon=False)
     save_figure(figure, path)
-    return path
 
 
 def _draw_thin_lines(axes: Axes, values: np.ndarray) -> None:

@@ -22,7 +22,7 @@ BINS = 40
 NAMED_CLASSES = 80
 
 
-def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> Path:
+def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> None:
     """Draw how many labels each class has, boxes on top of each other, and how x, y, w, h go together.
 
     Args:
@@ -36,7 +36,6 @@ def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> Path:
     _draw_boxes(figure.add_subplot(left[1]), boxes)
     _draw_relations(figure, outer[1], boxes[:, 1:])
     save_figure(figure, path)
-    return path
 
 
 def _draw_counts(axes: Axes, classes: np.ndarray, names: dict[int, str]) -> None:

@@ -24,7 +24,7 @@ PANELS = (
 WINDOW = 5  # epochs in the running mean
 
 
-def plot_results(results: Path, path: Path) -> Path:
+def plot_results(results: Path, path: Path) -> None:
     """Draw the columns of a run's `results.csv`.
 
     Raises:
@@ -55,7 +55,6 @@ def plot_results(results: Path, path: Path) -> Path:
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.supxlabel("epoch", fontsize=10)
     save_figure(figure, path)
-    return path
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:

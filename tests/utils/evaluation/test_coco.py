@@ -75,11 +75,13 @@ def test_check_scores_numbers_and_text_alike(tmp_path: Path, paths: tuple[str, s
     pytest.importorskip("faster_coco_eval")
     first, second = paths
     coco = gathered(result(first, hit()), result(second, hit()))
-    before = json.dumps([coco.ground_truth, coco.predictions])
+    before = json.dumps([coco.images, coco.annotations, coco.categories, coco.predictions])
     line = coco.check(tmp_path)
     assert scores(line) == (1.0, 1.0)
     assert "share" not in line
-    assert json.dumps([coco.ground_truth, coco.predictions]) == before  # the numbers are copies' only
+    assert (
+        json.dumps([coco.images, coco.annotations, coco.categories, coco.predictions]) == before
+    )  # the numbers are copies' only
     # found in one of two images: recall reaches 50 of the 101 points from 0 to 1, plus the one at 0
     assert scores(gathered(result(first, []), result(second, hit())).check(tmp_path)) == pytest.approx(
         (51 / 101, 51 / 101), abs=1e-4
