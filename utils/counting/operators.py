@@ -11,15 +11,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch._ops import OpOverload
 
-Kind: TypeAlias = Literal[
-    "products", "normalisation", "biases", "elementwise", "pooling", "resampling", "reductions"
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from utils.counting.conventions import Kind
+
 Operations: TypeAlias = dict[Kind, int]
 Rule: TypeAlias = Callable[[Sequence[Any], Any], Operations]
 
@@ -77,8 +75,20 @@ def operations(
 
 def operator_name(func: OpOverload) -> str:
     """`silu` for `aten::silu` and `aten::silu_`; other libraries keep their prefix, as `torchvision::nms`."""
-    name = func._schema.name.removeprefix("aten::")
-    return name.removesuffix("_") if func._schema.is_mutable else name
+    name = _schema(func).name.removeprefix("aten::")
+    return name.removesuffix("_") if _schema(func).is_mutable else name
+
+
+def written_operands(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The operands that an operator changes."""
+    declared = _schema(func).arguments
+    given = dict(zip((argument.name for argument in declared), args)) | dict(kwargs)
+    return [given.get(a.name) for a in declared if a.alias_info is not None and a.alias_info.is_write]
+
+
+def _schema(func: OpOverload) -> Any:
+    """An operator's declaration; torch tells nowhere else what an operator writes to."""
+    return func._schema
 
 
 def makes_only(name: str, args: Sequence[Any]) -> bool:
