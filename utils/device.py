@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Literal
 
 import torch
@@ -62,11 +61,9 @@ def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     return torch.float16
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Mixed precision for the forward pass, or nothing when `dtype` is None."""
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -77,19 +77,19 @@ def _candidates(
     """(n, 5 + nc) prediction rows to (k, 6) xyxy, confidence, class above the threshold, confident first."""
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
-        row, category = (scores > conf_thres).nonzero(as_tuple=True)
-        confidence = scores[row, category]
+        row, cls = (scores > conf_thres).nonzero(as_tuple=True)
+        confidence = scores[row, cls]
     else:
-        confidence, category = scores.max(dim=1)
+        confidence, cls = scores.max(dim=1)
         row = (confidence > conf_thres).nonzero().squeeze(1)
-        confidence, category = confidence[row], category[row]
+        confidence, cls = confidence[row], cls[row]
     if classes is not None:
-        wanted = torch.isin(category, torch.as_tensor(list(classes), device=category.device))
-        row, confidence, category = row[wanted], confidence[wanted], category[wanted]
+        wanted = torch.isin(cls, torch.as_tensor(list(classes), device=cls.device))
+        row, confidence, cls = row[wanted], confidence[wanted], cls[wanted]
     confidence, order = confidence.sort(descending=True, stable=True)
     order = order[:MAX_CANDIDATES]
     boxes = xywh_to_xyxy(rows[row[order], :4])
-    return torch.cat((boxes, confidence[:MAX_CANDIDATES, None], category[order, None].to(boxes.dtype)), dim=1)
+    return torch.cat((boxes, confidence[:MAX_CANDIDATES, None], cls[order, None].to(boxes.dtype)), dim=1)
 
 
 def _suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: int) -> Tensor:
