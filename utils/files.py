@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import tempfile
+import secrets
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,14 +102,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -118,12 +116,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             error.filename = str(path)  # a write knows only its handle
         raise
     _sync_folder(path.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no call that reads it without setting it
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -130,16 +132,12 @@ def nms_kernel() -> NMSKernel:
     return torch.ops.torchvision.nms
 
 
-def _operator_library() -> str | None:
-    """Path of torchvision's compiled operators; find_spec locates the package without running it."""
+def _operator_library() -> Path | None:
+    """torchvision's compiled operators; find_spec locates the package without running it."""
     package = importlib.util.find_spec("torchvision")
-    if package is None or not package.submodule_search_locations:
-        return None
-    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    for folder in package.submodule_search_locations:
-        finder = importlib.machinery.FileFinder(folder, loader)
-        for name in ("_C_stable", "_C"):
-            spec = finder.find_spec(name)
-            if spec is not None and spec.origin:
-                return spec.origin
+    for folder in (package and package.submodule_search_locations) or ():
+        for name, suffix in itertools.product(("_C_stable", "_C"), EXTENSION_SUFFIXES):
+            library = Path(folder, name + suffix)
+            if library.is_file():
+                return library
     return None

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from utils.boxes import box_iou
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # the first one is that of precision, recall and curves
+CONFIDENT, OVERLAPPING = 0.25, 0.45  # what a pair of the confusion matrix exceeds
 GRID = np.linspace(0, 1, 1000)  # confidences, or recalls, at which curves are sampled
 SMOOTHED = 50  # neighbours on each side over which the mean F1 is averaged before its best place is sought
 SUMMARY = ("precision", "recall", "mAP50", "mAP50_95")  # the scores that are shown and weighed
@@ -180,12 +181,10 @@ class DetectionMetrics:
 
     Args:
         names: class number to name.
-        thresholds: (T,) IoU thresholds; the first one is that of precision, recall and curves.
     """
 
-    def __init__(self, names: dict[int, str], thresholds: np.ndarray = IOU_THRESHOLDS) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
         self.names = names
-        self.thresholds = thresholds
         self.images = 0
         self._right: list[np.ndarray] = []
         self._scored: list[np.ndarray] = []  # (n, 2) confidence, class
@@ -194,7 +193,7 @@ class DetectionMetrics:
     def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> np.ndarray:
         """Add an image: predictions (n, 6), labels (m, 5). Returns which ones are right, (n, T) bool."""
         predictions, labels = as_array(predictions, 6), as_array(labels, 5)
-        right = match_predictions(predictions, labels, self.thresholds)
+        right = match_predictions(predictions, labels)
         self.images += 1
         self._right.append(right)
         self._scored.append(predictions[:, 4:6])
@@ -203,7 +202,7 @@ class DetectionMetrics:
 
     def compute(self) -> ClassMetrics:
         """Metrics of all images so far; classes without labels do not occur in it."""
-        right = np.concatenate([np.zeros((0, len(self.thresholds)), dtype=bool), *self._right])
+        right = np.concatenate([np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool), *self._right])
         scored = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._scored])
         labels = np.concatenate([np.zeros(0, dtype=np.float32), *self._labels])
         return ap_per_class(right, scored[:, 0], scored[:, 1], labels, self.names)
@@ -237,19 +236,17 @@ class ConfusionMatrix:
     matched to counts in the last row, a prediction without label in the last column.
     """
 
-    def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.45) -> None:
+    def __init__(self, nc: int) -> None:
         self.nc = nc
-        self.conf = conf
-        self.iou = iou
         self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
 
     def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
         """Add an image: predictions (n, 6), labels (m, 5). Pairs are made by overlap, whatever the class."""
         predictions, labels = as_array(predictions, 6), as_array(labels, 5)
-        predictions = predictions[predictions[:, 4] > self.conf]
+        predictions = predictions[predictions[:, 4] > CONFIDENT]
         predicted, true = predictions[:, 5].astype(int), labels[:, 0].astype(int)
         overlap = box_iou(predictions[:, :4], labels[:, 1:5])
-        pairs = np.argwhere(overlap > self.iou)
+        pairs = np.argwhere(overlap > OVERLAPPING)
         pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
         partner = np.full(len(predicted), self.nc)
         lonely = np.ones(len(true), dtype=bool)
