@@ -155,7 +155,7 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     pictures.close()
     if save_labels:
-        LOGGER.info(f"{result.images} label files in {folder / 'labels'}")
+        LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:
         coco.write(folder)
         LOGGER.info(coco.check(folder))

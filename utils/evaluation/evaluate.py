@@ -76,7 +76,6 @@ class Evaluation:
     report: dict[str, Any]
     losses: list[float]
     speeds: dict[str, float]
-    images: int
     names: dict[int, str]
 
     def summary(self) -> list[float]:
@@ -136,15 +135,14 @@ def evaluate(
             if criterion is not None:
                 losses += criterion(logits, targets)[1]
             suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
-    images_seen, metrics = scorer.metrics.images, scorer.metrics.compute()
-    speeds = {stage: seconds / max(images_seen, 1) * 1e3 for stage, seconds in clocks.items()}
+    metrics = scorer.metrics.compute()
+    speeds = {stage: seconds / max(scorer.metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
     return Evaluation(
         metrics=metrics,
         confusion=scorer.confusion,
         report=scorer.metrics.as_dict(metrics) | {"speed_ms_per_image": speeds},
         losses=(losses / max(len(loader), 1)).tolist(),
         speeds=speeds,
-        images=images_seen,
         names=names,
     )
 
@@ -196,8 +194,8 @@ class _Scorer:
         detections, truth = found.clone(), labels.clone()
         detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)
         truth[:, 1:] = scale_boxes(xywh_to_xyxy(labels[:, 1:]), seen, source, ratio, pad)
-        self.metrics.update(detections, truth)
-        self.confusion.update(detections, truth)
+        self.metrics.update(detections.numpy(), truth.numpy())
+        self.confusion.update(detections.numpy(), truth.numpy())
         if self.on_image is not None:
             self.on_image(ImageResult(batch.paths[index], source, detections, truth))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from utils.boxes import box_iou
 
@@ -23,7 +22,7 @@ EPS = 1e-16
 
 
 def match_predictions(
-    predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor, thresholds: np.ndarray = IOU_THRESHOLDS
+    predictions: np.ndarray, labels: np.ndarray, thresholds: np.ndarray = IOU_THRESHOLDS
 ) -> np.ndarray:
     """Which predictions are right, at each IoU threshold.
 
@@ -38,7 +37,6 @@ def match_predictions(
     Returns:
         (n, T) bool.
     """
-    predictions, labels = as_array(predictions, 6), as_array(labels, 5)
     right = np.zeros((len(predictions), len(thresholds)), dtype=bool)
     if not len(predictions) or not len(labels):
         return right
@@ -57,31 +55,24 @@ def match_predictions(
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Sampled curves at IoU 0.5; (C, 1000) each, over `GRID`."""
-
-    precision: np.ndarray  # by confidence
-    recall: np.ndarray  # by confidence
-    f1: np.ndarray  # by confidence
-    precision_by_recall: np.ndarray
-
-
-@dataclass(frozen=True)
 class ClassMetrics:
     """Detection quality of the C classes that have labels, in ascending order of `classes`.
 
-    Precision, recall and f1 are those at IoU 0.5 and at `confidence`, the threshold with the best smoothed
-    mean F1.
+    Attributes:
+        classes: (C,) int.
+        labels: (C,) int, how many of each there are.
+        ap: (C, T) average precision.
+        curves: `precision`, `recall` and `f1` by confidence, and `precision_by_recall`, at IoU 0.5; (C, 1000)
+            each, over `GRID`.
+        best: the place in `GRID` of the confidence with the best smoothed mean F1.
+        names: class number to name.
     """
 
-    classes: np.ndarray  # (C,) int
-    labels: np.ndarray  # (C,) int, how many there are
-    precision: np.ndarray  # (C,) 0–1, as the following
-    recall: np.ndarray
-    f1: np.ndarray
-    ap: np.ndarray  # (C, T)
-    confidence: float
-    curves: Curves
+    classes: np.ndarray
+    labels: np.ndarray
+    ap: np.ndarray
+    curves: dict[str, np.ndarray]
+    best: int
     names: dict[int, str]
 
     def name(self, row: int) -> str:
@@ -91,8 +82,8 @@ class ClassMetrics:
         return f"{name} ({cls})" if list(self.names.values()).count(name) > 1 else name
 
     def scores(self) -> dict[str, np.ndarray]:
-        """precision, recall, f1, mAP50 and mAP50_95 of each class, the last one (C, T) by threshold."""
-        scores = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        """(C,) precision, recall and f1 at the best confidence, and mAP50; mAP50_95 is (C, T)."""
+        scores = {key: self.curves[key][:, self.best] for key in ("precision", "recall", "f1")}
         return scores | {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
 
     def means(self) -> dict[str, float]:
@@ -136,17 +127,8 @@ def ap_per_class(
         ap[row], by_recall[row] = _average_precision(reached, exact)
     f1 = 2 * precision * recall / (precision + recall + EPS)
     best = int(_smooth(f1.mean(axis=0)).argmax()) if len(classes) else 0
-    return ClassMetrics(
-        classes=classes,
-        labels=labels,
-        precision=precision[:, best],
-        recall=recall[:, best],
-        f1=f1[:, best],
-        ap=ap,
-        confidence=float(GRID[best]),
-        curves=Curves(precision, recall, f1, by_recall),
-        names=names or {},
-    )
+    curves = {"precision": precision, "recall": recall, "f1": f1, "precision_by_recall": by_recall}
+    return ClassMetrics(classes, labels, ap, curves, best, names or {})
 
 
 def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,15 +172,12 @@ class DetectionMetrics:
         self._scored: list[np.ndarray] = []  # (n, 2) confidence, class
         self._labels: list[np.ndarray] = []  # (m,) classes
 
-    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> np.ndarray:
-        """Add an image: predictions (n, 6), labels (m, 5). Returns which ones are right, (n, T) bool."""
-        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
-        right = match_predictions(predictions, labels)
+    def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
+        """Add an image: predictions (n, 6), labels (m, 5)."""
         self.images += 1
-        self._right.append(right)
+        self._right.append(match_predictions(predictions, labels))
         self._scored.append(predictions[:, 4:6])
         self._labels.append(labels[:, 0])
-        return right
 
     def compute(self) -> ClassMetrics:
         """Metrics of all images so far; classes without labels do not occur in it."""
@@ -224,7 +203,7 @@ class DetectionMetrics:
             "labels": int(result.labels.sum()),
             **means,
             "fitness": fitness(*(means[key] for key in SUMMARY)),
-            "confidence": result.confidence,
+            "confidence": float(GRID[result.best]),
             "classes": classes,
         }
 
@@ -240,9 +219,8 @@ class ConfusionMatrix:
         self.nc = nc
         self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
 
-    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
+    def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
         """Add an image: predictions (n, 6), labels (m, 5). Pairs are made by overlap, whatever the class."""
-        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
         predictions = predictions[predictions[:, 4] > CONFIDENT]
         predicted, true = predictions[:, 5].astype(int), labels[:, 0].astype(int)
         overlap = box_iou(predictions[:, :4], labels[:, 1:5])
@@ -257,17 +235,3 @@ class ConfusionMatrix:
                 free[i] = lonely[j] = False
         np.add.at(self.matrix, (predicted, partner), 1)
         np.add.at(self.matrix[self.nc], true[lonely], 1)
-
-
-def as_array(rows: np.ndarray | Tensor, columns: int) -> np.ndarray:
-    """Rows as a numpy array (n, columns); an empty input of any shape becomes (0, columns).
-
-    Raises:
-        ValueError: another number of columns.
-    """
-    array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-    if not array.size:
-        return np.zeros((0, columns), dtype=np.float32)
-    if array.ndim != 2 or array.shape[1] != columns:
-        raise ValueError(f"expected rows of {columns} numbers, found an array of shape {array.shape}")
-    return array

@@ -28,7 +28,7 @@ def class_table(result: Evaluation, verbose: bool = False) -> str:
     lines = [f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"]
     for name, numbers in rows:
         values = "".join(f"{numbers[key]:>11.3g}" for key in SUMMARY)
-        lines.append(f"{name:>22}{result.images:>11}{numbers['labels']:>11}{values}")
+        lines.append(f"{name:>22}{result.report['images']:>11}{numbers['labels']:>11}{values}")
     return "\n".join(lines)
 
 

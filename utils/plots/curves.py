@@ -23,17 +23,18 @@ def plot_curves(metrics: ClassMetrics, folder: Path) -> None:
     titles = ("Precision by recall", "recall", "precision")
     labels = [f"{value:.3f}" for value in metrics.ap[:, 0]]
     summary = f"{metrics.means()['mAP50']:.3f} mAP at IoU 0.5"
-    _plot(metrics, curves.precision_by_recall, labels, summary, titles, folder / "PR_curve.png")
-    for file, title, name, values in (
-        ("F1_curve.png", "F1", "F1", curves.f1),
-        ("P_curve.png", "Precision", "precision", curves.precision),
-        ("R_curve.png", "Recall", "recall", curves.recall),
+    _plot(metrics, curves["precision_by_recall"], labels, summary, titles, folder / "PR_curve.png")
+    for letter, title, name in (
+        ("F1", "F1", "F1"),
+        ("P", "Precision", "precision"),
+        ("R", "Recall", "recall"),
     ):
+        values = curves[name.lower()]
         titles = (f"{title} by confidence", "confidence", name)
         labels = [f"{value:.2f}" for value in values.max(axis=1)]
         mean = _mean(values)
         summary = f"{mean.max():.2f} at {GRID[mean.argmax()]:.3f}"
-        _plot(metrics, values, labels, summary, titles, folder / file)
+        _plot(metrics, values, labels, summary, titles, folder / f"{letter}_curve.png")
 
 
 def _plot(
