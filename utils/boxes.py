@@ -35,12 +35,12 @@ def xywh_to_xyxy(boxes: Boxes) -> Boxes:
 
 def normalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
     """Pixel boxes of either form to fractions of an image of `shape` (height, width)."""
-    return boxes / _sides(boxes, shape)
+    return boxes / _row(boxes, shape[::-1] * 2)
 
 
 def denormalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
     """Boxes of either form in fractions of an image of `shape` (height, width) to pixels."""
-    return boxes * _sides(boxes, shape)
+    return boxes * _row(boxes, shape[::-1] * 2)
 
 
 def clip_boxes(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
@@ -221,11 +221,6 @@ def _join(*parts: Boxes) -> Boxes:
     if isinstance(parts[0], Tensor):
         return torch.cat(parts, dim=-1)
     return np.concatenate(parts, axis=-1)
-
-
-def _sides(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
-    height, width = shape
-    return _row(boxes, [width, height, width, height])
 
 
 def _row(like: Boxes, values: Sequence[float]) -> Boxes:

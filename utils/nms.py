@@ -15,8 +15,6 @@ from utils.boxes import xywh_to_xyxy
 
 MAX_CANDIDATES = 30_000  # boxes of one image that enter suppression, the most confident ones
 
-NMSKernel = Callable[[Tensor, Tensor, float], Tensor]
-
 
 @torch.no_grad()
 def non_max_suppression(
@@ -117,7 +115,7 @@ def _suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: 
         count *= 2
 
 
-def nms_kernel() -> NMSKernel:
+def nms_kernel() -> Callable[[Tensor, Tensor, float], Tensor]:
     """torchvision's operator `(boxes (k, 4) xyxy, scores (k,), iou) -> kept indices`, loaded on first use.
 
     Importing all of torchvision takes seconds and this one operator is all we need, so only its compiled

@@ -162,7 +162,7 @@ def test_batch_of_labels(tmp_path):
     images[0, 0] = 200  # red, the first channel, must end up last in the file
     # class 1 in the second image, 48 x 32 around its centre: from (24, 16) to (72, 48)
     targets = torch.tensor([[1, 1, 0.5, 0.5, 0.5, 0.5]])
-    plot_batch(tmp_path / "b.png", images, ["x/a.jpg", "b.jpg", "c.jpg"], {1: "cat"}, targets=targets)
+    plot_batch(tmp_path / "b.png", images, ["x/a.jpg", "b.jpg", "c.jpg"], {1: "cat"}, targets)
     picture = pixels(tmp_path / "b.png")
     # 2 x 2 tiles with a gap of 4 pixels
     assert picture.shape == (64 * 2 + 4, 96 * 2 + 4, 3)
@@ -176,7 +176,7 @@ def test_batch_of_detections_leaves_out_uncertain_ones(tmp_path):
     sure, unsure = torch.tensor([[20, 30, 60, 55, 0.9, 0]]), torch.tensor([[20, 30, 60, 55, 0.1, 0]])
     pictures = []
     for rows in (sure, unsure, torch.zeros(0, 6)):
-        plot_batch(tmp_path / "b.png", grey(1), ["a.jpg"], {0: "cat"}, detections=[rows])
+        plot_batch(tmp_path / "b.png", grey(1), ["a.jpg"], {0: "cat"}, [rows])
         pictures.append(pixels(tmp_path / "b.png"))
     assert not np.array_equal(pictures[0], pictures[1])
     assert np.array_equal(pictures[1], pictures[2])
@@ -185,15 +185,10 @@ def test_batch_of_detections_leaves_out_uncertain_ones(tmp_path):
 def test_large_batch_is_limited(tmp_path):
     detections = [torch.zeros(0, 6)] * 20
     names = [f"{i}.jpg" for i in range(20)]
-    plot_batch(tmp_path / "b.jpg", grey(20, 640, 640), names, {}, detections=detections)
+    plot_batch(tmp_path / "b.jpg", grey(20, 640, 640), names, {}, detections)
     assert max(pixels(tmp_path / "b.jpg").shape) <= 1920
-    plot_batch(tmp_path / "c.jpg", grey(20), names, {}, targets=torch.zeros(0, 6))
+    plot_batch(tmp_path / "c.jpg", grey(20), names, {}, torch.zeros(0, 6))
     assert (tmp_path / "c.jpg").is_file()
-
-
-def test_batch_needs_one_kind_of_boxes(tmp_path):
-    with pytest.raises(ValueError, match="either targets or detections"):
-        plot_batch(tmp_path / "b.jpg", grey(1), ["a"], {})
 
 
 def test_pictures_of_a_run_are_of_its_first_batches(tmp_path):

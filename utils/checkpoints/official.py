@@ -45,7 +45,8 @@ def read_official(root: Any, archive: TorchArchive) -> dict[str, Any]:
     yaml = {key: described[key] for key in described if key in MODEL_KEYS}  # forks add keys of their own
     names = read(attributes.get("names"), "names")
     states = [_state_dict(module, archive) for module in modules]
-    stride = _stride(read(attributes.get("stride"), "stride"))
+    strides = read(attributes.get("stride"), "stride")  # pixels, smallest level first
+    stride = strides.float().flatten()[:16].tolist() if isinstance(strides, torch.Tensor) else None
     train_args = read(holder.get("opt"), "opt", lenient=True)
     hyp = read(attributes.get("hyp"), "hyp", lenient=True)
     return {
@@ -129,15 +130,6 @@ def _attributes(module: Node) -> dict[Any, Any]:
     return module.state
 
 
-def _stride(value: Any) -> list[float] | None:
-    """Strides in pixels, smallest level first."""
-    if isinstance(value, torch.Tensor):
-        value = value.float().flatten()[:16].tolist()
-    if type(value) is not list or any(type(pixels) not in (int, float) for pixels in value):
-        return None
-    return [float(pixels) for pixels in value]
-
-
 def _anchors(state: dict[str, torch.Tensor], stride: list[float] | None) -> Any:
     """Anchors in pixels, nested lists (levels, anchors, 2), from the head's buffer in grid units."""
     found = [value for name, value in state.items() if name.split(".")[-1] == "anchors"]
@@ -150,6 +142,4 @@ def _fitness(value: Any) -> float | None:
     """A number, or the array of one number that v6.0 wrote."""
     while type(value) is list and len(value) == 1:
         value = value[0]
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
     return float(value) if type(value) in (int, float) else None

@@ -25,8 +25,6 @@ from utils.losses.detection import DetectionLoss
 from utils.nms import non_max_suppression
 from utils.pipeline import JobQueue
 
-Infer = Callable[[Tensor], Any]
-
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -96,7 +94,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    infer: Infer,
+    infer: Callable[[Tensor], Any],
     loader: Loader,
     device: torch.device,
     names: dict[int, str],

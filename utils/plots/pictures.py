@@ -36,23 +36,23 @@ class RunPictures:
     def training_batch(self, number: int, batch: Batch) -> None:
         """Draw one of the first batches, as it is fed to the network."""
         if number < BATCHES:
-            self._draw(f"train_batch{number}", batch, targets=batch.targets)
+            self._draw(f"train_batch{number}", batch, batch.targets)
 
     def validation_batch(self, number: int, batch: Batch, detections: list[Tensor]) -> None:
         """Draw one of the first batches twice, with labels and with detections (n, 6) in pixels of it."""
         if number < BATCHES:
-            self._draw(f"val_batch{number}_labels", batch, targets=batch.targets)
-            self._draw(f"val_batch{number}_pred", batch, detections=detections)
+            self._draw(f"val_batch{number}_labels", batch, batch.targets)
+            self._draw(f"val_batch{number}_pred", batch, detections)
 
     def close(self) -> None:
         """Wait until everything is drawn."""
         if self._jobs is not None:
             self._jobs.close()
 
-    def _draw(self, stem: str, batch: Batch, **boxes: Any) -> None:
+    def _draw(self, stem: str, batch: Batch, boxes: Tensor | list[Tensor]) -> None:
         path = self._folder / f"{stem}.jpg"
-        self._submit(plot_batch, path, batch.images, batch.paths, self._names, **boxes)
+        self._submit(plot_batch, path, batch.images, batch.paths, self._names, boxes)
 
-    def _submit(self, plot: Callable[..., None], *args: Any, **options: Any) -> None:
+    def _submit(self, plot: Callable[..., None], *args: Any) -> None:
         if self._jobs is not None:
-            self._jobs.submit(partial(plot, *args, **options))
+            self._jobs.submit(partial(plot, *args))
