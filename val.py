@@ -19,7 +19,6 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import torch
 
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
@@ -146,7 +145,6 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
             iou_thres=config.iou_thres,
             max_det=config.max_det,
             single_cls=config.single_cls,
-            half=backend.dtype == torch.float16,
             save_hybrid=config.save_hybrid,
         ),
         on_image=on_image,

@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 class Prefetch(Generic[Item]):
     """Iterates over `items` in a thread of its own, ahead of the consumer.
 
-    Reading begins with the construction, not with the first `next`. As a context manager it closes at the end
-    of the block: a thread that is still inside a C library when the interpreter ends would abort the process.
+    Reading begins with the construction, not with the first `next`. It has to be closed in any case: a thread
+    that is still inside a C library when the interpreter ends would abort the process.
 
     Args:
         items: its errors are raised by `next`, after the items that came before them.
@@ -59,12 +59,6 @@ class Prefetch(Generic[Item]):
             self._changed.notify_all()
         self._thread.join()
         self._error = None
-
-    def __enter__(self) -> Prefetch[Item]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _read(self, items: Iterable[Item]) -> None:
         try:

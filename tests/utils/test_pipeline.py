@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -206,7 +207,7 @@ def test_a_prefetch_that_was_never_iterated_ends_with_its_block() -> None:
             started.set()
             yield 1
 
-    with pytest.raises(KeyError), Prefetch(items(), budget=1):
+    with pytest.raises(KeyError), contextlib.closing(Prefetch(items(), budget=1)):
         started.wait()
         raise KeyError("the consumer fails first")
     assert threading.active_count() == threads

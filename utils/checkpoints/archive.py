@@ -14,10 +14,9 @@ import torch
 from utils.checkpoints.unpickle import Node, RefusedError, Storage
 
 MAX_MEMBERS = 100_000
-REBUILT_PARAMETERS = frozenset(
-    {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
-)
-REBUILT_TENSORS = REBUILT_PARAMETERS | {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
+TENSORS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
+PARAMETERS = frozenset({"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
+REBUILT_TENSORS = TENSORS | PARAMETERS
 DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -65,13 +64,11 @@ class TorchArchive:
         Raises:
             RefusedError: offset, size or stride reach outside the storage, or would grow it.
         """
-        if node.name in REBUILT_PARAMETERS:
-            inner = node.args[0] if node.args else None
-            if not isinstance(inner, Node) or inner.name not in REBUILT_TENSORS - REBUILT_PARAMETERS:
-                raise RefusedError("damaged: a parameter without a tensor")
-            node = inner
-        match node.args:
-            case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_):
+        tensor = node.args[0] if node.name in PARAMETERS and node.args else node
+        match tensor:
+            case Node(
+                name=name, args=(Storage() as storage, int(offset), tuple(size), tuple(stride), *_)
+            ) if name in TENSORS:
                 _check_bounds(storage, offset, size, stride)
             case _:
                 raise RefusedError(f"damaged: {node.name} with arguments that describe no tensor")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from utils.console import progress
 from utils.data.frames import Frame, Source
-from utils.detections.results import STAGES, count_classes
+from utils.detections.results import STAGES, count_classes, speed_line
 
 LONG = 200  # sources with more pictures than this get a progress bar instead of a line a picture
 
@@ -75,10 +75,7 @@ class DetectionLog:
             self._bar.close()
         if not self.pictures:
             return
-        average = self._seconds / self.pictures * 1e3
-        stages = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(average, STAGES))
-        height, width = self._size
-        print(f"Speed: {stages} per image at shape (1, 3, {height}, {width})")
+        print(speed_line(self._seconds / self.pictures * 1e3, (1, 3, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
         print(f"{self.pictures} images in {elapsed:.1f} s")
         if folder is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +29,12 @@ def count_classes(classes: Sequence[float], names: Mapping[int, str]) -> str:
     counts = Counter(int(c) for c in classes)
     parts = [f"{count} {names[c]}{'s' if count > 1 else ''}" for c, count in sorted(counts.items())]
     return ", ".join(parts) or "no detections"
+
+
+def speed_line(milliseconds: Iterable[float], shape: tuple[int, ...]) -> str:
+    """How long each stage took for one picture; `shape` is that of the network's input."""
+    speeds = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(milliseconds, STAGES))
+    return f"Speed: {speeds} per image at shape {shape}"
 
 
 @dataclass
@@ -123,9 +129,7 @@ class Results:
         for index, (image, rows) in enumerate(zip(self.ims, self.pred)):
             found = count_classes(rows[:, 5].tolist(), self.names)
             lines.append(f"image {index + 1}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
-        speeds = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(self.t, STAGES))
-        lines.append(f"Speed: {speeds} per image at shape {self.s}")
-        return "\n".join(lines)
+        return "\n".join([*lines, speed_line(self.t, self.s)])
 
     def print(self) -> None:
         """Print what each picture shows, and the speed."""

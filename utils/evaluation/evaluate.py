@@ -38,7 +38,6 @@ class EvaluationOptions:
     iou_thres: float = 0.6
     max_det: int = 300
     single_cls: bool = False
-    half: bool = False
     save_hybrid: bool = False
 
 
@@ -124,8 +123,7 @@ def evaluate(
         for number, batch in enumerate(progress(loader, "validating")):
             with _timed(clocks, "pre-process", device):
                 images = batch.images.to(device, non_blocking=True)
-                dtype = torch.float16 if scorer.options.half else torch.float32
-                images = images.to(dtype, memory_format=memory_format(device)) / 255
+                images = images.to(torch.float32, memory_format=memory_format(device)) / 255
                 targets = batch.targets.to(device)
             with _timed(clocks, "inference", device):
                 output = infer(images)
