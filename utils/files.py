@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from utils.errors import UserError
 
+MOST_BYTES = 100  # of a name made from a text; file systems take 255, numbers and suffixes are yet to come
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,16 +31,12 @@ def expand(path: str | Path) -> Path:
         ) from error
 
 
-def safe_name(text: str, limit: int = 100) -> str:
-    """A file name without suffix for a text: separators, wildcards and control characters become `_`.
-
-    Args:
-        limit: most bytes in UTF-8; file systems take 255, and numbers and suffixes are yet to come.
-    """
+def safe_name(text: str) -> str:
+    """A file name without suffix for a text: separators, wildcards and control characters become `_`."""
     marks = "".join(
         "_" if c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
     )
-    return marks.encode()[:limit].decode(errors="ignore").strip(". ") or "_"
+    return marks.encode()[:MOST_BYTES].decode(errors="ignore").strip(". ") or "_"
 
 
 def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence[str] = ("",)) -> Path:

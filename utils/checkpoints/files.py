@@ -147,13 +147,9 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
 def _safetensors_bytes(content: dict[str, Any]) -> bytes:
     description = {key: content.get(key) for key in DESCRIPTION}
     description["names"] = list((content["names"] or {}).items())  # JSON has no integer keys
-    try:
-        text = json.dumps(description)
-    except TypeError as error:
-        raise TypeError(f"the description of the weights must be numbers and text: {error}") from error
     # clones, because tensors in this format may not share memory
     state = {key: value.contiguous().clone() for key, value in inference_state(content).items()}
-    return safetensors.torch.save(state, {"format": "pt", FORMAT: text})
+    return safetensors.torch.save(state, {"format": "pt", FORMAT: json.dumps(description)})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -91,10 +91,6 @@ class PlainReader:
         match value:
             case Node(name="collections.OrderedDict", args=(), items=items):
                 return inner(items)
-            case Node(name="collections.OrderedDict", args=([*pairs],), items=items) if all(
-                type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in SCALARS for pair in pairs
-            ):
-                return inner({**dict(pairs), **items})
             case Node(
                 name="builtins.set" | "builtins.frozenset" | "torch.Size", args=([*members] | (*members,),)
             ):
@@ -131,26 +127,28 @@ def _numpy_value(node: Node, read: Callable[[Any], Any]) -> Any:
     Raises:
         RefusedError: another dtype (an object array would hold anything), or sizes that do not agree.
     """
-    shape: Any = ()
     match node:
         case Node(name=name, args=(dtype, raw)) if name.endswith(".scalar"):
-            fortran = False
-        case Node(name=name, state=(_, shape, dtype, fortran, raw)) if name.endswith("._reconstruct"):
+            parts: tuple[Any, ...] = ((), dtype, False, raw)
+        case Node(name=name, state=(_, *array)) if name.endswith("._reconstruct"):
+            parts = tuple(array)
+        case _:
+            parts = ()
+    match parts:
+        case (
+            tuple(shape),
+            Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)),
+            fortran,
+            raw,
+        ):
             pass
         case _:
-            raise RefusedError(f"damaged: {node.name} without a value")
-    match dtype:
-        case Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)):
-            if code not in NUMPY_CODES:
-                raise RefusedError(f"refuses a numpy array of dtype {code[:20]!r}; only numbers are read")
-            kind = np.dtype(f"{endian}{code}")
-        case _:
-            raise RefusedError("damaged: a numpy value without a dtype of numbers")
-    data = read(raw)
-    if type(data) is not bytes:
-        raise RefusedError("damaged: bytes that are no bytes")
-    if type(shape) is not tuple or any(type(n) is not int or not 0 <= n < 1 << 31 for n in shape):
-        raise RefusedError("damaged: a numpy array without a valid shape")
-    if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(data) or len(data) > 1 << 20:
-        raise RefusedError("damaged: a numpy array whose shape and bytes do not agree")
+            raise RefusedError(f"damaged: {node.name} without a shape or a dtype of numbers")
+    if code not in NUMPY_CODES:
+        raise RefusedError(f"refuses a numpy array of dtype {code[:20]!r}; only numbers are read")
+    kind, data = np.dtype(f"{endian}{code}"), read(raw)
+    sized = len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 31 for n in shape)
+    small = type(data) is bytes and len(data) <= 1 << 20
+    if not (sized and small) or math.prod(shape) * kind.itemsize != len(data):
+        raise RefusedError("damaged: a numpy value whose shape and bytes do not agree")
     return np.frombuffer(data, kind).reshape(shape, order="F" if fortran is True else "C").tolist()

@@ -20,7 +20,7 @@ from utils.data.batch import Batch
 from utils.data.loader import Loader
 from utils.detections.results import STAGES
 from utils.device import memory_format, synchronise
-from utils.evaluation.metrics import SUMMARY, ClassMetrics, ConfusionMatrix, DetectionMetrics, fitness
+from utils.evaluation.metrics import SUMMARY, ClassMetrics, ConfusionMatrix, DetectionMetrics
 from utils.losses.detection import DetectionLoss
 from utils.nms import non_max_suppression
 from utils.pipeline import JobQueue
@@ -78,10 +78,6 @@ class Evaluation:
     def summary(self) -> list[float]:
         """Mean precision, recall, mAP50 and mAP50-95."""
         return [self.report[key] for key in SUMMARY]
-
-    @property
-    def fitness(self) -> float:
-        return fitness(*self.summary())
 
     @property
     def maps(self) -> NDArray[np.float64]:
