@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -65,7 +64,9 @@ class Prefetch(Generic[Item]):
             for item in items:
                 price = self._cost(item)
                 with self._changed:
-                    self._changed.wait_for(self._may_go_on)
+                    self._changed.wait_for(
+                        lambda: self._ended or not self._waiting or self._held < self._budget
+                    )
                     if self._ended:
                         return
                     self._waiting.append((item, price))
@@ -77,9 +78,6 @@ class Prefetch(Generic[Item]):
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-    def _may_go_on(self) -> bool:
-        return self._ended or not self._waiting or self._held < self._budget
 
 
 def ordered_map(
@@ -138,9 +136,7 @@ class JobQueue:
     def __enter__(self) -> JobQueue:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.close()
         except BaseException:

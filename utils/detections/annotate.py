@@ -28,11 +28,6 @@ class Style:
     confidences: bool = True
 
 
-def box_label(name: str, confidence: float, confidences: bool = True) -> str:
-    """The text at a box; --hide-conf leaves the confidence out."""
-    return f"{name} {confidence:.2f}" if confidences else name
-
-
 def annotate(
     image: np.ndarray, detections: np.ndarray, names: Mapping[int, str], style: Style | None = None
 ) -> np.ndarray:
@@ -53,7 +48,7 @@ def annotate(
     if style.labels:
         writer = LabelWriter(image, max(round(mean_side * TEXT_SHARE), SMALLEST_TEXT))
         for box, cls, confidence in zip(boxes, classes, detections[:, 4]):
-            label = box_label(names[cls], confidence, style.confidences)
+            label = f"{names[cls]} {confidence:.2f}" if style.confidences else names[cls]
             writer.write(label, box, class_color(cls), overhang=(width + 1) // 2)
     return image
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from utils.boxes import normalize, xyxy_to_xywh
-from utils.detections.annotate import Style, annotate, box_label, crop
+from utils.detections.annotate import Style, annotate, crop
 from utils.detections.saving import crop_path, numbered, write_image
 from utils.files import ROOT, increment_path
 
@@ -178,7 +178,7 @@ class Results:
         for image, rows, stem in zip(self.ims, self.pred, self._stems()):
             for place, (*box, confidence, cls) in enumerate(rows.tolist()):
                 name, piece = self.names[int(cls)], crop(image, box)
-                label = box_label(name, confidence)
+                label = f"{name} {confidence:.2f}"
                 crops.append({"box": box, "conf": confidence, "cls": int(cls), "label": label, "im": piece})
                 if folder is not None:
                     write_image(crop_path(folder, name, stem, place, taken), piece[..., ::-1])

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.evaluation.metrics import GRID, ClassMetrics
 from utils.plots.canvas import FAINT, INK, hex_color, literal, new_figure, save_figure, shorten, style_axes
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NAMED_CLASSES = 20  # up to this many classes have a colour and a line in the legend
 STEP = 4  # of the 1000 points of a curve, every fourth is drawn: a pixel apart
@@ -62,7 +58,8 @@ def _plot(
             text = f"{literal(shorten(metrics.name(row)))}  {label}"
             axes.plot(GRID[::STEP], values[row, ::STEP], color=color, linewidth=1.2, alpha=0.85, label=text)
     else:
-        _draw_thin_lines(axes, values)
+        lines = axes.plot(GRID[::STEP], values[:, ::STEP].T, color=FAINT, linewidth=0.6, alpha=0.7)
+        lines[0].set_label(f"{len(values)} classes")
     axes.plot(GRID, _mean(values), color=INK, linewidth=3, label=f"all classes  {summary}")
     style_axes(axes, *titles)
     axes.set_xlim(0, 1)
@@ -72,15 +69,6 @@ def _plot(
     else:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, fontsize=9, frameon=False)
     save_figure(figure, path)
-
-
-def _draw_thin_lines(axes: Axes, values: np.ndarray) -> None:
-    """All classes as one faint collection, which draws many times faster than a line each."""
-    from matplotlib.collections import LineCollection
-
-    points = [np.column_stack((GRID[::STEP], row[::STEP])) for row in values]
-    label = f"{len(values)} classes"
-    axes.add_collection(LineCollection(points, colors=FAINT, linewidths=0.6, alpha=0.7, label=label))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

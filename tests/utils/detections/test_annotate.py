@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from utils.detections.annotate import LabelWriter, Style, annotate, box_label, crop
+from utils.detections.annotate import LabelWriter, Style, annotate, crop
 from utils.palette import class_color
 
 NAMES = {0: "person", 1: "Fahrrad größer", 2: "人"}
@@ -13,9 +13,12 @@ def grey(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
 
-def test_box_label_follows_the_flags() -> None:
-    assert box_label("cat", 0.876) == "cat 0.88"
-    assert box_label("cat", 0.876, confidences=False) == "cat"
+def test_the_confidence_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(LabelWriter, "write", lambda self, label, *_, **__: written.append(label))
+    for style in (Style(), Style(confidences=False), Style(labels=False)):
+        annotate(grey(100, 100), np.array([[20, 40, 80, 90, 0.876, 0]]), NAMES, style)
+    assert written == ["person 0.88", "person"]
 
 
 def test_boxes_have_the_colour_of_their_class_and_the_asked_width() -> None:
