@@ -72,7 +72,7 @@ class Prefetch(Generic[Item]):
                     self._waiting.append((item, price))
                     self._held += price
                     self._changed.notify_all()
-        except BaseException as error:  # handed to the consumer, who raises it
+        except BaseException as error:
             self._error = error
         finally:
             with self._changed:

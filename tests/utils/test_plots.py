@@ -126,7 +126,7 @@ def write_results(path: Path, epochs: int, **columns: str) -> Path:
     rows = [
         ",".join([str(e), *(columns.get(n, f"{1 / (e + 1):.4f}") for n in names[1:])]) for e in range(epochs)
     ]
-    path.write_text("\n".join([",".join(f"{n:>22}" for n in names), *rows]))
+    path.write_text("\n".join([",".join(f"{n:>22}" for n in names), *rows]), encoding="utf-8")
     return path
 
 
@@ -146,7 +146,7 @@ def test_results_with_gaps(tmp_path):
 
 def test_results_name_what_is_missing(tmp_path):
     table = tmp_path / "results.csv"
-    table.write_text("epoch,train/box_loss\n0,1\n")
+    table.write_text("epoch,train/box_loss\n0,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"results.csv: no column 'train/obj_loss'"):
         plot_results(table, tmp_path / "results.png")
     with pytest.raises(ValueError, match="no epochs"):

@@ -7,17 +7,19 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.counting.conventions import KINDS, KINDS_OF, Convention, Kind
 from utils.counting.operators import flat, makes_only, operations, operator_name, written_operands
 from utils.counting.thop import thop_multiply_adds
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload  # the class of all operators has no public name
 
 # in-place operators whose target is written and not read, in whole or only where the source goes
 OVERWRITING = {"copy", "fill", "zero", "uniform", "normal", "bernoulli", "random", "exponential"}

@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
-from torch._ops import OpOverload
 
 from utils.counting.conventions import Kind
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload  # the class of all operators has no public name
 
 Operations: TypeAlias = dict[Kind, int]
 Rule: TypeAlias = Callable[[Sequence[Any], Any], Operations]

@@ -41,10 +41,10 @@ def scores(line: str) -> tuple[float, float]:
 
 def test_files(tmp_path: Path) -> None:
     gathered(result("a/000042.jpg", hit(0.123456)), result("b/dog.png", [])).write(tmp_path)
-    assert json.loads((tmp_path / "predictions.json").read_text()) == [
+    assert json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8")) == [
         {"image_id": 42, "category_id": 0, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.12346}
     ]
-    truth = json.loads((tmp_path / "labels.json").read_text())
+    truth = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
     assert truth["images"] == [
         {"id": 42, "file_name": "000042.jpg", "height": 100, "width": 200},
         {"id": "dog", "file_name": "dog.png", "height": 100, "width": 200},
