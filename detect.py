@@ -146,8 +146,7 @@ def deliver(
                 if window and window.closed:
                     break
     finally:
-        labels = writer.label_files if writer and writer.options.labels else None
-        log.close(writer.folder if writer else None, labels)
+        log.close(writer)
 
 
 def detect_on(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from utils.console import progress
 from utils.data.frames import Frame, Source
 from utils.detections.results import STAGES, count_classes, speed_line
+from utils.detections.writer import OutputWriter
 
 LONG = 200  # sources with more pictures than this get a progress bar instead of a line a picture
 
@@ -69,8 +70,8 @@ class DetectionLog:
             shown = count_classes(detections[:, 5].tolist(), self.names)
             print(f"{place}{number} {frame.path}: {height}x{width} {shown}, {milliseconds:.1f}ms")
 
-    def close(self, folder: Path | None, label_files: int | None) -> None:
-        """Print the speed and where the results are; `label_files` is None when none were asked for."""
+    def close(self, writer: OutputWriter | None) -> None:
+        """Print the speed, and where the writer, if any, has left the results."""
         if self._bar is not None:
             self._bar.close()
         if not self.pictures:
@@ -78,6 +79,6 @@ class DetectionLog:
         print(speed_line(self._seconds / self.pictures * 1e3, (1, 3, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
         print(f"{self.pictures} images in {elapsed:.1f} s")
-        if folder is not None:
-            labels = "" if label_files is None else f", {label_files} label files in {folder / 'labels'}"
-            print(f"Results saved to {folder}{labels}")
+        if writer is not None:
+            counted = f", {writer.label_files} label files in {writer.folder / 'labels'}"
+            print(f"Results saved to {writer.folder}{counted if writer.options.labels else ''}")
