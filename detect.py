@@ -15,9 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import torch
 
 from models.detector import Detector
@@ -27,7 +26,7 @@ from utils.console import warn
 from utils.data.frames import Frame
 from utils.data.sources import FileSource, open_source
 from utils.detections.annotate import Style
-from utils.detections.log import DetectionLog
+from utils.detections.log import DetectedFrames, DetectionLog
 from utils.detections.window import Window
 from utils.detections.writer import OutputOptions, OutputWriter, spare_sources
 from utils.device import select_device
@@ -49,7 +48,7 @@ from utils.flags import (
 from utils.pipeline import JobQueue, Prefetch, ordered_map
 
 READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for the network
-MOST_WORKERS = 4  # pictures that go through the network side by side; each needs memory
+MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each needs memory
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,11 @@ def run(config: DetectConfig) -> Path | None:
         folder = increment_path(place, config.exist_ok) if options.anything else None
         writer = OutputWriter(folder, options, detector.names, style) if folder else None
         window = Window(detector.names, style) if config.view_img else None
-        infer = partial(detect_frames, detector, size, config.augment)
+        detect = partial(detect_on, detector, size, config.augment)
         results = (
-            (infer(frames) for frames in groups) if source.live else in_parallel(infer, groups, detector)
+            (detect(group) for group in groups)  # one after the other, each read when its turn comes
+            if source.live
+            else in_parallel(detect, groups, detector)
         )
         with contextlib.closing(results):
             deliver(results, DetectionLog(source, detector.names), writer, window)
@@ -131,36 +132,26 @@ def run(config: DetectConfig) -> Path | None:
 
 
 def deliver(
-    results: Iterable[Detections], log: DetectionLog, writer: OutputWriter | None, window: Window | None
+    results: Iterable[DetectedFrames], log: DetectionLog, writer: OutputWriter | None, window: Window | None
 ) -> None:
     """Report, show and save what is found, as it is found; writing has a thread of its own."""
     try:
         with contextlib.closing(writer) if writer else contextlib.nullcontext(), JobQueue() as jobs:
-            for frames, rows, network_size, seconds in results:
-                log.add(frames, rows, network_size, seconds)
-                for frame, row in zip(frames, rows):
-                    drawn = window.show(frame, row) if window else None
+            for found in results:
+                log.add(found)
+                for frame, rows in zip(found.frames, found.detections):
+                    drawn = window.show(frame, rows) if window else None
                     if writer:
-                        jobs.submit(partial(writer.write, frame, row, drawn))
+                        jobs.submit(partial(writer.write, frame, rows, drawn))
                 if window and window.closed:
                     break
     finally:
-        labels = writer.label_files if writer and writer.options.labels else None
-        log.close(writer.folder if writer else None, labels)
+        log.close(writer)
 
 
-class Detections(NamedTuple):
-    """What was found on frames that went through the network together."""
-
-    frames: list[Frame]
-    rows: list[np.ndarray]  # per frame (n, 6): x1, y1, x2, y2 in whole pixels, confidence, class
-    size: tuple[int, int]  # (height, width) that the network saw
-    seconds: tuple[float, float, float]  # of pre-processing, inference and NMS
-
-
-def detect_frames(
+def detect_on(
     detector: Detector, size: tuple[int, int], augment: bool, frames: list[Frame]
-) -> Detections:
+) -> DetectedFrames:
     """Detect on frames; corners are rounded to whole pixels, as in YOLOv5's label files."""
     start = time.perf_counter()
     batch = detector.prepare([frame.image for frame in frames], size)
@@ -169,13 +160,13 @@ def detect_frames(
     rows = [row.cpu().numpy() for row in found]
     for row in rows:
         row[:, :4] = row[:, :4].round()
-    return Detections(frames, rows, batch.size, (prepared + converted, inference, suppression))
+    return DetectedFrames(frames, rows, batch.size, (prepared + converted, inference, suppression))
 
 
 def in_parallel(
-    infer: Callable[[list[Frame]], Detections], groups: Iterable[list[Frame]], detector: Detector
-) -> Generator[Detections, None, None]:
-    """`map(infer, groups)` in an order of work that keeps all cores busy.
+    detect: Callable[[list[Frame]], DetectedFrames], groups: Iterable[list[Frame]], detector: Detector
+) -> Generator[DetectedFrames, None, None]:
+    """`map(detect, groups)` in an order of work that keeps all cores busy.
 
     PyTorch splits each layer over the cores and waits for the slowest share; with reading and writing beside
     it that wait is long. Several images at a time, each on its own core, do not wait for each other.
@@ -184,7 +175,7 @@ def in_parallel(
     shares = min(cores, MOST_WORKERS) if detector.backend.pt and detector.device.type == "cpu" else 1
     threads = partial(torch.set_num_threads, cores // shares)
     try:
-        yield from ordered_map(infer, groups, workers=shares, initializer=threads)
+        yield from ordered_map(detect, groups, workers=shares, initializer=threads)
     finally:
         torch.set_num_threads(cores)
 

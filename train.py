@@ -32,7 +32,6 @@ from training.curves import CurveLogger, write_results
 from training.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
 from training.evolve import evolve, load_population
 from training.optim import Schedule
-from training.pictures import TrainingPictures
 from training.resume import hyperparameters_of, resumed
 from training.run_folder import RunFolder
 from training.setup import TrainingData, build_model, build_state, open_training_data
@@ -54,13 +53,14 @@ from utils.distributed import (
 from utils.errors import UserError, run_command
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import fitness
-from utils.evaluation.report import BatchPictures, report_validation
+from utils.evaluation.report import report_validation
 from utils.files import ROOT, find_file, from_root
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.interrupt import StopRequest
 from utils.losses.detection import DetectionLoss
-from utils.plots import plot_results
+from utils.plots.pictures import RunPictures
+from utils.plots.progress import plot_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,8 +141,8 @@ def train(
     run = run or open_run(config, process)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)
-    pictures = TrainingPictures(run.root, data.names, enabled=process.is_main and not config.noplots)
-    pictures.labels(data.index)
+    pictures = RunPictures(run.root, data.names, enabled=process.is_main and not config.noplots)
+    pictures.labels(data.index.boxes)
     if process.is_main:
         write_settings(config, hyp, data, run)
         write_results(run.results, state.results)
@@ -159,7 +159,7 @@ def train(
                 data.loader.set_weights(data.weights(state.maps))
             try:
                 complete = train_one_epoch(
-                    state, parallel, data.loader, criterion, schedule, options, stop, pictures.batch
+                    state, parallel, data.loader, criterion, schedule, options, stop, pictures.training_batch
                 )
                 if complete:
                     finish_epoch(config, state, data, criterion, options, started)
@@ -256,9 +256,9 @@ def conclude(trained: Trained, process: Process, device: torch.device) -> None:
     data, run, plots = trained.data, trained.run, not trained.config.noplots
     if data.val_loader is None:
         return
-    with contextlib.closing(BatchPictures(run.root, data.names, enabled=plots)) as pictures:
+    with contextlib.closing(RunPictures(run.root, data.names, enabled=plots)) as pictures:
         best = load_backend(run.best, device)
-        result = evaluate(best, data.val_loader, device, data.names, on_batch=pictures.add)
+        result = evaluate(best, data.val_loader, device, data.names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
     if plots:
         plot_results(run.results, run.root / "results.png")

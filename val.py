@@ -19,7 +19,6 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-import torch
 
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
@@ -33,7 +32,7 @@ from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
-from utils.evaluation.report import BatchPictures, LabelFiles, plot_study, report_validation
+from utils.evaluation.report import plot_study, report_validation, write_labels
 from utils.files import increment_path
 from utils.flags import (
     DATA_HELP,
@@ -48,6 +47,7 @@ from utils.flags import (
     not_empty,
     parse_flags,
 )
+from utils.plots.pictures import RunPictures
 
 STUDY_SIZES = range(256, 1537, 128)
 
@@ -125,16 +125,15 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     """Validate on one split and write what the flags ask for into `folder`."""
     names = spec.classes(config.single_cls)
     loader = open_loader(config, backend, spec, folder)
-    pictures = BatchPictures(folder, names, enabled=not config.noplots)
-    labels = (
-        LabelFiles(folder / "labels", config.save_conf) if config.save_txt or config.save_hybrid else None
-    )
+    pictures = RunPictures(folder, names, enabled=not config.noplots)
+    save_labels = config.save_txt or config.save_hybrid
     coco = CocoJson(spec.names) if config.save_json else None
 
     def on_image(result: ImageResult) -> None:
-        for consumer in (labels, coco):
-            if consumer is not None:
-                consumer.add(result)
+        if save_labels:
+            write_labels(folder / "labels", result, config.save_conf)
+        if coco is not None:
+            coco.add(result)
 
     result = evaluate(
         lambda images: backend(images, augment=config.augment),
@@ -146,16 +145,15 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
             iou_thres=config.iou_thres,
             max_det=config.max_det,
             single_cls=config.single_cls,
-            half=backend.dtype == torch.float16,
             save_hybrid=config.save_hybrid,
         ),
         on_image=on_image,
-        on_batch=pictures.add,
+        on_batch=pictures.validation_batch,
     )
     report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     pictures.close()
-    if labels is not None:
-        LOGGER.info(f"{labels.count} label files in {labels.folder}")
+    if save_labels:
+        LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:
         coco.write(folder)
         LOGGER.info(coco.check(folder))

@@ -21,18 +21,13 @@ from models.summary import LayerCost, layer_costs
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.counting.conventions import EXPLAINED, KINDS_OF, Convention
 from utils.counting.measure import count_parameters, meta_copy, thop_flops
-from utils.counting.meter import KINDS_OF, Convention, Cost, in_sequence
+from utils.counting.meter import Cost, in_sequence
 from utils.errors import UserError
 from utils.flags import IMGSZ, SIDE, CommandConfig, flag
 
 CHECKPOINTS = (".pt", ".safetensors")
-COUNTED = {
-    "conv": "2 x multiply-adds of convolutions and matrix products",
-    "bn": "those of conv, and 8 operations for every value that a BatchNorm makes",
-    "all": "those of bn, and biases, activations, sums, products, pooling and resampling",
-    "thop": "2 x what the thop package counts by its rules",
-}
 TITLES = ("parameters", "GFLOPs", "thop", "read MB", "written MB", "peak MB", "depth")
 
 
@@ -250,7 +245,7 @@ def _notes(counts: Sequence[Count], config: Config) -> list[str]:
     """What the numbers mean, what makes them up, and whether the thop package agrees."""
     side = config.imgsz
     lines = [
-        f"{config.convention}: {COUNTED[config.convention]}",
+        f"{config.convention}: {EXPLAINED[config.convention]}",
         f"of one {side} x {side} image in float32; MB are 10^6 bytes",
     ]
     if config.convention in ("bn", "all"):

@@ -14,14 +14,15 @@ from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.complexity import build
 from models.registry import lookup
 from models.summary import layer_costs
+from utils.counting.conventions import CONVENTIONS
 from utils.counting.measure import count_parameters, measure
-from utils.counting.meter import CONVENTIONS, Cost, in_sequence
+from utils.counting.meter import Cost, in_sequence
 
 Value: TypeAlias = int | float
 KINDS = ("model", "classifier", "block")
 # the tables of YOLOv5 count the fused model, and each bias as one more multiply-add (docs/counting.md)
 TABLE = "table"
-KNOWN_CONVENTIONS = (*CONVENTIONS, TABLE)
+KNOWN_CONVENTIONS = CONVENTIONS
 
 
 @dataclass(frozen=True)

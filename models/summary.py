@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.parse import Layer, run_layers
-from utils.counting.measure import call_on_meta, count_parameters, thop_gflops
+from utils.counting.measure import call_on_meta, count_parameters, thop_flops
 from utils.counting.meter import Cost, Meter
 
 
@@ -78,8 +78,8 @@ def summary_line(
     line += f", {sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz)):.3f} GFLOPs at {imgsz}"
     if not thop:
         return line
-    other = thop_gflops(_Network(modules, layers), torch.empty(1, ch, imgsz, imgsz, device="meta"))
-    figure = "not installed" if other is None else f"{other:.3f} GFLOPs"
+    other = thop_flops(_Network(modules, layers), torch.empty(1, ch, imgsz, imgsz, device="meta"))
+    figure = "not installed" if other is None else f"{other / 1e9:.3f} GFLOPs"
     return f"{line} (convolutions only, fused; thop with BatchNorm: {figure})"
 
 

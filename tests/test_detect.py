@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import detect
 from utils.errors import UserError
@@ -54,7 +56,7 @@ def run(*arguments: str | Path) -> None:
 
 def read_labels(folder: Path) -> dict[str, list[Row]]:
     return {
-        p.stem: [[float(v) for v in line.split()] for line in p.read_text().splitlines()]
+        p.stem: [[float(v) for v in line.split()] for line in p.read_text(encoding="utf-8").splitlines()]
         for p in folder.glob("*.txt")
     }
 
@@ -85,12 +87,14 @@ def differing(found: list[Row], recorded: list[Row]) -> int:
 
 
 def compare_with_recorded(shared: Path, weights: Path, here: Path, stems: list[str] | None) -> int:
-    recorded = json.loads((shared / "golden" / "detect_val128.json").read_text())["detections"]
+    recorded = json.loads((shared / "golden" / "detect_val128.json").read_text(encoding="utf-8"))[
+        "detections"
+    ]
     folder = shared / "data" / "coco256" / "images" / "val2017"
     source = folder
     if stems is not None:
         source = here / "some.txt"
-        source.write_text("".join(f"{folder / stem}.jpg\n" for stem in stems))
+        source.write_text("".join(f"{folder / stem}.jpg\n" for stem in stems), encoding="utf-8")
         recorded = {stem: recorded.get(stem, []) for stem in stems}
     run("--weights", weights, "--source", source, "--save-txt", "--save-conf", "--nosave")
     found = read_labels(here / "runs" / "detect" / "exp" / "labels")
@@ -128,7 +132,7 @@ def test_everything_that_can_be_saved(
     assert all(len(row) == 6 and min(row[1:]) >= 0 and max(row[1:]) <= 1 for row in rows)
     assert sorted(row[0] for row in rows)[-1] == 5  # a bus
     assert list((folder / "crops" / "bus").glob("bus*.jpg"))
-    with (folder / "predictions.csv").open(newline="") as file:
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         table = list(csv.reader(file))[1:]
     assert sum(row[0] == "bus.jpg" for row in table) == len(rows)
     printed = capsys.readouterr().out
@@ -196,7 +200,11 @@ def test_long_sources_get_a_bar(
     official_weights: Path, pictures: Path, here: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    def terminal_bar(*args: Any, **options: Any) -> tqdm[Any]:
+        return tqdm(*args, **{**options, "disable": False, "delay": 0, "leave": True})
+
     monkeypatch.setattr("utils.detections.log.LONG", 1)
+    monkeypatch.setattr("utils.console.tqdm", terminal_bar)
     run("--weights", official_weights, "--source", pictures, "--img", "64", "--nosave")
     output = capsys.readouterr()
     assert "2/2" in output.err and "image 1/2" not in output.out and "Speed" in output.out
@@ -253,7 +261,7 @@ def test_bad_flags(
 def test_a_late_fault_leaves_no_thread_behind(
     flags: list[str], official_weights: Path, pictures: Path, here: Path
 ) -> None:
-    (here / "bad.pt").write_text("no weights")
+    (here / "bad.pt").write_text("no weights", encoding="utf-8")
     threads = threading.active_count()
     with pytest.raises(UserError):
         run("--weights", official_weights, "--source", pictures, *flags)

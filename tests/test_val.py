@@ -15,12 +15,12 @@ from utils.errors import UserError
 @pytest.fixture(scope="session")
 def coco_yaml(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """128 COCO photographs with the 80 class names of data/coco.yaml."""
-    names = (Path(__file__).resolve().parents[1] / "data" / "coco.yaml").read_text()
+    names = (Path(__file__).resolve().parents[1] / "data" / "coco.yaml").read_text(encoding="utf-8")
     folder = tmp_path_factory.mktemp("coco")
     path = folder / "coco256.yaml"
     kept = names[names.index("names:") :]
     root = shared / "data" / "coco256"
-    path.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}")
+    path.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}", encoding="utf-8")
     return path
 
 
@@ -36,11 +36,11 @@ def test_official_weights_reach_the_recorded_accuracy(
 ) -> None:
     flags = ("--imgsz", str(imgsz), "--batch-size", "16", "--project", str(tmp_path), "--noplots")
     val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags])
-    report = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text(encoding="utf-8"))
     assert report["images"] == 128
     assert report["mAP50"] == pytest.approx(map50, abs=0.002)
     assert report["mAP50_95"] == pytest.approx(map50_95, abs=0.002)
-    recorded = json.loads((golden / "val_val128.json").read_text())["rows"][str(imgsz)]
+    recorded = json.loads((golden / "val_val128.json").read_text(encoding="utf-8"))["rows"][str(imgsz)]
     for name, row in recorded.items():
         if name != "all":
             assert report["classes"][name]["mAP50"] == pytest.approx(row["mAP50"], abs=0.01), name
@@ -51,7 +51,7 @@ def test_labels_as_detections_are_perfect(official_weights: Path, coco_yaml: Pat
     """With --save-hybrid the labels enter suppression as certain predictions, so every label is found."""
     flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--save-hybrid")
     val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags])
-    report = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text(encoding="utf-8"))
     assert report["mAP50"] > 0.95
 
 
@@ -70,13 +70,13 @@ def test_outputs(
     for number in range(3):
         assert (folder / f"val_batch{number}_labels.jpg").is_file()
         assert (folder / f"val_batch{number}_pred.jpg").is_file()
-    report = json.loads((folder / "metrics.json").read_text())
+    report = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert set(report["speed_ms_per_image"]) == {"pre-process", "inference", "NMS"}
     labels = sorted((folder / "labels").glob("*.txt"))
     rows = np.loadtxt(labels[0], ndmin=2)
     assert rows.shape[1] == 6
     assert ((rows[:, 1:] >= 0) & (rows[:, 1:] <= 1)).all()
-    predictions = json.loads((folder / "predictions.json").read_text())
+    predictions = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
     assert {"image_id", "category_id", "bbox", "score"} == set(predictions[0])
     assert max(p["category_id"] for p in predictions) > 80  # COCO's own numbers, up to 90
     if "skipped" not in console:  # faster-coco-eval is installed

@@ -75,7 +75,7 @@ def train_one_epoch(
     """
     model.train()
     scale = options.process.world_size * (4.0 if options.quad else 1.0)
-    visible, total = options.process.is_main, len(loader)
+    visible, total = None if options.process.is_main else False, len(loader)
     with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
         for batch in batches:
             step = state.epoch * schedule.batches + state.batch

@@ -35,12 +35,12 @@ def xywh_to_xyxy(boxes: Boxes) -> Boxes:
 
 def normalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
     """Pixel boxes of either form to fractions of an image of `shape` (height, width)."""
-    return boxes / _sides(boxes, shape)
+    return boxes / _row(boxes, shape[::-1] * 2)
 
 
 def denormalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
     """Boxes of either form in fractions of an image of `shape` (height, width) to pixels."""
-    return boxes * _sides(boxes, shape)
+    return boxes * _row(boxes, shape[::-1] * 2)
 
 
 def clip_boxes(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
@@ -75,14 +75,13 @@ def scale_boxes(
     return clip_boxes(unpadded / _row(boxes, ratio + ratio), to_shape)
 
 
-def box_iou(boxes: Boxes, others: Boxes) -> Boxes:
+def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Overlap of every box with every other one: (N, 4) and (M, 4) xyxy -> (N, M), 0–1; 0 for empty boxes."""
-    low = _larger(boxes[:, None, :2], others[None, :, :2])
-    high = -_larger(-boxes[:, None, 2:4], -others[None, :, 2:4])
-    sides = (high - low).clip(0)
-    shared = sides[..., 0] * sides[..., 1]
-    union = _area(boxes)[:, None] + _area(others)[None, :] - shared
-    return shared / (union + 1e-7)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
+    shared = (high - low).clip(0).prod(axis=2)
+    area, other_area = (np.prod(b[:, 2:4] - b[:, :2], axis=1) for b in (boxes, others))
+    return shared / (area[:, None] + other_area[None, :] - shared + EPS)
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,10 @@ class PairGeometry:
     dy: Tensor
     hull_w: Tensor  # sides of the smallest box around both
     hull_h: Tensor
-    eps: float
     image: tuple[float, float] | None = None
 
     @classmethod
-    def of(
-        cls, box1: Tensor, box2: Tensor, eps: float = EPS, image: tuple[float, float] | None = None
-    ) -> PairGeometry:
+    def of(cls, box1: Tensor, box2: Tensor, image: tuple[float, float] | None = None) -> PairGeometry:
         """Measure xywh boxes (..., 4) pair by pair."""
         x1, y1, w1, h1 = box1.unbind(-1)
         x2, y2, w2, h2 = box2.unbind(-1)
@@ -116,34 +112,34 @@ class PairGeometry:
         shared_w, hull_w = _span(dx, w1, w2)
         shared_h, hull_h = _span(dy, h1, h2)
         shared = shared_w.clamp(min=0) * shared_h.clamp(min=0)
-        union = w1 * h1 + w2 * h2 - shared + eps
-        return cls(w1, h1, w2, h2, shared / union, union, dx, dy, hull_w, hull_h, eps, image)
+        union = w1 * h1 + w2 * h2 - shared + EPS
+        return cls(w1, h1, w2, h2, shared / union, union, dx, dy, hull_w, hull_h, image)
 
 
 def _giou(pair: PairGeometry) -> Tensor:
     """IoU less the share of the hull that neither box covers (Rezatofighi et al., arXiv:1902.09630)."""
-    hull = pair.hull_w * pair.hull_h + pair.eps
+    hull = pair.hull_w * pair.hull_h + EPS
     return pair.iou - (hull - pair.union) / hull
 
 
 def _diou(pair: PairGeometry) -> Tensor:
     """IoU less squared centre distance over squared hull diagonal (Zheng et al., arXiv:1911.08287)."""
     distance = pair.dx.square() + pair.dy.square()
-    return pair.iou - distance / (pair.hull_w.square() + pair.hull_h.square() + pair.eps)
+    return pair.iou - distance / (pair.hull_w.square() + pair.hull_h.square() + EPS)
 
 
 def _ciou(pair: PairGeometry) -> Tensor:
     """DIoU less a penalty on different aspect ratios (same paper); its weight carries no gradient."""
-    angle = torch.atan(pair.w2 / (pair.h2 + pair.eps)) - torch.atan(pair.w1 / (pair.h1 + pair.eps))
+    angle = torch.atan(pair.w2 / (pair.h2 + EPS)) - torch.atan(pair.w1 / (pair.h1 + EPS))
     aspect = (2 / math.pi * angle).square()
-    weight = (aspect / (aspect - pair.iou + 1 + pair.eps)).detach()
+    weight = (aspect / (aspect - pair.iou + 1 + EPS)).detach()
     return _diou(pair) - weight * aspect
 
 
 def _eiou(pair: PairGeometry) -> Tensor:
     """DIoU less squared differences of the sides over the hull's (Zhang et al., arXiv:2101.08158)."""
-    width = (pair.w2 - pair.w1).square() / (pair.hull_w.square() + pair.eps)
-    height = (pair.h2 - pair.h1).square() / (pair.hull_h.square() + pair.eps)
+    width = (pair.w2 - pair.w1).square() / (pair.hull_w.square() + EPS)
+    height = (pair.h2 - pair.h1).square() / (pair.hull_h.square() + EPS)
     return _diou(pair) - width - height
 
 
@@ -155,13 +151,13 @@ def _siou(pair: PairGeometry) -> Tensor:
     costs carry gradients.
     """
     dx2, dy2 = pair.dx.square(), pair.dy.square()
-    angle = 2 * (pair.dx * pair.dy).abs() / (dx2 + dy2 + pair.eps)
+    angle = 2 * (pair.dx * pair.dy).abs() / (dx2 + dy2 + EPS)
     sharpness = 2 - angle
-    distance = -torch.expm1(-sharpness * dx2 / (pair.hull_w.square() + pair.eps))
-    distance = distance - torch.expm1(-sharpness * dy2 / (pair.hull_h.square() + pair.eps))
+    distance = -torch.expm1(-sharpness * dx2 / (pair.hull_w.square() + EPS))
+    distance = distance - torch.expm1(-sharpness * dy2 / (pair.hull_h.square() + EPS))
     wider, higher = torch.maximum(pair.w1, pair.w2), torch.maximum(pair.h1, pair.h2)
-    width = -torch.expm1(-(pair.w1 - pair.w2).abs() / (wider + pair.eps))
-    height = -torch.expm1(-(pair.h1 - pair.h2).abs() / (higher + pair.eps))
+    width = -torch.expm1(-(pair.w1 - pair.w2).abs() / (wider + EPS))
+    height = -torch.expm1(-(pair.h1 - pair.h2).abs() / (higher + EPS))
     return pair.iou - (distance + width**SHAPE_EXPONENT + height**SHAPE_EXPONENT) / 2
 
 
@@ -193,20 +189,13 @@ IOU_KINDS: dict[str, Callable[[PairGeometry], Tensor]] = {
 }
 
 
-def iou(
-    box1: Tensor,
-    box2: Tensor,
-    kind: str = "IoU",
-    eps: float = EPS,
-    image: tuple[float, float] | None = None,
-) -> Tensor:
+def iou(box1: Tensor, box2: Tensor, kind: str = "IoU", image: tuple[float, float] | None = None) -> Tensor:
     """Overlap of boxes pair by pair, differentiable in both.
 
     Args:
         box1: (..., 4) float, xywh in any unit.
         box2: the same, broadcastable to `box1`.
         kind: a key of `IOU_KINDS`.
-        eps: keeps degenerate boxes from dividing by zero.
         image: width and height of the image in the unit of the boxes, for MPDIoU.
 
     Returns:
@@ -217,7 +206,7 @@ def iou(
     """
     if kind not in IOU_KINDS:
         raise ValueError(f"unknown overlap measure {kind!r}; known: {', '.join(IOU_KINDS)}")
-    return IOU_KINDS[kind](PairGeometry.of(box1, box2, eps, image))
+    return IOU_KINDS[kind](PairGeometry.of(box1, box2, image))
 
 
 def _span(offset: Tensor, side1: Tensor, side2: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,19 +221,6 @@ def _join(*parts: Boxes) -> Boxes:
     if isinstance(parts[0], Tensor):
         return torch.cat(parts, dim=-1)
     return np.concatenate(parts, axis=-1)
-
-
-def _larger(a: Boxes, b: Boxes) -> Boxes:
-    return torch.maximum(a, b) if isinstance(a, Tensor) else np.maximum(a, b)
-
-
-def _area(boxes: Boxes) -> Boxes:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _sides(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
-    height, width = shape
-    return _row(boxes, [width, height, width, height])
 
 
 def _row(like: Boxes, values: Sequence[float]) -> Boxes:

@@ -33,13 +33,14 @@ def progress(
     total: int | None = None,
     done: int = 0,
     unit: str = " batches",
-    visible: bool = True,
+    visible: bool | None = None,
 ) -> tqdm[Item]:
-    """A bar over `items`, on a terminal only, that appears when the work takes longer than a moment.
+    """A bar over `items` that appears when the work takes longer than a moment.
 
     Args:
         total: how many there are, when `items` does not know it.
         done: how many of them were done before.
+        visible: by default only where the console is a terminal.
     """
     return tqdm(
         items,
@@ -49,5 +50,5 @@ def progress(
         unit=unit,
         delay=1,
         leave=False,
-        disable=None if visible else True,  # None: only when the console is no terminal
+        disable=None if visible is None else not visible,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> to
     Raises:
         UserError: no such device on this machine, or several devices for one process.
     """
-    wanted = name.strip().lower().replace("cuda:", "").replace("none", "")
+    wanted = name.lower().replace(" ", "").replace("cuda:", "").replace("none", "")
     if wanted == "":
         return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if wanted == "cpu":
@@ -31,7 +31,9 @@ def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> to
         if not torch.backends.mps.is_available():
             raise UserError("--device mps: this machine has no Metal device; use --device cpu")
         return torch.device("mps")
-    numbers = [0] if wanted == "cuda" else [_device_number(name, part) for part in wanted.split(",")]
+    if not re.fullmatch(r"cuda|\d+(,\d+)*", wanted, re.ASCII):
+        raise UserError(f"--device {name}: expected cpu, mps or CUDA numbers such as 0 or 0,1")
+    numbers = [int(number) for number in wanted.replace("cuda", "0").split(",")]
     count = torch.cuda.device_count()
     if max(numbers) >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or fewer")
@@ -39,12 +41,6 @@ def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> to
         command = f"torchrun --nproc_per_node {len(numbers)} train.py"
         raise UserError(f"--device {name}: one process drives one device; start several with {command} …")
     return torch.device("cuda", numbers[local_rank % len(numbers)])
-
-
-def _device_number(name: str, part: str) -> int:
-    if not part.strip().isdigit():
-        raise UserError(f"--device {name}: expected cpu, mps or CUDA numbers such as 0 or 0,1")
-    return int(part)
 
 
 def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
@@ -62,11 +58,9 @@ def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     return torch.float16
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Mixed precision for the forward pass, or nothing when `dtype` is None."""
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

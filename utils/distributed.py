@@ -81,12 +81,12 @@ def broadcast(value: T) -> T:
 
 def main_first(make: Callable[[], T], process: Process) -> T:
     """What `make` returns, called by the main process before the others, which then find its files."""
-    if process.is_main:
-        result = make()
+    if not process.is_main:
         broadcast(None)
-        return result
-    broadcast(None)
-    return make()
+    result = make()
+    if process.is_main:
+        broadcast(None)
+    return result
 
 
 def any_process(flags: list[bool], device: torch.device) -> list[bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import tempfile
+import secrets
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from utils.errors import UserError
 
+MOST_BYTES = 100  # of a name made from a text; file systems take 255, numbers and suffixes are yet to come
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,16 +31,12 @@ def expand(path: str | Path) -> Path:
         ) from error
 
 
-def safe_name(text: str, limit: int = 100) -> str:
-    """A file name without suffix for a text: separators, wildcards and control characters become `_`.
-
-    Args:
-        limit: most bytes in UTF-8; file systems take 255, and numbers and suffixes are yet to come.
-    """
+def safe_name(text: str) -> str:
+    """A file name without suffix for a text: separators, wildcards and control characters become `_`."""
     marks = "".join(
         "_" if c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
     )
-    return marks.encode()[:limit].decode(errors="ignore").strip(". ") or "_"
+    return marks.encode()[:MOST_BYTES].decode(errors="ignore").strip(". ") or "_"
 
 
 def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence[str] = ("",)) -> Path:
@@ -102,14 +99,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -118,12 +113,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             error.filename = str(path)  # a write knows only its handle
         raise
     _sync_folder(path.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)  # there is no call that reads it without setting it
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,8 +14,6 @@ from torch import Tensor
 from utils.boxes import xywh_to_xyxy
 
 MAX_CANDIDATES = 30_000  # boxes of one image that enter suppression, the most confident ones
-
-NMSKernel = Callable[[Tensor, Tensor, float], Tensor]
 
 
 @torch.no_grad()
@@ -77,19 +77,19 @@ def _candidates(
     """(n, 5 + nc) prediction rows to (k, 6) xyxy, confidence, class above the threshold, confident first."""
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
-        row, category = (scores > conf_thres).nonzero(as_tuple=True)
-        confidence = scores[row, category]
+        row, cls = (scores > conf_thres).nonzero(as_tuple=True)
+        confidence = scores[row, cls]
     else:
-        confidence, category = scores.max(dim=1)
+        confidence, cls = scores.max(dim=1)
         row = (confidence > conf_thres).nonzero().squeeze(1)
-        confidence, category = confidence[row], category[row]
+        confidence, cls = confidence[row], cls[row]
     if classes is not None:
-        wanted = torch.isin(category, torch.as_tensor(list(classes), device=category.device))
-        row, confidence, category = row[wanted], confidence[wanted], category[wanted]
+        wanted = torch.isin(cls, torch.as_tensor(list(classes), device=cls.device))
+        row, confidence, cls = row[wanted], confidence[wanted], cls[wanted]
     confidence, order = confidence.sort(descending=True, stable=True)
     order = order[:MAX_CANDIDATES]
     boxes = xywh_to_xyxy(rows[row[order], :4])
-    return torch.cat((boxes, confidence[:MAX_CANDIDATES, None], category[order, None].to(boxes.dtype)), dim=1)
+    return torch.cat((boxes, confidence[:MAX_CANDIDATES, None], cls[order, None].to(boxes.dtype)), dim=1)
 
 
 def _suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: int) -> Tensor:
@@ -115,7 +115,7 @@ def _suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: 
         count *= 2
 
 
-def nms_kernel() -> NMSKernel:
+def nms_kernel() -> Callable[[Tensor, Tensor, float], Tensor]:
     """torchvision's operator `(boxes (k, 4) xyxy, scores (k,), iou) -> kept indices`, loaded on first use.
 
     Importing all of torchvision takes seconds and this one operator is all we need, so only its compiled
@@ -130,16 +130,12 @@ def nms_kernel() -> NMSKernel:
     return torch.ops.torchvision.nms
 
 
-def _operator_library() -> str | None:
-    """Path of torchvision's compiled operators; find_spec locates the package without running it."""
+def _operator_library() -> Path | None:
+    """torchvision's compiled operators; find_spec locates the package without running it."""
     package = importlib.util.find_spec("torchvision")
-    if package is None or not package.submodule_search_locations:
-        return None
-    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    for folder in package.submodule_search_locations:
-        finder = importlib.machinery.FileFinder(folder, loader)
-        for name in ("_C_stable", "_C"):
-            spec = finder.find_spec(name)
-            if spec is not None and spec.origin:
-                return spec.origin
+    for folder in (package and package.submodule_search_locations) or ():
+        for name, suffix in itertools.product(("_C_stable", "_C"), EXTENSION_SUFFIXES):
+            library = Path(folder, name + suffix)
+            if library.is_file():
+                return library
     return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -17,8 +15,8 @@ Result = TypeVar("Result")
 class Prefetch(Generic[Item]):
     """Iterates over `items` in a thread of its own, ahead of the consumer.
 
-    Reading begins with the construction, not with the first `next`. As a context manager it closes at the end
-    of the block: a thread that is still inside a C library when the interpreter ends would abort the process.
+    Reading begins with the construction, not with the first `next`. It has to be closed in any case: a thread
+    that is still inside a C library when the interpreter ends would abort the process.
 
     Args:
         items: its errors are raised by `next`, after the items that came before them.
@@ -32,7 +30,7 @@ class Prefetch(Generic[Item]):
         self._budget, self._cost = budget, cost
         self._waiting: deque[tuple[Item, int]] = deque()
         self._held = 0  # cost of all that waits
-        self._finished = self._abandoned = False
+        self._ended = False  # nothing more will come: the items are at their end, or `close` was called
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, args=(items,), daemon=True, name="prefetch")
@@ -43,51 +41,43 @@ class Prefetch(Generic[Item]):
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._finished or self._abandoned)
-            if self._waiting and not self._abandoned:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            if self._waiting:
                 item, price = self._waiting.popleft()
                 self._held -= price
                 self._changed.notify_all()
                 return item
             error, self._error = self._error, None
-        if error is not None and not self._abandoned:
-            raise error
-        raise StopIteration
+        raise error or StopIteration
 
     def close(self) -> None:
         """Stop reading and wait for the thread, which first finishes the item that it is at."""
         with self._changed:
-            self._abandoned = True
+            self._ended = True
+            self._waiting.clear()
             self._changed.notify_all()
         self._thread.join()
-        self._waiting.clear()
-
-    def __enter__(self) -> Prefetch[Item]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._error = None
 
     def _read(self, items: Iterable[Item]) -> None:
         try:
             for item in items:
                 price = self._cost(item)
                 with self._changed:
-                    self._changed.wait_for(self._may_go_on)
-                    if self._abandoned:
+                    self._changed.wait_for(
+                        lambda: self._ended or not self._waiting or self._held < self._budget
+                    )
+                    if self._ended:
                         return
                     self._waiting.append((item, price))
                     self._held += price
                     self._changed.notify_all()
-        except BaseException as error:  # handed to the consumer, who raises it
+        except BaseException as error:
             self._error = error
         finally:
             with self._changed:
-                self._finished = True
+                self._ended = True
                 self._changed.notify_all()
-
-    def _may_go_on(self) -> bool:
-        return self._abandoned or not self._waiting or self._held < self._budget
 
 
 def ordered_map(
@@ -115,61 +105,48 @@ def ordered_map(
 
 
 class JobQueue:
-    """Runs jobs in order in one thread, at most `depth` waiting; the place for slow writes.
+    """Runs jobs in order in one thread, at most `depth` of them unfinished; the place for slow writes.
 
     A job's error ends the work: later jobs are dropped and the error is raised by the next `submit` or by
     `close`. As a context manager it closes at the end of the block, also after an exception, so that what was
-    submitted before a Ctrl-C is still written.
+    submitted before a Ctrl-C is still written. `initializer` runs first in the thread.
     """
 
-    def __init__(self, depth: int = 16) -> None:
-        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue(depth)
-        self._error: BaseException | None = None
+    def __init__(self, depth: int = 16, initializer: Callable[[], object] | None = None) -> None:
+        self._depth = depth
         self._failed = False
-        self._thread = threading.Thread(target=self._work, daemon=True, name="writer")
-        self._thread.start()
+        self._jobs: deque[Future[None]] = deque()  # that were submitted and not looked at since
+        self._thread = ThreadPoolExecutor(1, "jobs", initializer)
 
     def submit(self, job: Callable[[], object]) -> None:
         """Queue a job; waits while the queue is full. Raises what an earlier job raised."""
-        self._raise_error()
-        self._jobs.put(job)
+        while self._jobs and (self._jobs[0].done() or len(self._jobs) >= self._depth):
+            self._jobs.popleft().result()
+        self._jobs.append(self._thread.submit(self._run, job))
 
     def close(self) -> None:
         """Wait until all jobs have run, then raise what one of them raised."""
         try:
-            self._finish()
-        except BaseException:  # a second Ctrl-C: what still waits is dropped, the job at work ends
-            self._failed = True
-            self._finish()
-            raise
-        self._raise_error()
-
-    def _finish(self) -> None:
-        if self._thread.is_alive():
-            self._jobs.put(None)
-            self._thread.join()
+            while self._jobs:
+                self._jobs.popleft().result()
+        finally:
+            self._failed = True  # after an error or a second Ctrl-C: what still waits is dropped
+            self._thread.shutdown()
 
     def __enter__(self) -> JobQueue:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self.close()
         except BaseException:
             if error is None:  # otherwise the block's own error matters more
                 raise
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if not self._failed:
-                try:
-                    job()
-                except BaseException as error:  # raised in the submitting thread
-                    self._error, self._failed = error, True
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+    def _run(self, job: Callable[[], object]) -> None:
+        if not self._failed:
+            try:
+                job()
+            except BaseException:
+                self._failed = True
+                raise

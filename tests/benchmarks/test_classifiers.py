@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from benchmarks.classifiers import CLASSIFIERS, dual_mobilenetv2, lcnet, mobilenetv3, shufflenetv2
-from utils.counting.measure import count_flops, count_parameters
+from utils.counting.measure import count_parameters, measure
 
 models = pytest.importorskip("torchvision.models")
 
 
 def costs(module: nn.Module) -> tuple[int, int]:
-    return count_parameters(module), count_flops(module.eval(), torch.empty(1, 3, 224, 224, device="meta"))
+    return count_parameters(module), measure(
+        module.eval(), torch.empty(1, 3, 224, 224, device="meta")
+    ).flops()
 
 
 @pytest.mark.parametrize(

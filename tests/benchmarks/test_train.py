@@ -75,7 +75,7 @@ def trained(command: Arguments, project: Path) -> Path:
     config = parse_flags(Config, command[1:])
     variant, first = config.planned[0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.TrainingPictures, "batch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(train.RunPictures, "training_batch", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit):
             train.main(arguments(config.train_config(first, variant)))
     with pytest.MonkeyPatch.context() as patch:

@@ -66,15 +66,14 @@ def naive_iou(a: np.ndarray, b: np.ndarray) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
-def test_box_iou_against_a_loop(convert):
+def test_box_iou_against_a_loop():
     rows, columns = random_xyxy(17), random_xyxy(23, seed=1)
     expected = [[naive_iou(a, b) for b in columns] for a in rows]
-    np.testing.assert_allclose(B.box_iou(convert(rows), convert(columns)), expected, atol=1e-5)
+    np.testing.assert_allclose(B.box_iou(rows, columns), expected, atol=1e-5)
 
 
 def test_box_iou_of_nothing_and_of_empty_boxes():
-    assert B.box_iou(torch.zeros(0, 4), torch.ones(3, 4)).shape == (0, 3)
+    assert B.box_iou(np.zeros((0, 4)), np.ones((3, 4))).shape == (0, 3)
     point = np.array([[5.0, 5.0, 5.0, 5.0]])
     assert B.box_iou(point, point).tolist() == [[0.0]]
 

@@ -17,7 +17,7 @@ def test_runs_are_numbered(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_below_a_file_is_a_users_error(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot create run folder"):
         increment_path(tmp_path / "taken" / "exp")
 
@@ -36,7 +36,7 @@ def test_atomic_write_replaces_only_when_all_went_well(tmp_path: Path) -> None:
 
 
 def test_find_file_proposes_near_names(tmp_path: Path) -> None:
-    (tmp_path / "yolov5n.yaml").write_text("")
+    (tmp_path / "yolov5n.yaml").write_text("", encoding="utf-8")
     assert find_file("yolov5n", [tmp_path], ("", ".yaml")) == tmp_path / "yolov5n.yaml"
     with pytest.raises(UserError, match=r"'yolo5n.yaml' not found; did you mean yolov5n.yaml\?"):
         find_file("yolo5n.yaml", [tmp_path])

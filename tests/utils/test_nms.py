@@ -133,7 +133,7 @@ def naive_nms(rows: torch.Tensor, conf: float, iou: float, max_det: int) -> list
     kept: list[list[float]] = []
     for box in sorted(pool, key=lambda b: -b[4]):
         rivals = [k for k in kept if k[5] == box[5]]
-        if all(box_iou(torch.tensor([box[:4]]), torch.tensor([k[:4]])).item() <= iou for k in rivals):
+        if all(box_iou(np.array([box[:4]]), np.array([k[:4]])).item() <= iou for k in rivals):
             kept.append(box)
     return kept[:max_det]
 

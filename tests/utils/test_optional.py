@@ -37,7 +37,7 @@ except KeyboardInterrupt as error:
 def test_a_package_that_fails(
     source: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "failing_package.py").write_text(source)
+    (tmp_path / "failing_package.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(error):
         require("failing_package", "failing")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -145,6 +146,59 @@ def test_the_error_of_the_block_wins_and_jobs_are_still_done() -> None:
     assert done == [1]
 
 
+def test_a_queue_of_one_waits_for_the_job_before() -> None:
+    running, done, prepared = threading.Event(), [], []
+
+    def slow() -> None:
+        running.set()
+        time.sleep(0.05)
+        done.append(1)
+
+    with JobQueue(depth=1, initializer=lambda: prepared.append(threading.current_thread())) as jobs:
+        jobs.submit(slow)
+        assert running.wait(5) and not done
+        jobs.submit(lambda: done.append(2))
+        assert done[0] == 1
+    assert done == [1, 2] and len(prepared) == 1 and prepared[0] is not threading.current_thread()
+
+
+def test_an_error_is_raised_once_and_ends_the_work() -> None:
+    done: list[int] = []
+    both = threading.Event()
+    jobs = JobQueue()
+    jobs.submit(lambda: 1 // (not both.wait(5)))
+    jobs.submit(lambda: done.append(1))
+    both.set()
+    with pytest.raises(ZeroDivisionError):
+        jobs.close()
+    jobs.close()
+    assert not done
+
+
+def test_a_second_interrupt_drops_what_waits_and_ends_the_job_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[int] = []
+    jobs = JobQueue()
+    started = threading.Event()
+
+    def slow() -> None:
+        started.set()
+        time.sleep(0.1)
+        done.append(1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    jobs.submit(slow)
+    jobs.submit(lambda: done.append(2))
+    assert started.wait(5)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("concurrent.futures.Future.result", interrupted)
+        jobs.close()
+    assert done == [1]
+
+
 def test_a_prefetch_that_was_never_iterated_ends_with_its_block() -> None:
     started, threads = threading.Event(), threading.active_count()
 
@@ -153,7 +207,7 @@ def test_a_prefetch_that_was_never_iterated_ends_with_its_block() -> None:
             started.set()
             yield 1
 
-    with pytest.raises(KeyError), Prefetch(items(), budget=1):
+    with pytest.raises(KeyError), contextlib.closing(Prefetch(items(), budget=1)):
         started.wait()
         raise KeyError("the consumer fails first")
     assert threading.active_count() == threads

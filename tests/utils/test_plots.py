@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-import utils.plots
+import utils.plots.canvas
+from utils.data.batch import Batch
 from utils.evaluation.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
 from utils.palette import class_color, text_color
-from utils.plots import plot_batch, plot_confusion_matrix, plot_curves, plot_labels, plot_results
-from utils.plots.progress import PANELS
+from utils.plots.batches import plot_batch
+from utils.plots.confusion import plot_confusion_matrix
+from utils.plots.curves import plot_curves
+from utils.plots.labels import plot_labels
+from utils.plots.pictures import BATCHES, RunPictures
+from utils.plots.progress import PANELS, plot_results
 
+PICTURES = (("train_batch", ""), ("val_batch", "_labels"), ("val_batch", "_pred"))
 LONG_NAMES = {i: f"a rather long class name {i}" for i in range(80)}
 
 
@@ -64,9 +70,10 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("nc", [1, 20, 80])
 def test_curves(tmp_path, drawn, nc):
-    paths = plot_curves(random_metrics(nc), tmp_path)
-    assert {p.name for p in paths} == {"PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png"}
-    for path, figure in zip(paths, drawn):
+    plot_curves(random_metrics(nc), tmp_path)
+    paths = [tmp_path / f"{name}_curve.png" for name in ("PR", "F1", "P", "R")]
+    assert set(tmp_path.iterdir()) == set(paths)
+    for path, figure in zip(paths, drawn, strict=True):
         pixels(path)
         axes = figure.axes[0]
         legend = axes.get_legend()
@@ -81,7 +88,8 @@ def test_curves(tmp_path, drawn, nc):
 
 def test_curves_without_labels(tmp_path):
     none = DetectionMetrics({0: "a"}).compute()
-    assert all(path.is_file() for path in plot_curves(none, tmp_path))
+    plot_curves(none, tmp_path)
+    assert len(list(tmp_path.glob("*_curve.png"))) == 4
 
 
 def test_names_are_not_mathematics(tmp_path):
@@ -118,7 +126,7 @@ def write_results(path: Path, epochs: int, **columns: str) -> Path:
     rows = [
         ",".join([str(e), *(columns.get(n, f"{1 / (e + 1):.4f}") for n in names[1:])]) for e in range(epochs)
     ]
-    path.write_text("\n".join([",".join(f"{n:>22}" for n in names), *rows]))
+    path.write_text("\n".join([",".join(f"{n:>22}" for n in names), *rows]), encoding="utf-8")
     return path
 
 
@@ -138,7 +146,7 @@ def test_results_with_gaps(tmp_path):
 
 def test_results_name_what_is_missing(tmp_path):
     table = tmp_path / "results.csv"
-    table.write_text("epoch,train/box_loss\n0,1\n")
+    table.write_text("epoch,train/box_loss\n0,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"results.csv: no column 'train/obj_loss'"):
         plot_results(table, tmp_path / "results.png")
     with pytest.raises(ValueError, match="no epochs"):
@@ -154,8 +162,8 @@ def test_batch_of_labels(tmp_path):
     images[0, 0] = 200  # red, the first channel, must end up last in the file
     # class 1 in the second image, 48 x 32 around its centre: from (24, 16) to (72, 48)
     targets = torch.tensor([[1, 1, 0.5, 0.5, 0.5, 0.5]])
-    path = plot_batch(tmp_path / "b.png", images, ["x/a.jpg", "b.jpg", "c.jpg"], {1: "cat"}, targets=targets)
-    picture = pixels(path)
+    plot_batch(tmp_path / "b.png", images, ["x/a.jpg", "b.jpg", "c.jpg"], {1: "cat"}, targets)
+    picture = pixels(tmp_path / "b.png")
     # 2 x 2 tiles with a gap of 4 pixels
     assert picture.shape == (64 * 2 + 4, 96 * 2 + 4, 3)
     assert picture[10, 40].tolist() == [100, 100, 200]
@@ -166,10 +174,10 @@ def test_batch_of_labels(tmp_path):
 
 def test_batch_of_detections_leaves_out_uncertain_ones(tmp_path):
     sure, unsure = torch.tensor([[20, 30, 60, 55, 0.9, 0]]), torch.tensor([[20, 30, 60, 55, 0.1, 0]])
-    pictures = [
-        pixels(plot_batch(tmp_path / f"{i}.png", grey(1), ["a.jpg"], {0: "cat"}, detections=[rows]))
-        for i, rows in enumerate((sure, unsure, torch.zeros(0, 6)))
-    ]
+    pictures = []
+    for rows in (sure, unsure, torch.zeros(0, 6)):
+        plot_batch(tmp_path / "b.png", grey(1), ["a.jpg"], {0: "cat"}, [rows])
+        pictures.append(pixels(tmp_path / "b.png"))
     assert not np.array_equal(pictures[0], pictures[1])
     assert np.array_equal(pictures[1], pictures[2])
 
@@ -177,19 +185,31 @@ def test_batch_of_detections_leaves_out_uncertain_ones(tmp_path):
 def test_large_batch_is_limited(tmp_path):
     detections = [torch.zeros(0, 6)] * 20
     names = [f"{i}.jpg" for i in range(20)]
-    picture = pixels(plot_batch(tmp_path / "b.jpg", grey(20, 640, 640), names, {}, detections=detections))
-    assert max(picture.shape) <= 1920
-    assert plot_batch(tmp_path / "b.jpg", grey(20), names, {}, targets=torch.zeros(0, 6)).is_file()
+    plot_batch(tmp_path / "b.jpg", grey(20, 640, 640), names, {}, detections)
+    assert max(pixels(tmp_path / "b.jpg").shape) <= 1920
+    plot_batch(tmp_path / "c.jpg", grey(20), names, {}, torch.zeros(0, 6))
+    assert (tmp_path / "c.jpg").is_file()
 
 
-def test_batch_needs_one_kind_of_boxes(tmp_path):
-    with pytest.raises(ValueError, match="either targets or detections"):
-        plot_batch(tmp_path / "b.jpg", grey(1), ["a"], {})
+def test_pictures_of_a_run_are_of_its_first_batches(tmp_path):
+    batch = Batch(grey(2), torch.zeros(0, 6), ["a.jpg", "b.jpg"], [])
+    for enabled in (False, True):
+        pictures = RunPictures(tmp_path, {0: "cat"}, enabled)
+        pictures.labels(np.zeros((0, 5)))
+        for number in range(BATCHES + 1):
+            pictures.training_batch(number, batch)
+            pictures.validation_batch(number, batch, [torch.zeros(0, 6)] * 2)
+        pictures.close()
+        assert enabled or not list(tmp_path.iterdir())
+    stems = [f"{kind}{n}{end}" for n in range(BATCHES) for kind, end in PICTURES]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(["labels", *stems])
 
 
 def test_plots_do_not_import_matplotlib_until_used():
-    code = "import sys, utils.plots; sys.exit(bool({'matplotlib', 'pandas'} & set(sys.modules)))"
-    root = Path(utils.plots.__file__).parents[2]
+    rooms = "batches", "confusion", "curves", "labels", "pictures", "progress"
+    code = f"import sys, {', '.join(f'utils.plots.{room}' for room in rooms)}\n"
+    code += "sys.exit(bool({'matplotlib', 'pandas'} & set(sys.modules)))"
+    root = Path(utils.plots.canvas.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 

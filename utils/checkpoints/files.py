@@ -6,9 +6,11 @@ with `torch.load(path, weights_only=True)`; and `.safetensors`, weights with the
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -16,7 +18,7 @@ import torch
 
 from utils.checkpoints.archive import REBUILT_TENSORS, TorchArchive
 from utils.checkpoints.official import read_official
-from utils.checkpoints.plain import Plainer, checked_plain
+from utils.checkpoints.plain import PlainReader, checked_plain
 from utils.checkpoints.unpickle import Node, RefusedError, read_pickle
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -26,7 +28,15 @@ FORMAT, VERSION = "lean5", 1
 DESCRIPTION = (
     "yaml", "names", "nc", "stride", "anchors", "epoch", "best_fitness", "train_args", "hyp", "date",
 )  # fmt: skip
-NOT_A_CHECKPOINT = "is not a checkpoint; expected a YOLOv5 or Lean5 .pt, or a .safetensors file"
+# what a file that is none begins with, and what to tell about it
+OTHER_FILES = {
+    rb"\Z": "is empty; the download or the copy failed",
+    rb"\x80\x02|.*ustar": "written in the format of torch before 1.6, which is not read; load it with the "
+    "software that wrote it and save it again with a current torch",
+    rb"version https://git-lfs": "is a Git LFS pointer, not the file itself; run `git lfs pull`",
+    rb"\s*<": "is a web page, not a checkpoint; the download went wrong",
+    rb"": "is not a checkpoint; expected a YOLOv5 or Lean5 .pt, or a .safetensors file",
+}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -46,15 +56,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {str(path)!r} {what}")
     try:
         if path.suffix == ".safetensors":
-            return _checked_own(_read_safetensors(path))
-        _check_signature(path)
-        with TorchArchive(path) as archive:
-            root = read_pickle(archive.read_pickle_bytes())
-            if isinstance(root, dict) and root.get("format") == FORMAT:
-                plain = Plainer(archive)
-                return _checked_own({str(key): plain(value, str(key)) for key, value in root.items()})
-            _refuse_bare_state(root)
-            return read_official(root, archive)
+            return _checked(_read_safetensors(path))
+        with path.open("rb") as file:
+            return _checked(_read_pt(file))
     except RefusedError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -76,82 +80,50 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     path = Path(path)
     plain = checked_plain({**content, "format": FORMAT, "version": VERSION})
     if path.suffix == ".safetensors":
-        data = _safetensors_bytes(plain)
-        with atomic_write(path) as file:
-            file.write(data)
-        return
+        data = memoryview(_safetensors_bytes(plain))
+    else:
+        # in memory first: torch's zip writer is C++ and may end the process when a write to disk fails
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        data = buffer.getbuffer()
     with atomic_write(path) as file:
-        sink = _Sink(file)
-        torch.save(plain, cast(BinaryIO, sink))
-        if sink.error is not None:
-            raise sink.error
+        file.write(data)
 
 
-class _Sink:
-    """Takes what torch.save writes and keeps the first write error for later.
-
-    The zip writer below torch.save is C++ and turns an error in the middle of a write into one of its own, or
-    into the end of the process; so it is told that all went well.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes | memoryview) -> int:
-        size = memoryview(data).nbytes
-        if self.error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self.error = error
-        return size
-
-    def flush(self) -> None:
-        """Nothing is held back here; the atomic writer flushes."""
-
-
-def _check_signature(path: Path) -> None:
-    """Tell kinds of files apart by their first bytes, for a message that helps."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        raise RefusedError("is empty; the download or the copy failed")
-    if head.startswith(b"PK\x03\x04"):
-        return
-    if head.startswith(b"\x80\x02") or b"ustar" in head:
-        raise RefusedError(
-            "written in the format of torch before 1.6, which is not read; load it with the software that "
-            "wrote it and save it again with a current torch"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise RefusedError("is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    if head.lstrip()[:1] == b"<":
-        raise RefusedError("is a web page, not a checkpoint; the download went wrong")
-    raise RefusedError(NOT_A_CHECKPOINT)
+def _read_pt(file: BinaryIO) -> dict[str, Any]:
+    """A file of `torch.save`, told apart from others by its first bytes, for a message that helps."""
+    head = file.read(64)
+    if not head.startswith(b"PK\x03\x04"):
+        kinds = (text for start, text in OTHER_FILES.items() if re.match(start, head, re.DOTALL))
+        raise RefusedError(next(kinds))
+    archive = TorchArchive(file)
+    root = read_pickle(archive.read_pickle_bytes())
+    if not isinstance(root, dict) or root.get("format") != FORMAT:
+        _refuse_bare_state(root)
+        return read_official(root, archive)
+    version = root.get("version")
+    if type(version) is not int or version > VERSION:
+        raise RefusedError(f"has checkpoint version {version!r:.20}; this software reads up to {VERSION}")
+    reader = PlainReader(archive)
+    return {str(key): reader.read(value, str(key)) for key, value in root.items()}
 
 
 def _refuse_bare_state(root: Any) -> None:
     """A state dict alone has no yaml to rebuild the model from."""
     values = root.items if isinstance(root, Node) else root
     if not isinstance(values, dict):
-        if not isinstance(root, Node):
-            raise RefusedError(f"holds {type(root).__name__}, not a checkpoint")
-        return
-    tensors = [isinstance(v, Node) and v.name in REBUILT_TENSORS for v in values.values()]
-    if tensors and all(tensors):
+        raise RefusedError(f"holds {type(root).__name__}, not a checkpoint")
+    if values and all(isinstance(v, Node) and v.name in REBUILT_TENSORS for v in values.values()):
         raise RefusedError(
-            f"holds only a state dict of {len(tensors)} tensors, without the yaml that says how to rebuild "
+            f"holds only a state dict of {len(values)} tensors, without the yaml that says how to rebuild "
             "the model; save a whole checkpoint"
         )
 
 
-def _checked_own(content: dict[str, Any]) -> dict[str, Any]:
-    """Our own content with every key present, after a look at the types that others rely on."""
-    version = content.get("version")
-    if type(version) is not int or version > VERSION:
-        raise RefusedError(f"has checkpoint version {version!r:.20}; this software reads up to {VERSION}")
-    content = {**dict.fromkeys((*DESCRIPTION, "model", "ema", "optimizer")), **content}
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with every key present, after a look at the types that others rely on."""
+    for key in (*DESCRIPTION, "model", "ema", "optimizer"):
+        content.setdefault(key, None)
     for key in ("model", "ema"):
         state = content[key]
         if state is not None and not (
@@ -161,24 +133,23 @@ def _checked_own(content: dict[str, Any]) -> dict[str, Any]:
             raise RefusedError(f"damaged: its '{key}' is no state dict")
     if not content["model"] and not content["ema"]:
         raise RefusedError("damaged: it holds no weights")
+    if type(content["yaml"]) is not dict:
+        raise RefusedError("damaged: its 'yaml' is no mapping")
+    for key, value in (("nc", content["nc"]), ("epoch", content["epoch"])):
+        if (key == "nc" or value is not None) and (type(value) is not int or abs(value) >= 1 << 31):
+            raise RefusedError(f"its '{key}' is {type(value).__name__}, not an integer")
     names = content["names"]
-    if type(content["yaml"]) is not dict or type(content["nc"]) is not int or type(names) is not dict:
-        raise RefusedError("damaged: its yaml, nc or names are missing")
-    if any(type(k) is not int or type(v) is not str for k, v in names.items()):
-        raise RefusedError("damaged: its names are no mapping from class number to text")
+    if type(names) is not dict or any(type(k) is not int or type(v) is not str for k, v in names.items()):
+        raise RefusedError("its class names are no mapping from class number to text")
     return content
 
 
 def _safetensors_bytes(content: dict[str, Any]) -> bytes:
     description = {key: content.get(key) for key in DESCRIPTION}
     description["names"] = list((content["names"] or {}).items())  # JSON has no integer keys
-    try:
-        text = json.dumps(description)
-    except TypeError as error:
-        raise TypeError(f"the description of the weights must be numbers and text: {error}") from error
     # clones, because tensors in this format may not share memory
     state = {key: value.contiguous().clone() for key, value in inference_state(content).items()}
-    return safetensors.torch.save(state, {"format": "pt", FORMAT: text})
+    return safetensors.torch.save(state, {"format": "pt", FORMAT: json.dumps(description)})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

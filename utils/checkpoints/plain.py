@@ -6,13 +6,14 @@ Plain is None, bool, int, float, str, tensors, and lists, tuples and dicts of th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from utils.checkpoints.archive import REBUILT_TENSORS, TorchArchive
-from utils.checkpoints.unpickle import Global, Node, RefusedError, Storage
+from utils.checkpoints.unpickle import Global, Node, RefusedError
 
 MAX_DEPTH = 64
 MAX_VALUES = 200_000  # a file may share one list many times over; what it expands to is bounded by this
@@ -20,7 +21,7 @@ SCALARS = (type(None), bool, int, float, str)
 NUMPY_CODES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
 
 
-def checked_plain(value: Any, key: str = "") -> Any:
+def checked_plain(value: Any, key: str = "", depth: int = 0) -> Any:
     """Copy `value` when all of it is plain. Tensors come back detached, on CPU, without surplus storage.
 
     Raises:
@@ -28,27 +29,25 @@ def checked_plain(value: Any, key: str = "") -> Any:
     """
     if type(value) in SCALARS:
         return value
-    if key.count("\0") > MAX_DEPTH:
-        raise TypeError(f"checkpoint key '{_shown(key)[:80]}…' is nested deeper than {MAX_DEPTH} levels")
+    if depth > MAX_DEPTH:
+        raise TypeError(f"checkpoint key '{key[:80]}…' is nested deeper than {MAX_DEPTH} levels")
     if type(value) is torch.Tensor:
         return _stored(value)
+
+    def inner(item: Any, name: str | int) -> Any:
+        return checked_plain(item, f"{key}.{name}" if key else str(name), depth + 1)
+
     if isinstance(value, dict):
         for name in value:
             if type(name) not in (str, int):
-                raise TypeError(
-                    f"checkpoint key '{_shown(key)}' holds a dict with a key {name!r}; use str or int"
-                )
-        return {name: checked_plain(item, f"{key}\0{name}") for name, item in value.items()}
+                raise TypeError(f"checkpoint key '{key}' holds a dict with a key {name!r}; use str or int")
+        return {name: inner(item, name) for name, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(checked_plain(item, f"{key}\0{i}") for i, item in enumerate(value))
+        return type(value)(inner(item, index) for index, item in enumerate(value))
     raise TypeError(
-        f"checkpoint key '{_shown(key)}' holds a {type(value).__module__}.{type(value).__name__}; "
+        f"checkpoint key '{key}' holds a {type(value).__module__}.{type(value).__name__}; "
         "only tensors, numbers, text, lists, tuples and dicts can be saved"
     )
-
-
-def _shown(key: str) -> str:
-    return key.strip("\0").replace("\0", ".")
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,19 +57,19 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone(memory_format=torch.contiguous_format) if partial else tensor
 
 
-class Plainer:
-    """Turns the nodes of a checkpoint's pickle into plain values.
-
-    lenient: describe an unknown object by its class name instead of refusing it, for training arguments,
-    where a stray object does no harm.
-    """
+class PlainReader:
+    """Turns the nodes of a checkpoint's pickle into plain values, of which there may be `MAX_VALUES`."""
 
     def __init__(self, archive: TorchArchive) -> None:
         self._archive = archive
         self._left = MAX_VALUES
 
-    def __call__(self, value: Any, key: str, *, lenient: bool = False, depth: int = 0) -> Any:
+    def read(self, value: Any, key: str, *, lenient: bool = False, depth: int = 0) -> Any:
         """The plain form of `value`, which stands at `key`.
+
+        Args:
+            lenient: describe an unknown object by its class name instead of refusing it, for training
+                arguments, where a stray object does no harm.
 
         Raises:
             RefusedError: an object without a plain form, or a structure too deep, too large or cyclic.
@@ -78,100 +77,78 @@ class Plainer:
         self._left -= 1
         if depth > MAX_DEPTH or self._left < 0:
             raise RefusedError(f"'{key}' is nested too deeply, too large or contains itself")
-        if type(value) in SCALARS or type(value) is bytes:
-            return value
 
         def inner(item: Any, name: object = "") -> Any:
-            return self(item, f"{key}.{name}"[:200] if name != "" else key, lenient=lenient, depth=depth + 1)
+            place = f"{key}.{name}"[:200] if name != "" else key
+            return self.read(item, place, lenient=lenient, depth=depth + 1)
 
+        if type(value) in SCALARS or type(value) is bytes:
+            return value
         if type(value) is dict:
             return {name: inner(item, name) for name, item in value.items()}
         if type(value) in (list, tuple, set, frozenset):
             return type(value)(inner(item) for item in value)
-        if isinstance(value, Node):
-            if value.name in REBUILT_TENSORS:
-                return self._archive.tensor(value)
-            if value.name.startswith("numpy."):
-                return numpy_value(value)
-            found = _container(value)
-            if found is not None:
-                return inner(found)
-        if lenient and isinstance(value, Node | Global):
-            return _described(value)
-        raise RefusedError(f"'{key}' holds {_described(value)} where a plain value is needed")
-
-
-def _container(node: Node) -> Any:
-    """What a node of a standard container holds, itself made of nodes; None when it is no container."""
-    match node:
-        case Node(name="collections.OrderedDict", args=(), items=items):
-            return items
-        case Node(name="collections.OrderedDict", args=([*pairs],), items=items):
-            if all(
-                type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) in SCALARS for pair in pairs
+        match value:
+            case Node(name="collections.OrderedDict", args=(), items=items):
+                return inner(items)
+            case Node(
+                name="builtins.set" | "builtins.frozenset" | "torch.Size", args=([*members] | (*members,),)
             ):
-                return {**dict(pairs), **items}
-        case Node(
-            name="builtins.set" | "builtins.frozenset" | "torch.Size", args=([*members] | (*members,),)
-        ):
-            return list(members)
-        case Node(name="argparse.Namespace", args=(), state=dict() as attributes):
-            return attributes
-        case Node(name="_codecs.encode", args=(str(), "latin1" | "latin-1")):
-            return raw_bytes(node)
-        case Node(name=name, args=parts) if name.startswith("pathlib."):
-            return "/".join(part for part in parts if type(part) is str).replace("//", "/")
-        case Node(name="torch.device", args=(str(kind), *_)):
-            return kind
-    return None
+                return inner(list(members))
+            case Node(name="argparse.Namespace", args=(), state=dict() as attributes):
+                return inner(attributes)
+            case Node(name="torch.device", args=(str(kind), *_)):
+                return kind
+            case Node(name=name, args=parts) if name.startswith("pathlib."):
+                return "/".join(part for part in parts if type(part) is str).replace("//", "/")
+            case Node(name="_codecs.encode", args=(str(text), "latin1" | "latin-1")):
+                return _latin1(text)
+            case Node(name=name) if name in REBUILT_TENSORS:
+                return self._archive.tensor(value)
+            case Node(name=name) if name.startswith("numpy."):
+                return _numpy_value(value, inner)
+        described = f"<{value.name}>" if isinstance(value, Node | Global) else f"<{type(value).__name__}>"
+        if lenient and isinstance(value, Node | Global):
+            return described
+        raise RefusedError(f"'{key}' holds {described} where a plain value is needed")
 
 
-def _described(value: Any) -> str:
-    match value:
-        case Node(name=name) | Global(name=name):
-            return f"<{name}>"
-        case Storage(kind=kind):
-            return f"<{kind}>"
-    return f"<{type(value).__name__}>"
+def _latin1(text: str) -> bytes:
+    """Bytes as protocol 2 writes them."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise RefusedError("damaged: bytes that are no bytes") from error
 
 
-def raw_bytes(value: Any) -> bytes:
-    """Bytes as protocol 2 writes them: itself, or text to be encoded as Latin-1."""
-    match value:
-        case bytes():
-            return value
-        case Node(name="_codecs.encode", args=(str(text), "latin1" | "latin-1")):
-            try:
-                return text.encode("latin-1")
-            except UnicodeEncodeError:
-                pass
-    raise RefusedError("damaged: bytes that are no bytes")
-
-
-def numpy_value(node: Node) -> Any:
-    """The number or nested list of numbers in a pickled numpy scalar or array.
+def _numpy_value(node: Node, read: Callable[[Any], Any]) -> Any:
+    """The number or nested list of numbers in a pickled numpy scalar or array; `read` makes bytes plain.
 
     Raises:
         RefusedError: another dtype (an object array would hold anything), or sizes that do not agree.
     """
-    shape: Any = ()
     match node:
         case Node(name=name, args=(dtype, raw)) if name.endswith(".scalar"):
-            fortran = False
-        case Node(name=name, state=(_, shape, dtype, fortran, raw)) if name.endswith("._reconstruct"):
+            parts: tuple[Any, ...] = ((), dtype, False, raw)
+        case Node(name=name, state=(_, *array)) if name.endswith("._reconstruct"):
+            parts = tuple(array)
+        case _:
+            parts = ()
+    match parts:
+        case (
+            tuple(shape),
+            Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)),
+            fortran,
+            raw,
+        ):
             pass
         case _:
-            raise RefusedError(f"damaged: {node.name} without a value")
-    match dtype:
-        case Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)):
-            if code not in NUMPY_CODES:
-                raise RefusedError(f"refuses a numpy array of dtype {code[:20]!r}; only numbers are read")
-            kind = np.dtype(f"{endian}{code}")
-        case _:
-            raise RefusedError("damaged: a numpy value without a dtype of numbers")
-    data = raw_bytes(raw)
-    if type(shape) is not tuple or any(type(n) is not int or not 0 <= n < 1 << 31 for n in shape):
-        raise RefusedError("damaged: a numpy array without a valid shape")
-    if len(shape) > 8 or math.prod(shape) * kind.itemsize != len(data) or len(data) > 1 << 20:
-        raise RefusedError("damaged: a numpy array whose shape and bytes do not agree")
+            raise RefusedError(f"damaged: {node.name} without a shape or a dtype of numbers")
+    if code not in NUMPY_CODES:
+        raise RefusedError(f"refuses a numpy array of dtype {code[:20]!r}; only numbers are read")
+    kind, data = np.dtype(f"{endian}{code}"), read(raw)
+    sized = len(shape) <= 8 and all(type(n) is int and 0 <= n < 1 << 31 for n in shape)
+    small = type(data) is bytes and len(data) <= 1 << 20
+    if not (sized and small) or math.prod(shape) * kind.itemsize != len(data):
+        raise RefusedError("damaged: a numpy value whose shape and bytes do not agree")
     return np.frombuffer(data, kind).reshape(shape, order="F" if fortran is True else "C").tolist()

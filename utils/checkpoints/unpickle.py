@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pickletools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +89,8 @@ def read_pickle(data: bytes) -> Any:
     except RefusedError:
         raise
     except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise RefusedError(f"damaged: its pickle is not valid ({_short(error)})") from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise RefusedError(f"damaged: its pickle is not valid ({reason})") from error
 
 
 class _Machine:
@@ -101,17 +101,98 @@ class _Machine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def step(self, name: str, argument: Any) -> None:
-        if name in _LITERALS:
-            if type(argument) is int and argument.bit_length() > MAX_INTEGER_BITS:
-                raise RefusedError(f"holds an integer of {argument.bit_length()} bits")
-            self.stack.append(argument)
-        elif name in _FRESH:
-            self.stack.append(_FRESH[name]())
-        elif name in _STEPS:
-            _STEPS[name](self, argument)
-        else:
-            raise RefusedError(f"uses pickle opcode {name}, which no checkpoint needs")
+    def step(self, opcode: str, argument: Any) -> None:
+        """Do what an opcode says: look up, remember, mark or change what is on the stack, or add to it."""
+        match opcode:
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "MARK":
+                self.outer.append(self.stack)
+                self.stack = []
+            case "POP":
+                self.pop()
+            case "POP_MARK":
+                self.pop_mark()
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self.set_items([key, value])
+            case "SETITEMS":
+                self.set_items(self.pop_mark())
+            case "APPEND":
+                value = self.pop()
+                self.top(list).append(value)
+            case "APPENDS":
+                values = self.pop_mark()
+                self.top(list).extend(values)
+            case "ADDITEMS":
+                values = self.pop_mark()
+                self.top(set).update(map(_key, values))
+            case "BUILD":
+                state, node = self.pop(), self.top(Node)
+                if node.state is not None:
+                    raise RefusedError(f"damaged: its pickle sets the state of a {node.name} twice")
+                node.state = state
+            case "PROTO":
+                if not 2 <= argument <= 5:
+                    raise RefusedError(f"its pickle has protocol {argument}; torch writes 2")
+            case "FRAME" | "STOP":
+                pass  # these only matter to a reader of streams
+            case _:
+                value = self.value(opcode, argument)
+                self.stack.append(value)
+
+    def value(self, opcode: str, argument: Any) -> Any:
+        """The value that an opcode makes, of what is on the stack or of its own argument."""
+        match opcode:
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = self.pop(tuple), self.pop(Global)
+                return Node(function.name, arguments)
+            case "NEWOBJ_EX":
+                if self.pop(dict):
+                    raise RefusedError(
+                        "its pickle makes an object with keyword arguments, which no checkpoint needs"
+                    )
+                return self.value("NEWOBJ", None)
+            case "EMPTY_TUPLE":
+                return ()
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
+                if argument.bit_length() > MAX_INTEGER_BITS:
+                    raise RefusedError(f"holds an integer of {argument.bit_length()} bits")
+                return argument
+            case "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
+                return argument
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                return argument
+            case "NONE":
+                return None
+            case "NEWTRUE" | "NEWFALSE":
+                return opcode == "NEWTRUE"
+            case "TUPLE":
+                return tuple(self.pop_mark())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                values = [self.pop() for _ in range(int(opcode[-1]))]
+                return tuple(reversed(values))
+            case "EMPTY_LIST":
+                return []
+            case "EMPTY_DICT":
+                return {}
+            case "EMPTY_SET":
+                return set()
+            case "FROZENSET":
+                return frozenset(map(_key, self.pop_mark()))
+            case "GLOBAL":
+                module, _, name = argument.rpartition(" ")
+                return _allowed(module, name)
+            case "STACK_GLOBAL":
+                name, module = self.pop(str), self.pop(str)
+                return _allowed(module, name)
+            case "BINPERSID":
+                return _storage(self.pop(tuple))
+        raise RefusedError(f"uses pickle opcode {opcode}, which no checkpoint needs")
 
     def pop(self, kind: type | None = None) -> Any:
         value = self.stack.pop()
@@ -124,141 +205,30 @@ class _Machine:
         values, self.stack = self.stack, self.outer.pop()
         return values
 
+    def top(self, kind: type) -> Any:
+        """The object that an opcode changes, still on the stack."""
+        if type(self.stack[-1]) is not kind:
+            found = _kind(self.stack[-1])
+            raise RefusedError(f"damaged: its pickle changes {found} as if it were {kind.__name__}")
+        return self.stack[-1]
 
-def _mark(machine: _Machine, _: Any) -> None:
-    machine.outer.append(machine.stack)
-    machine.stack = []
-
-
-def _pop(machine: _Machine, _: Any) -> None:
-    machine.pop()
-
-
-def _pop_mark(machine: _Machine, _: Any) -> None:
-    machine.pop_mark()
-
-
-def _put(machine: _Machine, index: int) -> None:
-    machine.memo[index] = machine.stack[-1]
-
-
-def _memoize(machine: _Machine, _: Any) -> None:
-    machine.memo[len(machine.memo)] = machine.stack[-1]
+    def set_items(self, values: list[Any]) -> None:
+        """Put keys and values, in turn, into the dict or ordered dict on the stack."""
+        if len(values) % 2:
+            raise RefusedError("damaged: its pickle has a key without a value")
+        top = self.stack[-1]
+        ordered = isinstance(top, Node) and top.name == "collections.OrderedDict"
+        mapping = top.items if ordered else self.top(dict)
+        for key, value in zip(values[::2], values[1::2]):
+            mapping[_key(key)] = value
 
 
-def _get(machine: _Machine, index: int) -> None:
-    machine.stack.append(machine.memo[index])
-
-
-def _tuple(machine: _Machine, _: Any) -> None:
-    values = machine.pop_mark()
-    machine.stack.append(tuple(values))
-
-
-def _short_tuple(size: int) -> Callable[[_Machine, Any], None]:
-    def build(machine: _Machine, _: Any) -> None:
-        values = [machine.pop() for _ in range(size)]
-        machine.stack.append(tuple(reversed(values)))
-
-    return build
-
-
-def _append(machine: _Machine, _: Any) -> None:
-    value = machine.pop()
-    _top(machine, list).append(value)
-
-
-def _appends(machine: _Machine, _: Any) -> None:
-    values = machine.pop_mark()
-    _top(machine, list).extend(values)
-
-
-def _set_item(machine: _Machine, _: Any) -> None:
-    value, key = machine.pop(), machine.pop()
-    _mapping(machine)[_key(key)] = value
-
-
-def _set_items(machine: _Machine, _: Any) -> None:
-    values = machine.pop_mark()
-    if len(values) % 2:
-        raise RefusedError("damaged: its pickle has a key without a value")
-    mapping = _mapping(machine)
-    for key, value in zip(values[::2], values[1::2]):
-        mapping[_key(key)] = value
-
-
-def _add_items(machine: _Machine, _: Any) -> None:
-    values = machine.pop_mark()
-    _top(machine, set).update(map(_key, values))
-
-
-def _frozenset(machine: _Machine, _: Any) -> None:
-    values = machine.pop_mark()
-    machine.stack.append(frozenset(map(_key, values)))
-
-
-def _global(machine: _Machine, argument: str) -> None:
-    module, _, name = argument.rpartition(" ")
-    machine.stack.append(_allowed(module, name))
-
-
-def _stack_global(machine: _Machine, _: Any) -> None:
-    name, module = machine.pop(str), machine.pop(str)
-    machine.stack.append(_allowed(module, name))
-
-
-def _call(machine: _Machine, _: Any) -> None:
-    arguments, function = machine.pop(tuple), machine.pop(Global)
-    machine.stack.append(Node(function.name, arguments))
-
-
-def _call_with_keywords(machine: _Machine, _: Any) -> None:
-    if machine.pop(dict):
-        raise RefusedError("its pickle makes an object with keyword arguments, which no checkpoint needs")
-    _call(machine, None)
-
-
-def _build(machine: _Machine, _: Any) -> None:
-    state = machine.pop()
-    node = _top(machine, Node)
-    if node.state is not None:
-        raise RefusedError(f"damaged: its pickle sets the state of a {node.name} twice")
-    node.state = state
-
-
-def _persistent(machine: _Machine, _: Any) -> None:
-    """Take the reference that torch writes: ('storage', type, key, device, elements)."""
-    reference = machine.pop(tuple)
+def _storage(reference: tuple[Any, ...]) -> Storage:
+    """The reference that torch writes: ('storage', type, key, device, elements)."""
     match reference:
         case ("storage", Global(name=name), str(key), str(), int(numel)) if name.endswith("Storage"):
-            machine.stack.append(Storage(name.removeprefix("torch."), key, numel))
-        case _:
-            raise RefusedError("damaged: its pickle refers to something that is no tensor storage")
-
-
-def _protocol(_: _Machine, version: int) -> None:
-    if not 2 <= version <= 5:
-        raise RefusedError(f"its pickle has protocol {version}; torch writes 2")
-
-
-def _nothing(_: _Machine, __: Any) -> None:
-    """FRAME and STOP only matter to a reader of streams."""
-
-
-def _top(machine: _Machine, kind: type) -> Any:
-    """The object that the next opcode changes, still on the stack."""
-    if type(machine.stack[-1]) is not kind:
-        found = _kind(machine.stack[-1])
-        raise RefusedError(f"damaged: its pickle changes {found} as if it were {kind.__name__}")
-    return machine.stack[-1]
-
-
-def _mapping(machine: _Machine) -> dict[Any, Any]:
-    top = machine.stack[-1]
-    if isinstance(top, Node) and top.name == "collections.OrderedDict":
-        return top.items
-    mapping: dict[Any, Any] = _top(machine, dict)
-    return mapping
+            return Storage(name.removeprefix("torch."), key, numel)
+    raise RefusedError("damaged: its pickle refers to something that is no tensor storage")
 
 
 def _key(value: Any) -> Any:
@@ -270,65 +240,14 @@ def _key(value: Any) -> Any:
 
 def _allowed(module: str, name: str) -> Global:
     if not ALLOWED_GLOBALS.fullmatch(f"{module} {name}"):
+        wanted = f"{module}.{name}"
+        shown = wanted if len(wanted) <= 120 else wanted[:120] + "…"
         raise RefusedError(
-            f"refuses global {_printable(f'{module}.{name}')}: only tensors, plain values and YOLOv5 layers "
-            "belong in a checkpoint, and nothing in it was run"
+            f"refuses global {shown!a}: only tensors, plain values and YOLOv5 layers belong in a checkpoint, "
+            "and nothing in it was run"
         )
     return Global(f"{module.replace('__builtin__', 'builtins')}.{name}")
 
 
 def _kind(value: Any) -> str:
     return value.name if isinstance(value, Node | Global) else f"a {type(value).__name__}"
-
-
-def _printable(text: str) -> str:
-    return ascii(text if len(text) <= 120 else text[:120] + "…")
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-
-
-_LITERALS = frozenset(
-    {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
-    | {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
-)
-_FRESH: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": _protocol,
-    "FRAME": _nothing,
-    "STOP": _nothing,
-    "MARK": _mark,
-    "POP": _pop,
-    "POP_MARK": _pop_mark,
-    "BINPUT": _put,
-    "LONG_BINPUT": _put,
-    "MEMOIZE": _memoize,
-    "BINGET": _get,
-    "LONG_BINGET": _get,
-    "TUPLE": _tuple,
-    "TUPLE1": _short_tuple(1),
-    "TUPLE2": _short_tuple(2),
-    "TUPLE3": _short_tuple(3),
-    "APPEND": _append,
-    "APPENDS": _appends,
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
-    "ADDITEMS": _add_items,
-    "FROZENSET": _frozenset,
-    "GLOBAL": _global,
-    "STACK_GLOBAL": _stack_global,
-    "REDUCE": _call,
-    "NEWOBJ": _call,
-    "NEWOBJ_EX": _call_with_keywords,
-    "BUILD": _build,
-    "BINPERSID": _persistent,
-}

@@ -50,15 +50,6 @@ def measure(module: nn.Module, inputs: Any) -> Cost:
     return meter.take(call_on_meta(module, inputs, around=meter))
 
 
-def count_flops(module: nn.Module, inputs: Any) -> int:
-    """Operations of one call, 2 x multiply-adds of convolutions, matrix products and attention.
-
-    The convention of a fused network: BatchNorm, activations and pooling count nothing. `inputs` are meta
-    tensors.
-    """
-    return measure(module, inputs).flops("conv")
-
-
 def thop_flops(module: nn.Module, image: Tensor) -> int | None:
     """2 x the multiply-adds that the thop package itself counts in eval mode; None when it is not installed.
 
@@ -70,9 +61,3 @@ def thop_flops(module: nn.Module, image: Tensor) -> int | None:
         return None
     macs, _ = thop.profile(meta_copy(module).eval(), inputs=(image.to("meta"),), verbose=False)
     return int(2 * macs)
-
-
-def thop_gflops(module: nn.Module, image: Tensor) -> float | None:
-    """GFLOPs as the thop package counts them, BatchNorm included; None when it is not installed."""
-    flops = thop_flops(module, image)
-    return None if flops is None else flops / 1e9

@@ -5,28 +5,22 @@ from __future__ import annotations
 import functools
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.counting.operators import KINDS, Kind, flat, makes_only, operations, operator_name
+from utils.counting.conventions import KINDS, KINDS_OF, Convention, Kind
+from utils.counting.operators import flat, makes_only, operations, operator_name, written_operands
 from utils.counting.thop import thop_multiply_adds
 
-Convention: TypeAlias = Literal["conv", "bn", "all", "thop"]
-CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
-KINDS_OF: dict[str, tuple[Kind, ...]] = {
-    "conv": ("products",),
-    "bn": ("products", "normalisation"),
-    "all": KINDS,
-}
+if TYPE_CHECKING:
+    from torch._ops import OpOverload  # the class of all operators has no public name
 
-COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 # in-place operators whose target is written and not read, in whole or only where the source goes
 OVERWRITING = {"copy", "fill", "zero", "uniform", "normal", "bernoulli", "random", "exponential"}
 SCATTERING = {"index_put", "index_copy", "scatter"}
@@ -88,34 +82,56 @@ def in_sequence(costs: Sequence[Cost]) -> Cost:
     )
 
 
-class Meter:
-    """Measures what runs inside `with meter:`, which may be entered again for the next section of a pass."""
+class Meter(TorchDispatchMode):
+    """Measures what runs inside `with meter:`, which may be entered again for the next section of a pass.
+
+    It sees every operator below autograd, and hooks every layer for thop's rules. Tensors are known by their
+    storage: a view shares it, and a weak reference tells when it is released.
+    """
 
     def __init__(self) -> None:
-        self._operators = _OperatorCounter()
-        self._thop = 0
+        super().__init__()
+        self._sizes: dict[int, int] = {}  # bytes of what the pass takes or makes and still holds
+        self._depths: dict[int, int] = {}  # of what depends on the input
+        self._alive = self._peak = 0
+        self._start_section()
+
+    def _start_section(self) -> None:
+        self._operations: Counter[Kind] = Counter()
+        self._read = self._written = self._kernels = self._thop = 0
+        self._unknown: list[str] = []
         self._unknown_layers: list[str] = []
+        self._peak = self._alive
 
     def __enter__(self) -> Meter:
         self._hook = register_module_forward_hook(self._see_layer)
-        self._operators.__enter__()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._operators.__exit__(*error)
+        super().__exit__(*error)
         self._hook.remove()
 
     def follow(self, inputs: Any) -> None:
         """Take the tensors in `inputs` for the input of the pass; those that the pass has made are known."""
         for tensor in _tensors(inputs):
-            self._operators.follow(tensor)
+            self._hold(tensor)
+            self._depths.setdefault(_key(tensor), 0)
+        self._peak = max(self._peak, self._alive)
 
     def take(self, output: Any) -> Cost:
         """The cost since the last call; `output` is what the pass, or this section of it, returns."""
-        cost = self._operators.take(_tensors(output))
-        layers = _distinct(self._unknown_layers)
-        cost = replace(cost, thop=2 * self._thop, unknown_to_thop=layers)
-        self._thop, self._unknown_layers = 0, []
+        cost = Cost(
+            operations={kind: self._operations[kind] for kind in KINDS},
+            thop=2 * self._thop,
+            bytes_read=self._read,
+            bytes_written=self._written,
+            peak_bytes=self._peak,
+            depth=max((self._depths.get(_key(tensor), 0) for tensor in _tensors(output)), default=0),
+            kernels=self._kernels,
+            unknown=_distinct(self._unknown),
+            unknown_to_thop=_distinct(self._unknown_layers),
+        )
+        self._start_section()
         return cost
 
     def _see_layer(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -126,66 +142,28 @@ class Meter:
         self._thop += counted or 0
         zeros = getattr(layer, "structural_zeros", 0)
         if zeros:
-            self._operators.discount(2 * zeros * output.numel() // output.shape[1])
-
-
-class _OperatorCounter(TorchDispatchMode):
-    """Sees every operator below autograd, where composite ones have been resolved.
-
-    Tensors are known by their storage: a view shares it, and a weak reference tells when it is released.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sizes: dict[int, int] = {}  # bytes of what the pass takes or makes and still holds
-        self._depths: dict[int, int] = {}  # of what depends on the input
-        self._alive = self._peak = 0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._operations: Counter[Kind] = Counter()
-        self._read = self._written = self._kernels = 0
-        self._unknown: list[str] = []
-        self._peak = self._alive
-
-    def follow(self, tensor: Tensor) -> None:
-        self._hold(tensor)
-        self._depths.setdefault(_key(tensor), 0)
-        self._peak = max(self._peak, self._alive)
-
-    def discount(self, products: int) -> None:
-        self._operations["products"] -= products
-
-    def take(self, output: Iterable[Tensor]) -> Cost:
-        cost = Cost(
-            operations={kind: self._operations[kind] for kind in KINDS},
-            thop=0,
-            bytes_read=self._read,
-            bytes_written=self._written,
-            peak_bytes=self._peak,
-            depth=max((self._depths.get(_key(tensor), 0) for tensor in output), default=0),
-            kernels=self._kernels,
-            unknown=_distinct(self._unknown),
-        )
-        self._reset()
-        return cost
+            self._operations["products"] -= 2 * zeros * output.numel() // output.shape[1]
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_composite(func):
-            with self:
-                return func._op_dk(COMPOSITE, *args, **kwargs)
-        out = func(*args, **kwargs)
-        self._record(func, args, kwargs, out)
-        return out
+        composed = _composition(func)
+        if composed is None:
+            out = func(*args, **kwargs)
+            self._record(func, args, kwargs, out)
+            return out
+        super().__enter__()  # its parts are seen in turn
+        try:
+            return composed(*args, **kwargs)
+        finally:
+            super().__exit__(None, None, None)
 
     def _record(self, func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         name = operator_name(func)
         operands = _tensors([*args, *kwargs.values()])
         held = {_key(tensor) for tensor in operands}
-        targets = _targets(func, args, kwargs)
+        targets = _tensors(written_operands(func, args, kwargs))
         made = [tensor for tensor in _results(name, out) if _key(tensor) not in held]
         if not made and not targets:
             return  # a view, or numbers only
@@ -241,9 +219,15 @@ class _OperatorCounter(TorchDispatchMode):
 
 
 @functools.cache
-def _is_composite(func: OpOverload) -> bool:
-    """Whether an operator is made of others; these arrive here only in inference mode."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE)
+def _composition(func: OpOverload) -> Callable[..., Any] | None:
+    """How an operator that is made of others is run; None for any other. These come in inference mode only.
+
+    The public `decompose` prefers implementations in Python, in which upsampling becomes indexing.
+    """
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key):
+        return functools.partial(func._op_dk, key)
+    return None
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:
@@ -251,6 +235,7 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _key(tensor: Tensor) -> int:
+    """What tells a storage from every other; the public `data_ptr` is 0 for all tensors without data."""
     return tensor.untyped_storage()._cdata
 
 
@@ -264,19 +249,6 @@ def _results(name: str, out: Any) -> list[Tensor]:
     These are the indices of max-pooling and the statistics of a normalisation.
     """
     return _tensors(out)[: 1 if "max_pool" in name or "norm" in name else None]
-
-
-def _targets(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The operands that an operator changes."""
-    if not func._schema.is_mutable:
-        return []
-    given = dict(zip((argument.name for argument in func._schema.arguments), args)) | dict(kwargs)
-    changed = [argument for argument in func._schema.arguments if _is_written(argument)]
-    return _tensors([given.get(argument.name) for argument in changed])
-
-
-def _is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
 
 
 def _size(tensor: Tensor) -> int:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
-from torch._ops import OpOverload
 
-Kind: TypeAlias = Literal[
-    "products", "normalisation", "biases", "elementwise", "pooling", "resampling", "reductions"
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+from utils.counting.conventions import Kind
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload  # the class of all operators has no public name
+
 Operations: TypeAlias = dict[Kind, int]
 Rule: TypeAlias = Callable[[Sequence[Any], Any], Operations]
 
@@ -77,8 +77,20 @@ def operations(
 
 def operator_name(func: OpOverload) -> str:
     """`silu` for `aten::silu` and `aten::silu_`; other libraries keep their prefix, as `torchvision::nms`."""
-    name = func._schema.name.removeprefix("aten::")
-    return name.removesuffix("_") if func._schema.is_mutable else name
+    name = _schema(func).name.removeprefix("aten::")
+    return name.removesuffix("_") if _schema(func).is_mutable else name
+
+
+def written_operands(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The operands that an operator changes."""
+    declared = _schema(func).arguments
+    given = dict(zip((argument.name for argument in declared), args)) | dict(kwargs)
+    return [given.get(a.name) for a in declared if a.alias_info is not None and a.alias_info.is_write]
+
+
+def _schema(func: OpOverload) -> Any:
+    """An operator's declaration; torch tells nowhere else what an operator writes to."""
+    return func._schema
 
 
 def makes_only(name: str, args: Sequence[Any]) -> bool:
@@ -117,16 +129,6 @@ def _biases(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
 # ---- rules for single operators ----
 
 
-def _vector_product(args: Sequence[Any], out: Any) -> Operations:
-    """`mv(matrix, vector)` and `dot(a, b)`: every value of the first factor is multiplied once."""
-    return {"products": 2 * args[0].numel()}
-
-
-def _biased_vector_product(args: Sequence[Any], out: Any) -> Operations:
-    """`addmv(bias, matrix, vector)`."""
-    return {"products": 2 * args[1].numel(), "biases": out.numel()}
-
-
 def _attention(args: Sequence[Any], out: Any) -> Operations:
     """The fused attention of CPUs, counted as that of GPUs: two matrix products."""
     from torch.utils.flop_counter import sdpa_flop_count
@@ -151,11 +153,6 @@ def _normalisation(args: Sequence[Any], out: Any) -> Operations:
     """Every normalisation has its scale among the two arguments after `x`, if any."""
     affine = any(isinstance(value, Tensor) for value in args[1:3])
     return {"normalisation": args[0].numel() * (NORMALISED if affine else NORMALISED_PLAIN)}
-
-
-def _softmax(args: Sequence[Any], out: Any) -> Operations:
-    """Exponential, sum and quotient."""
-    return {"elementwise": 3 * out.numel()}
 
 
 def _pooling(dimensions: int) -> Rule:
@@ -191,29 +188,39 @@ def _grid_sampling(*methods: str) -> Rule:
     return lambda args, out: {"resampling": INTERPOLATED[methods[args[2]]] * out.numel()}
 
 
+NORMS = (
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+    *("cudnn_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update"),
+    *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
+)
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("mv", "dot", "vdot"), _vector_product),
-    "addmv": _biased_vector_product,
+    # every value of the first factor is multiplied once
+    **dict.fromkeys(("mv", "dot", "vdot"), lambda args, out: {"products": 2 * args[0].numel()}),
+    "addmv": lambda args, out: {
+        "products": 2 * args[1].numel(),
+        "biases": out.numel(),
+    },  # bias, matrix, vector
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "torchvision::deform_conv2d": _deformable,
+    **dict.fromkeys(NORMS, _normalisation),
+    # exponential, sum and quotient
     **dict.fromkeys(
-        (
-            *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
-            *("cudnn_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update"),
-            *("native_layer_norm", "native_group_norm", "_fused_rms_norm"),
-        ),
-        _normalisation,
+        ("_softmax", "_safe_softmax", "_log_softmax"), lambda args, out: {"elementwise": 3 * out.numel()}
     ),
-    **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), _softmax),
-    **{f"avg_pool{n}d": _pooling(n) for n in (1, 2, 3)},
-    **{f"max_pool{n}d": _pooling(n) for n in (1, 2, 3)},
-    **{f"max_pool{n}d_with_indices": _pooling(n) for n in (1, 2, 3)},
-    **{f"{prefix}adaptive_avg_pool{n}d": _adaptive_pooling(n) for n in (1, 2, 3) for prefix in ("", "_")},
-    **{f"adaptive_max_pool{n}d": _adaptive_pooling(n) for n in (1, 2, 3)},
-    "upsample_linear1d": _resampling("linear"),
-    "upsample_bilinear2d": _resampling("bilinear"),
-    "upsample_trilinear3d": _resampling("trilinear"),
-    "upsample_bicubic2d": _resampling("bicubic"),
+    **{
+        f"{name}{n}d{indices}": _pooling(n)
+        for n in (1, 2, 3)
+        for name, indices in (("avg_pool", ""), ("max_pool", ""), ("max_pool", "_with_indices"))
+    },
+    **{
+        f"{name}{n}d": _adaptive_pooling(n)
+        for n in (1, 2, 3)
+        for name in ("adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool")
+    },
+    **{
+        f"upsample_{method}{n}d": _resampling(method)
+        for n, method in ((1, "linear"), (2, "bilinear"), (3, "trilinear"), (2, "bicubic"))
+    },
     "grid_sampler_2d": _grid_sampling("bilinear", "nearest", "bicubic"),
     "grid_sampler_3d": _grid_sampling("trilinear", "nearest"),
 }

@@ -36,30 +36,9 @@ def _normalisation(layer: Any, x: Tensor, y: Tensor) -> int:
     return (4 if affine else 2) * x.numel()
 
 
-def _prelu(layer: Any, x: Tensor, y: Tensor) -> int:
-    return 0 if layer.training else x.numel()
-
-
-def _softmax(layer: Any, x: Tensor, y: Tensor) -> int:
-    features = x.shape[layer.dim]
-    return x.numel() // features * (3 * features - 1)
-
-
-def _average(layer: Any, x: Tensor, y: Tensor) -> int:
-    return y.numel()
-
-
 def _adaptive_average(layer: Any, x: Tensor, y: Tensor) -> int:
     window = prod(inner / outer for inner, outer in zip(x.shape[2:], y.shape[2:]))
     return int((window + 1) * y.numel())
-
-
-def _resampling(layer: Any, x: Tensor, y: Tensor) -> int:
-    return RESAMPLED.get(layer.mode, 0) * y.numel()
-
-
-def _linear(layer: Any, x: Tensor, y: Tensor) -> int:
-    return layer.in_features * y.numel()
 
 
 RULES: dict[type[nn.Module], Rule] = {
@@ -67,10 +46,13 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _normalisation),
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm), _normalisation),
-    nn.PReLU: _prelu,
-    nn.Softmax: _softmax,
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _average),
+    nn.PReLU: lambda layer, x, y: 0 if layer.training else x.numel(),
+    nn.Softmax: lambda layer, x, y: x.numel() // x.shape[layer.dim] * (3 * x.shape[layer.dim] - 1),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), lambda layer, x, y: y.numel()),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _adaptive_average),
-    **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _resampling),
-    nn.Linear: _linear,
+    **dict.fromkeys(
+        (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
+        lambda layer, x, y: RESAMPLED.get(layer.mode, 0) * y.numel(),
+    ),
+    nn.Linear: lambda layer, x, y: layer.in_features * y.numel(),
 }

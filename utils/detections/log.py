@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.console import progress
 from utils.data.frames import Frame, Source
-from utils.detections.results import STAGES, count_classes
+from utils.detections.results import STAGES, count_classes, speed_line
+from utils.detections.writer import OutputWriter
 
 LONG = 200  # sources with more pictures than this get a progress bar instead of a line a picture
+
+
+@dataclass(frozen=True)
+class DetectedFrames:
+    """What was found on frames that went through the network together.
+
+    Attributes:
+        detections: per frame (n, 6): x1, y1, x2, y2 in whole pixels, confidence, class.
+        size: (height, width) that the network saw.
+        seconds: of pre-processing, inference and NMS, for all frames together.
+    """
+
+    frames: list[Frame]
+    detections: list[np.ndarray]
+    size: tuple[int, int]
+    seconds: tuple[float, float, float]
 
 
 class DetectionLog:
@@ -24,57 +44,41 @@ class DetectionLog:
         self._start = time.perf_counter()
         self._seconds = np.zeros(len(STAGES))
         self._size = (0, 0)
-        self._bar: tqdm | None = None
+        self._bar: tqdm[Any] | None = None
         if source.length is not None and source.length > LONG:
-            self._bar = tqdm(total=source.length, unit="image")
+            self._bar = progress((), "detecting", total=source.length, unit=" images", visible=True)
 
-    def add(
-        self,
-        frames: Sequence[Frame],
-        rows: Sequence[np.ndarray],
-        size: tuple[int, int],
-        seconds: tuple[float, float, float],
-    ) -> None:
-        """Report frames that were looked at together.
-
-        Args:
-            rows: per frame (n, 6) detections.
-            size: (height, width) that the network saw.
-            seconds: of pre-processing, inference and NMS, for all frames together.
-        """
-        self.pictures += len(frames)
-        self._seconds += seconds
-        self._size = size
-        first = frames[0]
+    def add(self, found: DetectedFrames) -> None:
+        """Report a group of frames."""
+        self.pictures += len(found.frames)
+        self._seconds += found.seconds
+        self._size = found.size
+        first = found.frames[0]
         if self._bar is None and first.mode == "video":
-            self._bar = tqdm(unit="frame")
+            self._bar = progress((), "", unit=" frames", visible=True)
         if self._bar is not None:
             if first.mode == "video" and first.number == 0:  # the bar covers the videos opened so far
                 self._bar.total = (self._bar.total or 0) + first.frames
                 self._bar.set_description(Path(first.path).name)
-            self._bar.update(len(frames))
+            self._bar.update(len(found.frames))
             return
-        for frame, found in zip(frames, rows):
-            print(self._line(frame, found, size, seconds[1] / len(frames)))
+        height, width = found.size
+        milliseconds = found.seconds[1] / len(found.frames) * 1e3
+        for frame, detections in zip(found.frames, found.detections):
+            place = f"{frame.mode} {frame.index + 1}" + (f"/{frame.count}" if frame.count else "")
+            number = f" ({frame.number + 1})" if frame.mode != "image" else ""
+            shown = count_classes(detections[:, 5].tolist(), self.names)
+            print(f"{place}{number} {frame.path}: {height}x{width} {shown}, {milliseconds:.1f}ms")
 
-    def _line(self, frame: Frame, found: np.ndarray, size: tuple[int, int], seconds: float) -> str:
-        place = f"{frame.mode} {frame.index + 1}" + (f"/{frame.count}" if frame.count else "")
-        number = f" ({frame.number + 1})" if frame.mode != "image" else ""
-        shown = count_classes(found[:, 5].tolist(), self.names)
-        return f"{place}{number} {frame.path}: {size[0]}x{size[1]} {shown}, {seconds * 1e3:.1f}ms"
-
-    def close(self, folder: Path | None, label_files: int | None) -> None:
-        """Print the speed and where the results are; `label_files` is None when none were asked for."""
+    def close(self, writer: OutputWriter | None) -> None:
+        """Print the speed, and where the writer, if any, has left the results."""
         if self._bar is not None:
             self._bar.close()
         if not self.pictures:
             return
-        average = self._seconds / self.pictures * 1e3
-        stages = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(average, STAGES))
-        height, width = self._size
-        print(f"Speed: {stages} per image at shape (1, 3, {height}, {width})")
+        print(speed_line(self._seconds / self.pictures * 1e3, (1, 3, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
         print(f"{self.pictures} images in {elapsed:.1f} s")
-        if folder is not None:
-            labels = "" if label_files is None else f", {label_files} label files in {folder / 'labels'}"
-            print(f"Results saved to {folder}{labels}")
+        if writer is not None:
+            counted = f", {writer.label_files} label files in {writer.folder / 'labels'}"
+            print(f"Results saved to {writer.folder}{counted if writer.options.labels else ''}")

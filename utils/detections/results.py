@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from utils.boxes import normalize, xyxy_to_xywh
-from utils.detections.annotate import Style, annotate, box_label, crop
-from utils.files import ROOT, increment_path, safe_name
+from utils.detections.annotate import Style, annotate, crop
+from utils.detections.saving import crop_path, numbered, write_image
+from utils.files import ROOT, increment_path
 
 STAGES = ("pre-process", "inference", "NMS")
 CORNER_COLUMNS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
@@ -28,6 +29,12 @@ def count_classes(classes: Sequence[float], names: Mapping[int, str]) -> str:
     counts = Counter(int(c) for c in classes)
     parts = [f"{count} {names[c]}{'s' if count > 1 else ''}" for c, count in sorted(counts.items())]
     return ", ".join(parts) or "no detections"
+
+
+def speed_line(milliseconds: Iterable[float], shape: tuple[int, ...]) -> str:
+    """How long each stage took for one picture; `shape` is that of the network's input."""
+    speeds = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(milliseconds, STAGES))
+    return f"Speed: {speeds} per image at shape {shape}"
 
 
 @dataclass
@@ -91,10 +98,9 @@ class Results:
 
     def __getitem__(self, index: int) -> Results:
         """The results of one picture."""
-        share = tuple(seconds / self.n for seconds in self.times)
-        return Results(
-            [self.ims[index]], [self.pred[index]], self.names, [self.files[index]], share, self.s  # type: ignore[arg-type]
-        )  # fmt: skip
+        ims, pred, files = [self.ims[index]], [self.pred[index]], [self.files[index]]
+        before, network, after = (seconds / self.n for seconds in self.times)
+        return replace(self, ims=ims, pred=pred, files=files, times=(before, network, after))
 
     def __iter__(self) -> Iterator[Results]:
         return (self[index] for index in range(self.n))
@@ -123,9 +129,7 @@ class Results:
         for index, (image, rows) in enumerate(zip(self.ims, self.pred)):
             found = count_classes(rows[:, 5].tolist(), self.names)
             lines.append(f"image {index + 1}/{self.n}: {image.shape[0]}x{image.shape[1]} {found}")
-        speeds = ", ".join(f"{ms:.1f}ms {stage}" for ms, stage in zip(self.t, STAGES))
-        lines.append(f"Speed: {speeds} per image at shape {self.s}")
-        return "\n".join(lines)
+        return "\n".join([*lines, speed_line(self.t, self.s)])
 
     def print(self) -> None:
         """Print what each picture shows, and the speed."""
@@ -156,8 +160,8 @@ class Results:
             OSError: a picture cannot be written.
         """
         folder = increment_path(Path(save_dir), exist_ok)
-        for image, file in zip(self._drawn(labels), self._file_names()):
-            write_image(folder / file, image[..., ::-1])
+        for image, stem in zip(self._drawn(labels), self._stems()):
+            write_image(folder / f"{stem}.jpg", image[..., ::-1])
         print(f"Saved {self.n} image{'s' if self.n != 1 else ''} to {folder}")
         return folder
 
@@ -171,62 +175,24 @@ class Results:
         folder = increment_path(Path(save_dir), exist_ok) if save else None
         crops: list[dict[str, Any]] = []
         taken: set[Path] = set()
-        for image, rows, file in zip(self.ims, self.pred, self._file_names()):
-            for place, row in enumerate(rows.tolist()):
-                name, piece = self.names[int(row[5])], crop(image, row[:4])
-                label = box_label(name, row[4])
-                crops.append(
-                    {"box": row[:4], "conf": row[4], "cls": int(row[5]), "label": label, "im": piece}
-                )
+        for image, rows, stem in zip(self.ims, self.pred, self._stems()):
+            for place, (*box, confidence, cls) in enumerate(rows.tolist()):
+                name, piece = self.names[int(cls)], crop(image, box)
+                label = f"{name} {confidence:.2f}"
+                crops.append({"box": box, "conf": confidence, "cls": int(cls), "label": label, "im": piece})
                 if folder is not None:
-                    write_image(crop_path(folder, name, Path(file).stem, place, taken), piece[..., ::-1])
+                    write_image(crop_path(folder, name, stem, place, taken), piece[..., ::-1])
         if folder is not None:
             print(f"Saved {len(crops)} crops to {folder / 'crops'}")
         return crops
 
     def _drawn(self, labels: bool) -> list[np.ndarray]:
         """Annotated copies, so that showing and saving do not change the pictures."""
-        return Results(list(self.ims), self.pred, self.names, self.files).render(labels)
+        return replace(self, ims=list(self.ims)).render(labels)
 
-    def _file_names(self) -> list[str]:
-        """`files` as .jpg names, made unique: pictures of the same name come from different folders."""
-        names: list[str] = []
+    def _stems(self) -> list[str]:
+        """`files` without suffix, made unique: pictures of the same name come from different folders."""
+        stems: list[str] = []
         for file in self.files:
-            stem, number = Path(file).stem, 2
-            candidate = f"{stem}.jpg"
-            while candidate in names:
-                candidate, number = f"{stem}_{number}.jpg", number + 1
-            names.append(candidate)
-        return names
-
-
-def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path] | None = None) -> Path:
-    """Where the crop of a picture's detection number `place` goes.
-
-    Args:
-        name: of the class; may hold what paths may not.
-        taken: paths given before, which are not given again: the second crop of `a` and the first of `a_2`
-            want the same. The result is added.
-    """
-    while True:
-        number = "" if place == 0 else f"_{place + 1}"
-        path = folder / "crops" / safe_name(name) / f"{stem}{number}.jpg"
-        if taken is None or path not in taken:
-            break
-        place += 1
-    if taken is not None:
-        taken.add(path)
-    return path
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image (H, W, 3) BGR in the format that the suffix names; creates the folder.
-
-    Raises:
-        OSError: the file cannot be written; OpenCV itself would say nothing.
-    """
-    good, data = cv2.imencode(path.suffix, np.ascontiguousarray(image))
-    if not good:
-        raise OSError(f"cannot encode '{path}' as {path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+            stems.append(next(stem for stem in numbered(Path(file).stem) if stem not in stems))
+        return stems

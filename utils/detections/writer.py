@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
-from utils.detections.results import crop_path, write_image
+from utils.detections.saving import crop_path, label_rows, numbered, write_image
 from utils.errors import UserError
 from utils.files import safe_name
 
@@ -50,13 +50,18 @@ def spare_sources(folder: Path, options: OutputOptions, sources: Iterable[str]) 
     Raises:
         UserError: one of the sources lies where results go.
     """
-    places = [folder] if options.pictures else []
-    if options.crops and (folder / "crops").is_dir():
-        places += [p for p in (folder / "crops").iterdir() if p.is_dir()]
-    there = {_identity(file) for place in places if place.is_dir() for file in place.iterdir()} - {None}
+    places = ["*"] * options.pictures + ["crops/*/*"] * options.crops
+    there = {_identity(file) for place in places for file in folder.glob(place)} - {None}
     for source in sources:
         if there and "://" not in source and _identity(source) in there:
             raise UserError(REPLACED.format(source))
+
+
+def _spared(path: Path, frame: Frame) -> Path:
+    """`path`, unless it is the very file that the frame comes from (paths on standard input come late)."""
+    if frame.mode != "stream" and (found := _identity(path)) and found == _identity(frame.path):
+        raise UserError(REPLACED.format(frame.path))
+    return path
 
 
 def _identity(file: str | Path) -> tuple[int, int] | None:
@@ -88,20 +93,13 @@ class OutputWriter:
     def __init__(self, folder: Path, options: OutputOptions, names: Mapping[int, str], style: Style) -> None:
         self.folder, self.options, self.names, self.style = folder, options, names, style
         self.label_files = 0
-        self._stems: dict[int, str] = {}
-        self._pictures: set[str] = set()  # stems of pictures
-        self._numbered: set[str] = set()  # those of them that end in a number, without it
-        self._films: set[str] = set()  # stems of videos and streams
+        self._stems: dict[int, str] = {}  # of each item
+        self._taken: set[str] = set()
+        self._series: dict[str, bool] = {}  # stems without number: whether pictures have them, or a video
         self._crops: set[Path] = set()
-        self._videos: dict[int, cv2.VideoWriter] = {}
-        self._video_sizes: dict[int, tuple[int, int]] = {}
+        self._videos: dict[int, tuple[cv2.VideoWriter, tuple[int, int]]] = {}  # with width and height
         if options.table:
-            with self._table.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(CSV_COLUMNS)
-
-    @property
-    def _table(self) -> Path:
-        return self.folder / "predictions.csv"
+            self._write_table([CSV_COLUMNS], "w")
 
     def write(self, frame: Frame, rows: np.ndarray, drawn: np.ndarray | None = None) -> None:
         """Save what was found on a frame.
@@ -115,7 +113,12 @@ class OutputWriter:
         if self.options.labels:
             self._write_labels(self.folder / "labels" / f"{name}.txt", frame, rows)
         if self.options.table:
-            self._write_rows(frame, rows)
+            number = "" if frame.mode == "image" else frame.number + 1
+            self._write_table(
+                (Path(frame.path).name, self.names[int(cls)], f"{confidence:.2f}",
+                 *(f"{side:.1f}" for side in box), number)
+                for *box, confidence, cls in rows.tolist()
+            )  # fmt: skip
         if self.options.crops:
             for place, row in enumerate(rows):
                 path = crop_path(self.folder, self.names[int(row[5])], name, place, self._crops)
@@ -131,7 +134,7 @@ class OutputWriter:
 
     def close(self) -> None:
         """Finish the videos; a video that is not closed cannot be played."""
-        for video in self._videos.values():
+        for video, _ in self._videos.values():
             video.release()
         self._videos.clear()
 
@@ -142,48 +145,32 @@ class OutputWriter:
             base = Path(place).stem if frame.mode != "stream" else re.sub(r"\W+", "_", place).strip("_")
             if "://" in place:  # no file has vouched for the name
                 base = safe_name(base)
-            stem, number = base, 2
-            while not self._claim(stem, frame.mode == "image"):
-                stem, number = f"{base}_{number}", number + 1
-            self._stems[frame.index] = stem
+            picture = frame.mode == "image"
+            self._stems[frame.index] = next(stem for stem in numbered(base) if self._claim(stem, picture))
         return self._stems[frame.index]
 
     def _claim(self, stem: str, picture: bool) -> bool:
         """Take a stem, unless it is taken or could become the name of a video's frame, or the other way."""
-        counted = re.fullmatch(r"(.*)_[1-9]\d*", stem, re.DOTALL) if picture else None
-        taken = stem in self._pictures or stem in self._films
-        if taken or (counted and counted[1] in self._films) or (not picture and stem in self._numbered):
+        series = re.sub(r"_[1-9]\d*\Z", "", stem) if picture else stem
+        if stem in self._taken or self._series.setdefault(series, picture) != picture:
             return False
-        (self._pictures if picture else self._films).add(stem)
-        if counted:
-            self._numbered.add(counted[1])
+        self._taken.add(stem)
         return True
 
     def _write_labels(self, path: Path, frame: Frame, rows: np.ndarray) -> None:
         if not len(rows):
             path.unlink(missing_ok=True)  # of an earlier run into the same folder
             return
-        boxes = rows[:, :4].astype(np.float64)
-        if not self.options.corners:
-            low, high = boxes[:, :2], boxes[:, 2:]
-            sides = np.array(frame.image.shape[1::-1], np.float64)
-            boxes = np.concatenate(((low + high) / 2 / sides, (high - low) / sides), axis=1)
-        lines = []
-        for row, box in zip(rows, boxes):
-            values = [int(row[5]), *box, *([row[4]] if self.options.confidences else [])]
-            lines.append(" ".join(f"{value:g}" for value in values) + "\n")
+        height, width = frame.image.shape[:2]
+        options, exact = self.options, rows.astype(np.float64)
+        text = label_rows(exact, (height, width), corners=options.corners, confidences=options.confidences)
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(lines), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         self.label_files += 1
 
-    def _write_rows(self, frame: Frame, rows: np.ndarray) -> None:
-        number = "" if frame.mode == "image" else frame.number + 1
-        with self._table.open("a", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            for *box, confidence, category in rows.tolist():
-                shown = [f"{value:.1f}" for value in box]
-                found = self.names[int(category)]
-                table.writerow([Path(frame.path).name, found, f"{confidence:.2f}", *shown, number])
+    def _write_table(self, rows: Iterable[Iterable[object]], mode: str = "a") -> None:
+        with (self.folder / "predictions.csv").open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
 
     def _write_video(self, frame: Frame, stem: str, picture: np.ndarray) -> None:
         size = (picture.shape[1], picture.shape[0])
@@ -195,14 +182,8 @@ class OutputWriter:
             video = cv2.VideoWriter(str(_spared(path, frame)), codec, frame.fps or DEFAULT_FPS, size)
             if not video.isOpened():
                 raise OSError(f"cannot write video '{path}'")
-            self._videos[frame.index], self._video_sizes[frame.index] = video, size
-        if size != self._video_sizes[frame.index]:  # a camera came back with another resolution
-            picture = cv2.resize(picture, self._video_sizes[frame.index])
-        self._videos[frame.index].write(picture)
-
-
-def _spared(path: Path, frame: Frame) -> Path:
-    """`path`, unless it is the very file that the frame comes from (paths on standard input come late)."""
-    if frame.mode != "stream" and (found := _identity(path)) and found == _identity(frame.path):
-        raise UserError(REPLACED.format(frame.path))
-    return path
+            self._videos[frame.index] = video, size
+        video, opened = self._videos[frame.index]
+        if size != opened:  # a camera came back with another resolution
+            picture = cv2.resize(picture, opened)
+        video.write(picture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,17 @@ class CocoJson:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
-        self.counts: list[tuple[int, int]] = []  # of each image: predictions, annotations
 
     def add(self, result: ImageResult) -> None:
         """Add one image."""
-        stem = Path(result.path).stem
-        image_id = int(stem) if stem.isascii() and stem.isdecimal() else stem
-        self.counts.append((len(result.detections), len(result.labels)))
-        height, width = result.shape
-        self.images.append(
-            {"id": image_id, "file_name": Path(result.path).name, "height": height, "width": width}
-        )
+        path, (height, width) = Path(result.path), result.shape
+        name: int | str = int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else path.stem
+        self.images.append({"id": name, "file_name": path.name, "height": height, "width": width})
+        number = len(self.images)  # stands for the id in the rows until they are written
         for row, box in zip(result.detections.tolist(), _corner_boxes(result.detections[:, :4])):
             self.predictions.append(
                 {
-                    "image_id": image_id,
+                    "image_id": number,
                     "category_id": self.ids[int(row[5])],
                     "bbox": box,
                     "score": round(row[4], 5),
@@ -59,7 +54,7 @@ class CocoJson:
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
-                    "image_id": image_id,
+                    "image_id": number,
                     "category_id": self.ids[int(row[0])],
                     "bbox": box,
                     "area": box[2] * box[3],
@@ -69,13 +64,10 @@ class CocoJson:
 
     def write(self, folder: Path) -> None:
         """Write both files."""
-        for name, content in (("predictions.json", self.predictions), ("labels.json", self.ground_truth)):
+        truth = self._truth(self.images, self._named(self.annotations))
+        for name, content in (("predictions.json", self._named(self.predictions)), ("labels.json", truth)):
             with atomic_write(folder / name) as file:
                 file.write(json.dumps(content).encode())
-
-    @property
-    def ground_truth(self) -> dict[str, Any]:
-        return {"images": self.images, "annotations": self.annotations, "categories": self.categories}
 
     def check(self, folder: Path) -> str:
         """One line: what faster-coco-eval makes of these detections and labels, or why it cannot say.
@@ -89,8 +81,10 @@ class CocoJson:
             from faster_coco_eval import COCO, COCOeval_faster
         except ImportError:
             return "COCO check skipped: pip install faster-coco-eval"
-        truth = COCO(self._numbered_truth())
-        detections = truth.loadRes(_numbered(self.predictions, [counts[0] for counts in self.counts]))
+        # by number: the evaluator takes no text for an id, and two images may have one name
+        images = [{**image, "id": number} for number, image in enumerate(self.images, start=1)]
+        truth = COCO(self._truth(images, [row.copy() for row in self.annotations]))
+        detections = truth.loadRes([row.copy() for row in self.predictions])
         scores = COCOeval_faster(truth, detections, "bbox")
         scores.evaluate()
         scores.accumulate()
@@ -103,19 +97,12 @@ class CocoJson:
             )
         return line
 
-    def _numbered_truth(self) -> dict[str, Any]:
-        """`ground_truth` with images numbered from 1: the evaluator takes no text for an id."""
-        return {
-            **self.ground_truth,
-            "images": [{**image, "id": number} for number, image in enumerate(self.images, start=1)],
-            "annotations": _numbered(self.annotations, [counts[1] for counts in self.counts]),
-        }
+    def _truth(self, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"images": images, "annotations": annotations, "categories": self.categories}
 
-
-def _numbered(rows: list[dict[str, Any]], counts: list[int]) -> list[dict[str, Any]]:
-    """Copies of rows whose `image_id` is the place of their image, from 1; `counts` has the rows of each."""
-    numbers = chain.from_iterable(repeat(place, count) for place, count in enumerate(counts, start=1))
-    return [{**row, "image_id": number} for row, number in zip(rows, numbers, strict=True)]
+    def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Copies of rows with the id of their image."""
+        return [{**row, "image_id": self.images[row["image_id"] - 1]["id"]} for row in rows]
 
 
 def _corner_boxes(boxes: Tensor) -> list[list[float]]:

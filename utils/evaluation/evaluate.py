@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,12 @@ from utils.boxes import scale_boxes, xywh_to_xyxy
 from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.loader import Loader
+from utils.detections.results import STAGES
 from utils.device import memory_format, synchronise
-from utils.evaluation.metrics import ClassMetrics, ConfusionMatrix, DetectionMetrics, fitness
+from utils.evaluation.metrics import SUMMARY, ClassMetrics, ConfusionMatrix, DetectionMetrics
 from utils.losses.detection import DetectionLoss
 from utils.nms import non_max_suppression
-
-Infer = Callable[[Tensor], Any]
-STAGES = ("pre-process", "inference", "NMS")
+from utils.pipeline import JobQueue
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class EvaluationOptions:
     iou_thres: float = 0.6
     max_det: int = 300
     single_cls: bool = False
-    half: bool = False
     save_hybrid: bool = False
 
 
@@ -75,29 +73,23 @@ class Evaluation:
     report: dict[str, Any]
     losses: list[float]
     speeds: dict[str, float]
-    images: int
-    names: dict[int, str] = field(default_factory=dict)
+    names: dict[int, str]
 
     def summary(self) -> list[float]:
         """Mean precision, recall, mAP50 and mAP50-95."""
-        means = self.metrics.means()
-        return [means[key] for key in ("precision", "recall", "mAP50", "mAP50_95")]
-
-    @property
-    def fitness(self) -> float:
-        return fitness(*self.summary())
+        return [self.report[key] for key in SUMMARY]
 
     @property
     def maps(self) -> NDArray[np.float64]:
         """(nc,) mAP50-95 of each class; the mean for classes without labels."""
-        maps = np.full(len(self.names), self.metrics.means()["mAP50_95"])
+        maps = np.full(len(self.names), self.report["mAP50_95"])
         maps[self.metrics.classes] = self.metrics.ap.mean(axis=1)
         return maps
 
 
 @torch.inference_mode()
 def evaluate(
-    infer: Infer,
+    infer: Callable[[Tensor], Any],
     loader: Loader,
     device: torch.device,
     names: dict[int, str],
@@ -119,43 +111,35 @@ def evaluate(
         on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
             the batch.
     """
-    options = options or EvaluationOptions()
-    judge = _Judge(names, options, on_image, on_batch)
+    scorer = _Scorer(names, options or EvaluationOptions(), on_image, on_batch)
     clocks = dict.fromkeys(STAGES, 0.0)
     losses = torch.zeros(3, device=device)
-    pending: Future[None] | None = None
-    # one thread of arithmetic for the judge: the network has the others
-    with ThreadPoolExecutor(1, "suppression", torch.set_num_threads, (1,)) as worker:
+    # one thread of arithmetic for suppression: the network has the others
+    with JobQueue(depth=1, initializer=partial(torch.set_num_threads, 1)) as suppression:
         for number, batch in enumerate(progress(loader, "validating")):
             with _timed(clocks, "pre-process", device):
                 images = batch.images.to(device, non_blocking=True)
-                dtype = torch.float16 if options.half else torch.float32
-                images = images.to(dtype, memory_format=memory_format(device)) / 255
+                images = images.to(torch.float32, memory_format=memory_format(device)) / 255
                 targets = batch.targets.to(device)
             with _timed(clocks, "inference", device):
                 output = infer(images)
             predictions, logits = output if isinstance(output, (tuple, list)) else (output, None)
             if criterion is not None:
                 losses += criterion(logits, targets)[1]
-            if pending is not None:
-                pending.result()
-            pending = worker.submit(judge.batch, number, batch, predictions, targets, clocks)
-        if pending is not None:
-            pending.result()
-    speeds = {stage: seconds / max(judge.metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
-    metrics = judge.metrics.compute()
+            suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
+    metrics = scorer.metrics.compute()
+    speeds = {stage: seconds / max(scorer.metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
     return Evaluation(
         metrics=metrics,
-        confusion=judge.confusion,
-        report=judge.metrics.as_dict(metrics) | {"speed_ms_per_image": speeds},
+        confusion=scorer.confusion,
+        report=scorer.metrics.as_dict(metrics) | {"speed_ms_per_image": speeds},
         losses=(losses / max(len(loader), 1)).tolist(),
         speeds=speeds,
-        images=judge.metrics.images,
         names=names,
     )
 
 
-class _Judge:
+class _Scorer:
     """Turns raw predictions into detections and compares them with the labels."""
 
     def __init__(
@@ -170,10 +154,10 @@ class _Judge:
         self.options, self.on_image, self.on_batch = options, on_image, on_batch
 
     @torch.inference_mode()
-    def batch(
+    def add(
         self, number: int, batch: Batch, predictions: Tensor, targets: Tensor, clocks: dict[str, float]
     ) -> None:
-        """Judge one batch; `targets` as in `Batch`, on the device of the predictions."""
+        """Add a batch; `targets` as in `Batch`, on the device of the predictions."""
         height, width = batch.images.shape[2:]
         labels = targets[:, 1:] * targets.new_tensor([1, width, height, width, height])  # class, xywh pixels
         per_image = [labels[targets[:, 0] == index] for index in range(len(predictions))]
@@ -190,20 +174,20 @@ class _Judge:
         for index, found in enumerate(detections):
             if self.options.single_cls:
                 found[:, 5] = 0
-            self._image(batch, index, found.cpu(), per_image[index].cpu())
+            self._compare(batch, index, found.cpu(), per_image[index].cpu())
         if self.on_batch is not None:
             self.on_batch(number, batch, detections)
 
-    def _image(self, batch: Batch, index: int, found: Tensor, labels: Tensor) -> None:
-        """Compare one image's detections and labels where they are judged: on the source image."""
+    def _compare(self, batch: Batch, index: int, found: Tensor, labels: Tensor) -> None:
+        """Compare one image's detections and labels where it matters: on the source image."""
         seen = (int(batch.images.shape[2]), int(batch.images.shape[3]))
         source, ((vertical, horizontal), pad) = batch.shapes[index]
         ratio = horizontal, vertical
         detections, truth = found.clone(), labels.clone()
         detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)
         truth[:, 1:] = scale_boxes(xywh_to_xyxy(labels[:, 1:]), seen, source, ratio, pad)
-        self.metrics.update(detections, truth)
-        self.confusion.update(detections, truth)
+        self.metrics.update(detections.numpy(), truth.numpy())
+        self.confusion.update(detections.numpy(), truth.numpy())
         if self.on_image is not None:
             self.on_image(ImageResult(batch.paths[index], source, detections, truth))
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from utils.boxes import box_iou
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # the first one is that of precision, recall and curves
+CONFIDENT, OVERLAPPING = 0.25, 0.45  # what a pair of the confusion matrix exceeds
 GRID = np.linspace(0, 1, 1000)  # confidences, or recalls, at which curves are sampled
-FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of precision, recall, mAP50, mAP50-95
+SMOOTHED = 50  # neighbours on each side over which the mean F1 is averaged before its best place is sought
+SUMMARY = ("precision", "recall", "mAP50", "mAP50_95")  # the scores that are shown and weighed
+FITNESS_WEIGHTS = (0.0, 0.0, 0.1, 0.9)  # of the scores of `SUMMARY`
 EPS = 1e-16
 
 
 def match_predictions(
-    predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor, thresholds: np.ndarray = IOU_THRESHOLDS
+    predictions: np.ndarray, labels: np.ndarray, thresholds: np.ndarray = IOU_THRESHOLDS
 ) -> np.ndarray:
     """Which predictions are right, at each IoU threshold.
 
@@ -35,7 +37,6 @@ def match_predictions(
     Returns:
         (n, T) bool.
     """
-    predictions, labels = as_array(predictions, 6), as_array(labels, 5)
     right = np.zeros((len(predictions), len(thresholds)), dtype=bool)
     if not len(predictions) or not len(labels):
         return right
@@ -54,46 +55,40 @@ def match_predictions(
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Sampled curves at IoU 0.5; (C, 1000) each, over `GRID`."""
-
-    precision: np.ndarray  # by confidence
-    recall: np.ndarray  # by confidence
-    f1: np.ndarray  # by confidence
-    precision_by_recall: np.ndarray
-
-
-@dataclass(frozen=True)
 class ClassMetrics:
     """Detection quality of the C classes that have labels, in ascending order of `classes`.
 
-    Precision, recall, f1, tp and fp are those at IoU 0.5 and at `confidence`, the threshold with the best
-    smoothed mean F1.
+    Attributes:
+        classes: (C,) int.
+        labels: (C,) int, how many of each there are.
+        ap: (C, T) average precision.
+        curves: `precision`, `recall` and `f1` by confidence, and `precision_by_recall`, at IoU 0.5; (C, 1000)
+            each, over `GRID`.
+        best: the place in `GRID` of the confidence with the best smoothed mean F1.
+        names: class number to name.
     """
 
-    classes: np.ndarray  # (C,) int
-    labels: np.ndarray  # (C,) int, how many there are
-    precision: np.ndarray  # (C,) 0–1, as the following
-    recall: np.ndarray
-    f1: np.ndarray
-    tp: np.ndarray  # (C,) rounded counts
-    fp: np.ndarray
-    ap: np.ndarray  # (C, T)
-    confidence: float
-    curves: Curves
+    classes: np.ndarray
+    labels: np.ndarray
+    ap: np.ndarray
+    curves: dict[str, np.ndarray]
+    best: int
     names: dict[int, str]
 
     def name(self, row: int) -> str:
         """Name of the class in `row`, its number when it has none; both when another class has that name."""
-        category = int(self.classes[row])
-        name = self.names.get(category, str(category))
-        return f"{name} ({category})" if list(self.names.values()).count(name) > 1 else name
+        cls = int(self.classes[row])
+        name = self.names.get(cls, str(cls))
+        return f"{name} ({cls})" if list(self.names.values()).count(name) > 1 else name
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """(C,) precision, recall and f1 at the best confidence, and mAP50; mAP50_95 is (C, T)."""
+        scores = {key: self.curves[key][:, self.best] for key in ("precision", "recall", "f1")}
+        return scores | {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
 
     def means(self) -> dict[str, float]:
-        """Means over the classes: precision, recall, f1, mAP50, mAP50_95; all 0 without labels."""
-        values = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        values |= {"mAP50": self.ap[:, 0], "mAP50_95": self.ap}
-        return {key: float(value.mean()) if value.size else 0.0 for key, value in values.items()}
+        """Means of the scores over the classes; all 0 without labels."""
+        return {key: float(values.mean()) if values.size else 0.0 for key, values in self.scores().items()}
 
 
 def ap_per_class(
@@ -131,21 +126,9 @@ def ap_per_class(
         recall[row] = np.interp(-GRID, falling, reached[:, 0], left=0)
         ap[row], by_recall[row] = _average_precision(reached, exact)
     f1 = 2 * precision * recall / (precision + recall + EPS)
-    best = int(_smooth(f1.mean(axis=0), 0.1).argmax()) if len(classes) else 0
-    right = (recall[:, best] * labels).round()
-    return ClassMetrics(
-        classes=classes,
-        labels=labels,
-        precision=precision[:, best],
-        recall=recall[:, best],
-        f1=f1[:, best],
-        tp=right,
-        fp=(right / (precision[:, best] + EPS) - right).round(),
-        ap=ap,
-        confidence=float(GRID[best]),
-        curves=Curves(precision, recall, f1, by_recall),
-        names=names or {},
-    )
+    best = int(_smooth(f1.mean(axis=0)).argmax()) if len(classes) else 0
+    curves = {"precision": precision, "recall": recall, "f1": f1, "precision_by_recall": by_recall}
+    return ClassMetrics(classes, labels, ap, curves, best, names or {})
 
 
 def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,11 +146,10 @@ def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.nd
     return area, np.interp(GRID, recall[:, 0], envelope[:, 0])
 
 
-def _smooth(values: np.ndarray, share: float) -> np.ndarray:
-    """Running mean over a window of about `share` of twice the length; the ends are continued evenly."""
-    half = round(len(values) * share * 2) // 2 // 2
-    window = 2 * half + 1
-    return np.convolve(np.pad(values, half, mode="edge"), np.full(window, 1 / window), mode="valid")
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean of a value and `SMOOTHED` neighbours on each side; the ends are continued evenly."""
+    window = 2 * SMOOTHED + 1
+    return np.convolve(np.pad(values, SMOOTHED, mode="edge"), np.full(window, 1 / window), mode="valid")
 
 
 def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
@@ -181,30 +163,25 @@ class DetectionMetrics:
 
     Args:
         names: class number to name.
-        thresholds: (T,) IoU thresholds; the first one is that of precision, recall and curves.
     """
 
-    def __init__(self, names: dict[int, str], thresholds: np.ndarray = IOU_THRESHOLDS) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
         self.names = names
-        self.thresholds = thresholds
         self.images = 0
         self._right: list[np.ndarray] = []
         self._scored: list[np.ndarray] = []  # (n, 2) confidence, class
         self._labels: list[np.ndarray] = []  # (m,) classes
 
-    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> np.ndarray:
-        """Add an image: predictions (n, 6), labels (m, 5). Returns which ones are right, (n, T) bool."""
-        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
-        right = match_predictions(predictions, labels, self.thresholds)
+    def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
+        """Add an image: predictions (n, 6), labels (m, 5)."""
         self.images += 1
-        self._right.append(right)
+        self._right.append(match_predictions(predictions, labels))
         self._scored.append(predictions[:, 4:6])
         self._labels.append(labels[:, 0])
-        return right
 
     def compute(self) -> ClassMetrics:
         """Metrics of all images so far; classes without labels do not occur in it."""
-        right = np.concatenate([np.zeros((0, len(self.thresholds)), dtype=bool), *self._right])
+        right = np.concatenate([np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool), *self._right])
         scored = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._scored])
         labels = np.concatenate([np.zeros(0, dtype=np.float32), *self._labels])
         return ap_per_class(right, scored[:, 0], scored[:, 1], labels, self.names)
@@ -212,23 +189,23 @@ class DetectionMetrics:
     def as_dict(self, result: ClassMetrics | None = None) -> dict[str, object]:
         """Plain numbers for json, overall and per class; `result` saves computing it again."""
         result = result or self.compute()
-        means = result.means()
-        overall: dict[str, object] = {"images": self.images, "labels": int(result.labels.sum()), **means}
-        overall["fitness"] = fitness(means["precision"], means["recall"], means["mAP50"], means["mAP50_95"])
-        overall["confidence"] = result.confidence
-        overall["classes"] = {
+        means, scores = result.means(), result.scores()
+        classes = {
             result.name(row): {
                 "class": int(result.classes[row]),
                 "labels": int(result.labels[row]),
-                "precision": float(result.precision[row]),
-                "recall": float(result.recall[row]),
-                "f1": float(result.f1[row]),
-                "mAP50": float(result.ap[row, 0]),
-                "mAP50_95": float(result.ap[row].mean()),
+                **{key: float(values[row].mean()) for key, values in scores.items()},
             }
             for row in range(len(result.classes))
         }
-        return overall
+        return {
+            "images": self.images,
+            "labels": int(result.labels.sum()),
+            **means,
+            "fitness": fitness(*(means[key] for key in SUMMARY)),
+            "confidence": float(GRID[result.best]),
+            "classes": classes,
+        }
 
 
 class ConfusionMatrix:
@@ -238,19 +215,16 @@ class ConfusionMatrix:
     matched to counts in the last row, a prediction without label in the last column.
     """
 
-    def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.45) -> None:
+    def __init__(self, nc: int) -> None:
         self.nc = nc
-        self.conf = conf
-        self.iou = iou
         self.matrix = np.zeros((nc + 1, nc + 1), dtype=np.int64)
 
-    def update(self, predictions: np.ndarray | Tensor, labels: np.ndarray | Tensor) -> None:
+    def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
         """Add an image: predictions (n, 6), labels (m, 5). Pairs are made by overlap, whatever the class."""
-        predictions, labels = as_array(predictions, 6), as_array(labels, 5)
-        predictions = predictions[predictions[:, 4] > self.conf]
+        predictions = predictions[predictions[:, 4] > CONFIDENT]
         predicted, true = predictions[:, 5].astype(int), labels[:, 0].astype(int)
         overlap = box_iou(predictions[:, :4], labels[:, 1:5])
-        pairs = np.argwhere(overlap > self.iou)
+        pairs = np.argwhere(overlap > OVERLAPPING)
         pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
         partner = np.full(len(predicted), self.nc)
         lonely = np.ones(len(true), dtype=bool)
@@ -261,17 +235,3 @@ class ConfusionMatrix:
                 free[i] = lonely[j] = False
         np.add.at(self.matrix, (predicted, partner), 1)
         np.add.at(self.matrix[self.nc], true[lonely], 1)
-
-
-def as_array(rows: np.ndarray | Tensor, columns: int) -> np.ndarray:
-    """Rows as a numpy array (n, columns); an empty input of any shape becomes (0, columns).
-
-    Raises:
-        ValueError: another number of columns.
-    """
-    array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-    if not array.size:
-        return np.zeros((0, columns), dtype=np.float32)
-    if array.ndim != 2 or array.shape[1] != columns:
-        raise ValueError(f"expected rows of {columns} numbers, found an array of shape {array.shape}")
-    return array

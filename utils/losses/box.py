@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.boxes import IOU_KINDS, PairGeometry, iou
+from utils.boxes import EPS, IOU_KINDS, PairGeometry, iou
 
 FOCAL_GAMMA = 0.5  # Focal-EIoU
 FOCUS_ALPHA, FOCUS_DELTA = 1.9, 3.0  # WIoU v3
@@ -67,7 +67,7 @@ def _wiou(pair: PairGeometry, mean: float) -> tuple[Tensor, Tensor]:
     convergence (a larger hull costs less), and neither does the focusing factor.
     """
     loss = 1 - pair.iou
-    diagonal = (pair.hull_w.square() + pair.hull_h.square() + pair.eps).detach()
+    diagonal = (pair.hull_w.square() + pair.hull_h.square() + EPS).detach()
     attention = torch.exp((pair.dx.square() + pair.dy.square()) / diagonal)
     outlier = loss.detach() / mean
     focus = outlier / (FOCUS_DELTA * FOCUS_ALPHA ** (outlier - FOCUS_DELTA))

@@ -17,7 +17,7 @@ from utils.hyperparameters import BOX_LOSSES, Hyperparameters
 from utils.losses.box import RunningMean, box_loss
 
 # Objectness weight per level: fine levels have many more cells, and most of them are background.
-THREE_LEVELS_BALANCE = (4.0, 1.0, 0.4)
+THREE_LEVELS_BALANCE: tuple[float, ...] = (4.0, 1.0, 0.4)
 MANY_LEVELS_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
 
 FOCAL_ALPHA = 0.25
@@ -34,7 +34,7 @@ class Assignment:
     anchor: Tensor
     row: Tensor
     column: Tensor
-    category: Tensor
+    cls: Tensor
     boxes: Tensor  # (K, 4) float32, label centre relative to the cell's corner, and its size; grid units
     priors: Tensor  # (K, 2) float32, the anchor's width and height, grid units
 
@@ -72,8 +72,8 @@ def assign(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: fl
     label, anchor = label[match], anchor[match]
     boxes = torch.cat((centre[match] - cell, targets[label, 4:6] * size), dim=1)
     column, row = cell.long().unbind(1)
-    image, category = targets[label, :2].long().unbind(1)
-    return Assignment(image, anchor, row, column, category, boxes, anchors[anchor])
+    image, cls = targets[label, :2].long().unbind(1)
+    return Assignment(image, anchor, row, column, cls, boxes, anchors[anchor])
 
 
 class DetectionLoss:
@@ -84,13 +84,12 @@ class DetectionLoss:
         nc: number of classes; with one class there is no class loss.
         hyp: the box loss, gains (already scaled to the model), positive weights, focal exponent, label
             smoothing, anchor_t.
-        balance: objectness weight per level, fine to coarse; by default the usual one for that many levels.
         running: the mean that WIoU compares with. It follows every batch, after the loss of that batch, and
             rests where gradients are off, as in validation. By default a new one.
         average: element-wise mean of a tensor over the processes that train together; by default one trains.
 
     Raises:
-        ValueError: anchors of another shape, fewer weights than levels, or an unknown box loss.
+        ValueError: anchors of another shape, too many levels, or an unknown box loss.
     """
 
     def __init__(
@@ -98,7 +97,6 @@ class DetectionLoss:
         anchors: Tensor,
         nc: int,
         hyp: Hyperparameters,
-        balance: Sequence[float] | None = None,
         *,
         running: RunningMean | None = None,
         average: Callable[[Tensor], Tensor] = lambda tensor: tensor,
@@ -112,11 +110,9 @@ class DetectionLoss:
         self.hyp = hyp
         self.running = RunningMean() if running is None else running
         self.average = average
-        if balance is None:
-            balance = THREE_LEVELS_BALANCE if len(anchors) == 3 else MANY_LEVELS_BALANCE
-        self.balance = tuple(balance)
+        self.balance = THREE_LEVELS_BALANCE if len(anchors) == 3 else MANY_LEVELS_BALANCE
         if len(self.balance) < len(anchors):
-            raise ValueError(f"{len(anchors)} levels need as many balance weights, found {self.balance}")
+            raise ValueError(f"{len(anchors)} levels: there are weights for {len(self.balance)} at most")
 
     def __call__(self, predictions: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a batch; computed in float32 whatever the precision of the predictions.
@@ -140,8 +136,8 @@ class DetectionLoss:
         overlaps = []
         with torch.autocast(device.type, enabled=False):
             for logits, anchors, weight in zip(predictions, self.anchors, self.balance):
-                box, objectness, category, overlap = self._level(logits, anchors, targets)
-                parts = parts + torch.stack((box, objectness * weight, category))
+                box, objectness, cls, overlap = self._level(logits, anchors, targets)
+                parts = parts + torch.stack((box, objectness * weight, cls))
                 overlaps.append(overlap)
             parts = parts * parts.new_tensor((self.hyp.box, self.hyp.obj, self.hyp.cls))
         if self.hyp.iou == "WIoU" and torch.is_grad_enabled():
@@ -157,7 +153,7 @@ class DetectionLoss:
         measure of a box loss of the form 1 - measure, EIoU with Focal-EIoU, IoU with WIoU.
         """
         wanted = torch.zeros(logits.shape[:4], device=logits.device)
-        box = category = wanted.new_zeros(())
+        box = cls = wanted.new_zeros(())
         overlap = wanted.new_zeros(0)
         rows, columns = logits.shape[2:4]
         found = assign(targets, anchors, (rows, columns), self.hyp.anchor_t)
@@ -170,14 +166,14 @@ class DetectionLoss:
             box = pairs.mean()
             _write_last(wanted, found, overlap.clamp(min=0))
             if self.nc > 1:
-                category = self._bce(answers[:, 5:], self._smoothed(found.category), self.hyp.cls_pw)
-        return box, self._bce(objectness, wanted, self.hyp.obj_pw), category, overlap
+                cls = self._bce(answers[:, 5:], self._smoothed(found.cls), self.hyp.cls_pw)
+        return box, self._bce(objectness, wanted, self.hyp.obj_pw), cls, overlap
 
-    def _smoothed(self, category: Tensor) -> Tensor:
+    def _smoothed(self, cls: Tensor) -> Tensor:
         """(K,) classes to (K, nc) class targets between smoothing / 2 and 1 - smoothing / 2."""
         rest = self.hyp.label_smoothing / 2
-        wanted = torch.full((len(category), self.nc), rest, device=category.device)
-        return wanted.scatter_(1, category[:, None], 1 - rest)
+        wanted = torch.full((len(cls), self.nc), rest, device=cls.device)
+        return wanted.scatter_(1, cls[:, None], 1 - rest)
 
     def _bce(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
         """Mean binary cross-entropy, focal (Lin et al., arXiv:1708.02002) when `fl_gamma` is above 0."""

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from utils.boxes import denormalize, xywh_to_xyxy
 from utils.detections.annotate import LabelWriter, Style, annotate
+from utils.detections.saving import write_image
 
 MAX_IMAGES = 16
+CERTAIN = 0.25  # detections less confident than this are left out
 MAX_SIDE = 1920  # pixels of the whole picture
 GAP = 4  # white pixels between images
 TITLE_COLOUR = (40, 40, 40)
@@ -24,11 +26,8 @@ def plot_batch(
     images: Tensor,
     file_names: Sequence[str],
     names: Mapping[int, str],
-    *,
-    targets: Tensor | None = None,
-    detections: Sequence[Tensor] | None = None,
-    conf_thres: float = 0.25,
-) -> Path:
+    boxes: Tensor | Sequence[Tensor],
+) -> None:
     """Write up to 16 images of a batch as a grid, with labels or with detections on them.
 
     Args:
@@ -36,34 +35,26 @@ def plot_batch(
         images: (B, 3, H, W) uint8 RGB.
         file_names: B paths, of which the last part is shown.
         names: class index to name.
-        targets: (M, 6) image, class, cx, cy, w, h as fractions of the image.
-        detections: B tensors (n, 6) x1, y1, x2, y2 in pixels of `images`, confidence, class.
-        conf_thres: detections below it are left out.
+        boxes: labels (M, 6), image, class, cx, cy, w, h as fractions of the image; or B tensors of detections
+            (n, 6), x1, y1, x2, y2 in pixels of `images`, confidence, class, of which certain ones are drawn.
 
     Raises:
-        ValueError: not exactly one of `targets` and `detections`.
         OSError: the file cannot be written.
     """
-    if (targets is None) == (detections is None):
-        raise ValueError("plot_batch needs either targets or detections")
     count = min(len(images), MAX_IMAGES)
-    shape = (int(images.shape[2]), int(images.shape[3]))
-    if targets is not None:
-        rows = _rows_of_targets(targets, count, shape)
+    labelled = isinstance(boxes, Tensor)
+    if isinstance(boxes, Tensor):
+        rows = _rows_of_labels(boxes, count, (int(images.shape[2]), int(images.shape[3])))
     else:
-        rows = [found[found[:, 4] >= conf_thres].cpu().numpy() for found in (detections or ())[:count]]
+        rows = [found[found[:, 4] >= CERTAIN].cpu().numpy() for found in boxes[:count]]
     pixels = images[:count].cpu().numpy()
-    picture = _grid(pixels, rows, file_names, names, Style(line_width=2, confidences=targets is None))
-    encoded, data = cv2.imencode(path.suffix, picture)
-    if not encoded:
-        raise OSError(f"{path}: cannot encode the picture")
-    path.write_bytes(data.tobytes())
-    return path
+    picture = _grid(pixels, rows, file_names, names, Style(line_width=2, confidences=not labelled))
+    write_image(path, picture)
 
 
-def _rows_of_targets(targets: Tensor, count: int, shape: tuple[int, int]) -> list[np.ndarray]:
-    """Targets (M, 6) as (n, 6) xyxy pixels, confidence 1 and class for each image."""
-    array = targets.cpu().numpy()
+def _rows_of_labels(labels: Tensor, count: int, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Labels (M, 6) as (n, 6) xyxy pixels, confidence 1 and class for each image."""
+    array = labels.cpu().numpy()
     boxes = denormalize(xywh_to_xyxy(array[:, 2:6]), shape)
     table = np.concatenate((boxes, np.ones_like(boxes[:, :1]), array[:, 1:2]), axis=1)
     return [table[array[:, 0] == index] for index in range(count)]

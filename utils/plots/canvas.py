@@ -55,9 +55,9 @@ def style_axes(axes: Axes, title: str = "", x: str = "", y: str = "", grid: bool
         axes.set_axisbelow(True)
 
 
-def hex_color(category: int) -> str:
+def hex_color(cls: int) -> str:
     """A class's colour as matplotlib writes it."""
-    blue, green, red = class_color(category)
+    blue, green, red = class_color(cls)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

@@ -17,7 +17,7 @@ NUMBERED_CLASSES = 30  # with more classes the cells are too small for numbers
 LABELLED_CLASSES = 100  # with more classes their names would overlap
 
 
-def plot_confusion_matrix(confusion: ConfusionMatrix, names: dict[int, str], path: Path) -> Path:
+def plot_confusion_matrix(confusion: ConfusionMatrix, names: dict[int, str], path: Path) -> None:
     """Draw which share of each true class (a column) was predicted as which class (a row)."""
     matrix = confusion.matrix
     share = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
@@ -45,7 +45,6 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: dict[int, str], pat
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=INK, labelsize=9)
     save_figure(figure, path)
-    return path
 
 
 def _label(axes: Axes, labels: list[str], fontsize: float) -> None:

@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from utils.evaluation.metrics import GRID, ClassMetrics
 from utils.plots.canvas import FAINT, INK, hex_color, literal, new_figure, save_figure, shorten, style_axes
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 NAMED_CLASSES = 20  # up to this many classes have a colour and a line in the legend
 STEP = 4  # of the 1000 points of a curve, every fourth is drawn: a pixel apart
 
 
-def plot_curves(metrics: ClassMetrics, folder: Path) -> list[Path]:
-    """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`; returns their paths."""
+def plot_curves(metrics: ClassMetrics, folder: Path) -> None:
+    """Draw `PR_curve.png`, `F1_curve.png`, `P_curve.png` and `R_curve.png`."""
     curves = metrics.curves
-    paths = [_plot_precision_recall(metrics, folder / "PR_curve.png")]
-    for name, values, letter in (
-        ("F1", curves.f1, "F1"),
-        ("Precision", curves.precision, "P"),
-        ("Recall", curves.recall, "R"),
-    ):
-        paths.append(_plot_by_confidence(metrics, values, name, folder / f"{letter}_curve.png"))
-    return paths
-
-
-def _plot_by_confidence(metrics: ClassMetrics, values: np.ndarray, name: str, path: Path) -> Path:
-    mean = _mean(values)
-    best = int(mean.argmax())
-    summary = f"{mean[best]:.2f} at {GRID[best]:.3f}"
-    labels = [f"{values[row].max():.2f}" for row in range(len(values))]
-    titles = (f"{name} by confidence", "confidence", name if name == "F1" else name.lower())
-    return _plot(metrics, values, labels, summary, titles, path)
-
-
-def _plot_precision_recall(metrics: ClassMetrics, path: Path) -> Path:
+    titles = ("Precision by recall", "recall", "precision")
     labels = [f"{value:.3f}" for value in metrics.ap[:, 0]]
     summary = f"{metrics.means()['mAP50']:.3f} mAP at IoU 0.5"
-    titles = ("Precision by recall", "recall", "precision")
-    return _plot(metrics, metrics.curves.precision_by_recall, labels, summary, titles, path)
+    _plot(metrics, curves["precision_by_recall"], labels, summary, titles, folder / "PR_curve.png")
+    for letter, title, name in (
+        ("F1", "F1", "F1"),
+        ("P", "Precision", "precision"),
+        ("R", "Recall", "recall"),
+    ):
+        values = curves[name.lower()]
+        titles = (f"{title} by confidence", "confidence", name)
+        labels = [f"{value:.2f}" for value in values.max(axis=1)]
+        mean = _mean(values)
+        summary = f"{mean.max():.2f} at {GRID[mean.argmax()]:.3f}"
+        _plot(metrics, values, labels, summary, titles, folder / f"{letter}_curve.png")
 
 
 def _plot(
@@ -53,7 +40,7 @@ def _plot(
     summary: str,
     titles: tuple[str, str, str],
     path: Path,
-) -> Path:
+) -> None:
     """One curve for each class and a bold mean.
 
     Args:
@@ -71,7 +58,8 @@ def _plot(
             text = f"{literal(shorten(metrics.name(row)))}  {label}"
             axes.plot(GRID[::STEP], values[row, ::STEP], color=color, linewidth=1.2, alpha=0.85, label=text)
     else:
-        _draw_thin_lines(axes, values)
+        lines = axes.plot(GRID[::STEP], values[:, ::STEP].T, color=FAINT, linewidth=0.6, alpha=0.7)
+        lines[0].set_label(f"{len(values)} classes")
     axes.plot(GRID, _mean(values), color=INK, linewidth=3, label=f"all classes  {summary}")
     style_axes(axes, *titles)
     axes.set_xlim(0, 1)
@@ -81,16 +69,6 @@ def _plot(
     else:
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2, fontsize=9, frameon=False)
     save_figure(figure, path)
-    return path
-
-
-def _draw_thin_lines(axes: Axes, values: np.ndarray) -> None:
-    """All classes as one faint collection, which draws many times faster than a line each."""
-    from matplotlib.collections import LineCollection
-
-    points = [np.column_stack((GRID[::STEP], row[::STEP])) for row in values]
-    label = f"{len(values)} classes"
-    axes.add_collection(LineCollection(points, colors=FAINT, linewidths=0.6, alpha=0.7, label=label))
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

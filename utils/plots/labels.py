@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ BINS = 40
 NAMED_CLASSES = 80
 
 
-def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> Path:
+def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> None:
     """Draw how many labels each class has, boxes on top of each other, and how x, y, w, h go together.
 
     Args:
@@ -36,7 +37,6 @@ def plot_labels(boxes: np.ndarray, names: dict[int, str], path: Path) -> Path:
     _draw_boxes(figure.add_subplot(left[1]), boxes)
     _draw_relations(figure, outer[1], boxes[:, 1:])
     save_figure(figure, path)
-    return path
 
 
 def _draw_counts(axes: Axes, classes: np.ndarray, names: dict[int, str]) -> None:
@@ -59,10 +59,10 @@ def _draw_boxes(axes: Axes, boxes: np.ndarray) -> None:
     canvas = np.full((BOX_CANVAS, BOX_CANVAS, 3), 255, dtype=np.uint8)
     chosen = boxes[np.linspace(0, len(boxes) - 1, min(len(boxes), SHOWN_BOXES)).astype(int)]
     large_first = np.argsort(-chosen[:, 3] * chosen[:, 4], kind="stable")
-    for category, _, _, width, height in chosen[large_first]:
+    for cls, _, _, width, height in chosen[large_first]:
         half = np.array([width, height]) * BOX_CANVAS / 2
         low, high = (BOX_CANVAS / 2 - half).astype(int), (BOX_CANVAS / 2 + half).astype(int)
-        cv2.rectangle(canvas, low.tolist(), high.tolist(), class_color(int(category)), 1, cv2.LINE_AA)
+        cv2.rectangle(canvas, low.tolist(), high.tolist(), class_color(int(cls)), 1, cv2.LINE_AA)
     axes.imshow(canvas[..., ::-1], extent=(-0.5, 0.5, 0.5, -0.5), interpolation="antialiased")
     style_axes(axes, f"Shapes of {len(chosen):,} labels, share of the image", grid=False)
     axes.set_xticks([-0.5, -0.25, 0, 0.25, 0.5], ["", "½", "0", "½", ""])
@@ -73,31 +73,20 @@ def _draw_relations(figure: Figure, place: SubplotSpec, values: np.ndarray) -> N
     """Histograms of x, y, w, h on the diagonal, the density of each pair below it."""
     grid = place.subgridspec(4, 4, wspace=0.05, hspace=0.05)
     edges = np.linspace(0, 1, BINS + 1)
-    for row in range(4):
-        for column in range(row + 1):
-            axes = figure.add_subplot(grid[row, column])
-            if row == column:
-                heights, _ = np.histogram(values[:, row], edges)
-                axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.8)
-                axes.set_yticks([])
-            else:
-                density, _, _ = np.histogram2d(values[:, row], values[:, column], bins=(edges, edges))
-                shade = np.sqrt(density)  # keeps the sparse parts visible
-                axes.imshow(shade, cmap="Blues", origin="lower", extent=(0, 1, 0, 1), aspect="auto")
-            _label_relation(axes, row, column)
-
-
-def _label_relation(axes: Axes, row: int, column: int) -> None:
-    style_axes(axes, grid=False)
-    axes.set_xlim(0, 1)
-    ticks, texts = [0, 0.5, 1], ["0", "½", "1"]
-    axes.set_xticks(ticks, texts if row == 3 else [])
-    if row != column:
-        axes.set_ylim(0, 1)
-        axes.set_yticks(ticks, texts if column == 0 else [])
-    names = ("centre x", "centre y", "width", "height")
-    if row == 3:
-        axes.set_xlabel(names[column])
-    if column == 0 and row > 0:
-        axes.set_ylabel(names[row])
-    axes.tick_params(color=FAINT, length=3)
+    names, ticks, texts = ("centre x", "centre y", "width", "height"), [0, 0.5, 1], ["0", "½", "1"]
+    for column, row in combinations_with_replacement(range(4), 2):
+        axes = figure.add_subplot(grid[row, column])
+        if row == column:
+            heights, _ = np.histogram(values[:, row], edges)
+            axes.stairs(heights, edges, fill=True, color=ACCENT, alpha=0.8)
+            axes.set_yticks([])
+        else:
+            density, _, _ = np.histogram2d(values[:, row], values[:, column], bins=(edges, edges))
+            shade = np.sqrt(density)  # keeps the sparse parts visible
+            axes.imshow(shade, cmap="Blues", origin="lower", extent=(0, 1, 0, 1), aspect="auto")
+            axes.set_yticks(ticks, texts if column == 0 else [])
+        axes.set_xlim(0, 1)
+        axes.set_xticks(ticks, texts if row == 3 else [])
+        x, y = names[column] if row == 3 else "", names[row] if column == 0 < row else ""
+        style_axes(axes, x=x, y=y, grid=False)
+        axes.tick_params(color=FAINT, length=3)

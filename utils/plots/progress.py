@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from utils.plots.canvas import ACCENT, FAINT, new_figure, save_figure, style_axes
 
 # (title, column) of each panel, row by row
@@ -24,7 +22,7 @@ PANELS = (
 WINDOW = 5  # epochs in the running mean
 
 
-def plot_results(results: Path, path: Path) -> Path:
+def plot_results(results: Path, path: Path) -> None:
     """Draw the columns of a run's `results.csv`.
 
     Raises:
@@ -37,31 +35,16 @@ def plot_results(results: Path, path: Path) -> Path:
     if missing or table.empty:
         raise ValueError(f"{results}: " + (f"no column {missing[0]!r}" if missing else "no epochs"))
     figure = new_figure(16, 6)
-    epochs = table["epoch"].to_numpy(float) if "epoch" in table else np.arange(len(table), dtype=float)
+    epochs = table.get("epoch", table.index)
+    smooth = len(table) > 2 * WINDOW
+    look = {"color": FAINT, "linewidth": 1.2} if smooth else {"color": ACCENT, "linewidth": 2, "marker": "o"}
     for axes, (title, column) in zip(figure.subplots(2, 5).flat, PANELS):
-        values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
-        smooth = len(values) > 2 * WINDOW
-        axes.plot(
-            epochs,
-            values,
-            color=FAINT if smooth else ACCENT,
-            linewidth=1.2 if smooth else 2,
-            marker="o" if len(values) <= 2 * WINDOW else None,
-            markersize=4,
-        )
+        values = pd.to_numeric(table[column], errors="coerce")
+        axes.plot(epochs, values, markersize=4, **look)
         if smooth:
-            axes.plot(epochs, _running_mean(values), color=ACCENT, linewidth=2.2)
+            mean = values.rolling(WINDOW, center=True, min_periods=1).mean()
+            axes.plot(epochs, mean, color=ACCENT, linewidth=2.2)
         style_axes(axes, title)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.supxlabel("epoch", fontsize=10)
     save_figure(figure, path)
-    return path
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Centred mean of `WINDOW` values; at the ends and beside gaps, of those that exist."""
-    known = np.isfinite(values)
-    kernel = np.ones(WINDOW)
-    total = np.convolve(np.where(known, values, 0.0), kernel, mode="same")
-    count = np.convolve(known.astype(float), kernel, mode="same")
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from tests.utils.checkpoints.checkpoint_files import content, refuse
-from tests.utils.checkpoints.official_files import Stub, fake_detector, save_fake, stub
+from tests.utils.checkpoints.official_files import Stub, fake_detector, fake_module, save_fake, stub
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
 from utils.errors import UserError
 
@@ -139,9 +139,9 @@ def test_newer_version_is_refused(tmp_path: Path) -> None:
     [
         ({"model": None}, "no weights"),
         ({"model": {"a": 1}}, "'model' is no state dict"),
-        ({"names": ["cat"]}, "names are missing"),
+        ({"names": ["cat"]}, "names are no mapping"),
         ({"names": {0: 1}}, "no mapping from class number"),
-        ({"yaml": None}, "yaml, nc or names"),
+        ({"yaml": None}, "'yaml' is no mapping"),
     ],
 )
 def test_own_file_without_what_matters(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -283,6 +283,16 @@ def test_a_module_that_contains_itself(tmp_path: Path) -> None:
     for value in (bomb, {"a": {"b": bomb}}):
         with pytest.raises(UserError, match="too large"):
             read_checkpoint(save_fake(tmp_path / "x.pt", {"model": fake_detector(yaml={"a": value})}))
+
+
+def test_a_module_tree_that_is_huge_written_out(tmp_path: Path) -> None:
+    module = fake_module("models.common", "Conv", {}, {})
+    for _ in range(60):  # 2^60 modules, and not one tensor
+        module = fake_module("models.common", "Conv", {}, {"a": module, "b": module})
+    model = fake_detector()
+    model._modules["0"] = module
+    with pytest.raises(UserError, match="too large"):
+        read_checkpoint(save_fake(tmp_path / "x.pt", {"model": model}))
 
 
 def test_numpy_object_array_is_refused(tmp_path: Path) -> None:

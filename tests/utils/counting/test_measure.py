@@ -15,14 +15,13 @@ from models.blocks.hetero import HetConv
 from models.blocks.reshape import shuffle_channels
 from models.summary import layer_costs
 from models.yolo import DetectionModel
+from utils.counting.conventions import CONVENTIONS, EXPLAINED, KINDS_OF
 from utils.counting.measure import (
     call_on_meta,
-    count_flops,
     count_parameters,
     measure,
     meta_copy,
     thop_flops,
-    thop_gflops,
 )
 from utils.counting.meter import Cost, Meter, in_sequence
 
@@ -77,7 +76,7 @@ def test_parameters() -> None:
 def test_operations_of_convolutions() -> None:
     module = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, groups=2), nn.BatchNorm2d(8), nn.SiLU())
     # 10 * 10 outputs * 8 channels * (4 / 2) inputs * 9 taps, twice
-    assert count_flops(module, meta(1, 4, 10, 10)) == 2 * 100 * 8 * 2 * 9
+    assert measure(module, meta(1, 4, 10, 10)).flops() == 2 * 100 * 8 * 2 * 9
 
 
 def test_a_meta_call_computes_nothing_and_changes_nothing() -> None:
@@ -105,12 +104,23 @@ def test_products_are_those_of_torchs_own_counter(name: str) -> None:
     model, image = on_meta(name), meta(1, 3, 128, 128)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
-    assert count_flops(model, image) == counter.get_total_flops()
+    assert measure(model, image).flops() == counter.get_total_flops()
 
 
 def test_weights_that_are_always_zero_are_not_counted() -> None:
     # per output: 8 / 4 inputs with 3 x 3 kernels and 6 with 1 x 1; 16 outputs on 100 places, twice
-    assert count_flops(HetConv(8, 16, p=4), meta(1, 8, 10, 10)) == 2 * 100 * 16 * (2 * 9 + 6)
+    assert measure(HetConv(8, 16, p=4), meta(1, 8, 10, 10)).flops() == 2 * 100 * 16 * (2 * 9 + 6)
+
+
+def test_a_convention_adds_up_its_kinds() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.SiLU()).eval()
+    cost = measure(module, meta(1, 4, 10, 10))
+    # 800 values: 4 products and sums, a bias, 8 of the norm, 1 of the activation
+    assert [cost.flops(c) for c in CONVENTIONS] == [
+        800 * 8, 800 * 16, 800 * 18, 800 * 2 * (4 + 4), 800 * 10
+    ]  # fmt: skip
+    assert set(EXPLAINED) == set(CONVENTIONS)
+    assert set(KINDS_OF) == set(CONVENTIONS) - {"thop"}
 
 
 # ---- thop ----
@@ -121,7 +131,7 @@ def test_thop_counts_batch_norm_too() -> None:
     # 100 * 8 * 4 multiply-adds, and thop takes 4 operations for each of 800 normalised values; times 2
     expected = 2 * (3200 + 4 * 800)
     assert measure(module.eval(), meta(1, 4, 10, 10)).thop == expected
-    assert thop_gflops(module, torch.zeros(1, 4, 10, 10)) in (None, expected / 1e9)
+    assert thop_flops(module, torch.zeros(1, 4, 10, 10)) in (None, expected)
     assert not hasattr(module, "total_ops")
 
 

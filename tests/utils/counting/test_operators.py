@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.counting.conventions import KINDS
 from utils.counting.measure import measure
-from utils.counting.operators import KINDS
 
 
 class Apply(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils.data.images import read_image
-from utils.detections.results import Results, count_classes, crop_path, write_image
+from utils.detections.results import Results, count_classes
 
 NAMES = {0: "person", 1: "bus", 2: "tie/bow"}
 
@@ -96,20 +96,8 @@ def test_crop(results: Results, tmp_path: Path) -> None:
     assert len(results.crop(save=False)) == 3
 
 
-def test_class_names_make_safe_folders() -> None:
-    assert crop_path(Path("r"), "tie/bow", "a", 0) == Path("r/crops/tie_bow/a.jpg")
-    assert crop_path(Path("r"), "..", "a", 1) == Path("r/crops/_/a_2.jpg")
-    assert crop_path(Path("r"), "a\0b" + "c" * 300, "a", 0).parent.name == "a_b" + "c" * 97
-
-
 def test_crops_of_similar_pictures_stay_apart(results: Results, tmp_path: Path) -> None:
     results.files, results.pred = ["a.jpg", "a_2.jpg"], [results.pred[0][[0, 2]], results.pred[0][:1]]
     assert len(results.crop(save_dir=tmp_path / "cut")) == 3
     # the second crop of a is a_2, so the first one of a_2 is its second
     assert sorted(p.name for p in tmp_path.rglob("*.jpg")) == ["a.jpg", "a_2.jpg", "a_2_2.jpg"]
-
-
-def test_write_image_reports_what_opencv_hides(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError):
-        write_image(tmp_path / "file" / "a.jpg", np.zeros((4, 4, 3), np.uint8))

@@ -27,7 +27,7 @@ def writer(folder: Path, **options: bool) -> OutputWriter:
 
 
 def read(folder: Path) -> dict[str, str]:
-    return {p.name: p.read_text() for p in (folder / "labels").glob("*")}
+    return {p.name: p.read_text(encoding="utf-8") for p in (folder / "labels").glob("*")}
 
 
 def test_label_rows(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_label_rows_as_corners_with_confidence(tmp_path: Path) -> None:
 
 def test_an_empty_picture_has_no_label_file_not_even_an_old_one(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.txt").write_text("of an earlier run")
+    (tmp_path / "labels" / "a.txt").write_text("of an earlier run", encoding="utf-8")
     output = writer(tmp_path, labels=True)
     output.write(frame(), ROWS[:0])
     assert read(tmp_path) == {} and output.label_files == 0
@@ -66,7 +66,7 @@ def test_table(tmp_path: Path) -> None:
     output = writer(tmp_path, table=True)
     output.write(frame(), ROWS)
     output.write(frame("clip.mp4", 1, "video", number=4), ROWS)
-    with (tmp_path / "predictions.csv").open(newline="") as file:
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[0][:3] == ["Image Name", "Prediction", "Confidence"]
     assert rows[1] == ["a.png", "dog", "0.75", "10.0", "20.0", "50.0", "60.0", ""]
@@ -103,7 +103,7 @@ def test_streams_side_by_side_and_a_change_of_resolution(tmp_path: Path) -> None
 
 def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     output = writer(tmp_path / "gone", pictures=True)
-    (tmp_path / "gone").write_text("a file in the way")
+    (tmp_path / "gone").write_text("a file in the way", encoding="utf-8")
     with pytest.raises(OSError):
         output.write(frame(), ROWS)
     with pytest.raises(OSError, match="cannot write video"):

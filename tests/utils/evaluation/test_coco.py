@@ -41,10 +41,10 @@ def scores(line: str) -> tuple[float, float]:
 
 def test_files(tmp_path: Path) -> None:
     gathered(result("a/000042.jpg", hit(0.123456)), result("b/dog.png", [])).write(tmp_path)
-    assert json.loads((tmp_path / "predictions.json").read_text()) == [
+    assert json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8")) == [
         {"image_id": 42, "category_id": 0, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.12346}
     ]
-    truth = json.loads((tmp_path / "labels.json").read_text())
+    truth = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
     assert truth["images"] == [
         {"id": 42, "file_name": "000042.jpg", "height": 100, "width": 200},
         {"id": "dog", "file_name": "dog.png", "height": 100, "width": 200},
@@ -75,11 +75,13 @@ def test_check_scores_numbers_and_text_alike(tmp_path: Path, paths: tuple[str, s
     pytest.importorskip("faster_coco_eval")
     first, second = paths
     coco = gathered(result(first, hit()), result(second, hit()))
-    before = json.dumps([coco.ground_truth, coco.predictions])
+    before = json.dumps([coco.images, coco.annotations, coco.categories, coco.predictions])
     line = coco.check(tmp_path)
     assert scores(line) == (1.0, 1.0)
     assert "share" not in line
-    assert json.dumps([coco.ground_truth, coco.predictions]) == before  # the numbers are copies' only
+    assert (
+        json.dumps([coco.images, coco.annotations, coco.categories, coco.predictions]) == before
+    )  # the numbers are copies' only
     # found in one of two images: recall reaches 50 of the 101 points from 0 to 1, plus the one at 0
     assert scores(gathered(result(first, []), result(second, hit())).check(tmp_path)) == pytest.approx(
         (51 / 101, 51 / 101), abs=1e-4

@@ -52,7 +52,7 @@ def test_recorded_assignment(golden, nc, level):
     data, predictions, anchors, targets = load(golden, nc)
     rows, columns = predictions[level].shape[2:4]
     found = assign(targets, anchors[level], (rows, columns), 4.0)
-    cells = torch.stack((found.image, found.anchor, found.row, found.column, found.category), dim=1)
+    cells = torch.stack((found.image, found.anchor, found.row, found.column, found.cls), dim=1)
     assert cells.tolist() == data[f"assign{level}"].tolist()
     np.testing.assert_allclose(found.boxes, data[f"assign{level}_box"], atol=1e-5)
 
@@ -323,5 +323,5 @@ def test_constructor_checks():
         DetectionLoss(torch.ones(3, 3, 2), 3, dataclasses.replace(HYP, iou="XIoU"))
     with pytest.raises(ValueError, match=r"anchors must be \(nl, na, 2\), found \(3, 2\)"):
         DetectionLoss(torch.ones(3, 2), 3, HYP)
-    with pytest.raises(ValueError, match="3 levels need as many balance weights"):
-        DetectionLoss(torch.ones(3, 3, 2), 3, HYP, balance=(4.0, 1.0))
+    with pytest.raises(ValueError, match="6 levels: there are weights for 5 at most"):
+        DetectionLoss(torch.ones(6, 3, 2), 3, HYP)

@@ -1,0 +1,63 @@
+"""What everything that saves detections shares: names that stay apart, label rows, pictures and crops."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.boxes import normalize, xyxy_to_xywh
+from utils.files import safe_name
+
+
+def numbered(stem: str, first: int = 1) -> Iterator[str]:
+    """`stem`, `stem_2`, `stem_3` … without end, or from number `first` on: to take the first that is free."""
+    return (stem if number == 1 else f"{stem}_{number}" for number in itertools.count(first))
+
+
+def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path]) -> Path:
+    """Where the crop of a picture's detection number `place` goes.
+
+    Args:
+        name: of the class; may hold what paths may not.
+        taken: paths given before, which are not given again: the second crop of `a` and the first of `a_2`
+            want the same. The result is added.
+    """
+    paths = (folder / "crops" / safe_name(name) / f"{free}.jpg" for free in numbered(stem, place + 1))
+    path = next(path for path in paths if path not in taken)
+    taken.add(path)
+    return path
+
+
+def label_rows(
+    detections: np.ndarray, shape: tuple[int, int], *, corners: bool = False, confidences: bool = False
+) -> str:
+    """The content of a label file: a line `class xc yc w h [confidence]` for each detection.
+
+    Args:
+        detections: (n, 6) float, x1, y1, x2, y2 in pixels of the image, confidence, class.
+        shape: (height, width) of the image, by which boxes are divided.
+        corners: `x1 y1 x2 y2` in pixels instead.
+    """
+    boxes = detections[:, :4] if corners else normalize(xyxy_to_xywh(detections[:, :4]), shape)
+    lines = []
+    for box, (confidence, cls) in zip(boxes.tolist(), detections[:, 4:].tolist()):
+        values = [*box, confidence] if confidences else box
+        lines.append(f"{int(cls)} " + " ".join(f"{value:g}" for value in values) + "\n")
+    return "".join(lines)
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image (H, W, 3) BGR in the format that the suffix names; creates the folder.
+
+    Raises:
+        OSError: the file cannot be written; OpenCV itself would say nothing.
+    """
+    good, data = cv2.imencode(path.suffix, np.ascontiguousarray(image))
+    if not good:
+        raise OSError(f"cannot encode '{path}' as {path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.tobytes())
