@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from utils.errors import UserError
+from utils.reading import read_yaml
 
 # the measures of `utils.boxes.IOU_KINDS`, then the losses of `utils.losses.box.WEIGHTED`
 BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "Focal-EIoU", "WIoU")
@@ -94,10 +93,7 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
     Raises:
         UserError: not a mapping, an unknown key, or a value that the key may not have.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid yaml: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of hyper-parameters, found {type(content).__name__}")
     return Hyperparameters(

@@ -10,6 +10,7 @@ from pathlib import Path
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.report import Fault
 from utils.errors import UserError
+from utils.reading import read_lines
 
 
 def list_images(sources: Iterable[Path]) -> list[str]:
@@ -41,11 +42,7 @@ def _walk(folder: Path) -> Iterable[str]:
 
 
 def _read_list(file: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"image list '{file}' is not UTF-8 text") from error
-    entries = [line for line in lines if line and not line.startswith("#")]
+    entries = read_lines(file)
     relative = [line for line in entries if not os.path.isabs(line)]  # noqa: PTH117
     # The first entry decides for all: two look-ups for each of 100 000 lines would take longer than the scan.
     beside = bool(relative) and ((file.parent / relative[0]).exists() or not Path(relative[0]).exists())

@@ -19,8 +19,9 @@ from utils.data.frames import Frame, Source
 from utils.data.images import IMAGE_SUFFIXES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.errors import UserError
-from utils.files import ROOT
+from utils.files import ROOT, from_root
 from utils.files import expand as expand_home
+from utils.reading import read_lines
 
 VIDEOS = frozenset(
     {".asf", ".avi", ".flv", ".gif", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"}
@@ -87,11 +88,10 @@ def _split_url(url: str) -> urllib.parse.SplitResult:
 
 def find_path(text: str) -> Path:
     """An existing file or folder, relative to the working directory or to the program's folder."""
-    given = expand_home(text)
-    for candidate in (given, ROOT / given):
-        if candidate.exists():
-            return candidate
-    raise UserError(f"source '{text}' not found (looked in {Path.cwd()} and {ROOT})")
+    path = from_root(text)
+    if not path.exists():
+        raise UserError(f"source '{text}' not found (looked in {Path.cwd()} and {ROOT})")
+    return path
 
 
 def expand(text: str, lists: Sequence[Path] = ()) -> list[str]:
@@ -138,12 +138,7 @@ def _media(paths: Iterable[str], subject: str) -> list[str]:
 
 
 def _listed(path: Path) -> list[str]:
-    """The lines of a list file; blank lines and those that begin with # do not count."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read list file '{path}': {error}") from error
-    entries = [line for line in lines if line and not line.startswith("#")]
+    entries = read_lines(path)
     if not entries:
         raise UserError(f"list file '{path}' is empty")
     return entries

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.data.digits import generate_digits
 from utils.errors import UserError
 from utils.files import ROOT, expand, find_file
+from utils.reading import read_yaml
 
 SPLITS = ("train", "val", "test")
 GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
@@ -52,7 +51,11 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         UserError: the file, a key, a class or the images of a needed split are missing or of the wrong type.
     """
     file = find_file(path, (ROOT / "data",), ("", ".yaml", ".yml"))
-    content = _read(file)
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
+        )
     names = _names(file, content)
     sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
     for split in needed:
@@ -70,31 +73,6 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         for split in SPLITS
     }
     return DataSpec(file=file, root=bases[0], names=names, **splits)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A safe loader that does not let the second of two equal keys win silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
-        if repeated is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {repeated!r} stands there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError) as error:
-        raise UserError(f"{file}: not valid yaml: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
-        )
-    return content
 
 
 def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:

@@ -98,7 +98,7 @@ def test_a_list_file_is_relative_to_itself_or_to_the_working_directory(
 def test_a_path_is_also_looked_up_beside_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr("utils.data.sources.ROOT", folder.parent)
+    monkeypatch.setattr("utils.files.ROOT", folder.parent)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert names("pictures") == ["a.jpg", "b.png", "c.bmp"]
@@ -189,7 +189,7 @@ def test_screen_without_mss_names_the_command(monkeypatch: pytest.MonkeyPatch) -
         ("empty", "folder 'empty' has no image"),
         ("text.doc", "'.doc' is no image or video"),
         ("empty.txt", "list file 'empty.txt' is empty"),
-        ("binary.txt", "cannot read list file"),
+        ("binary.txt", "is not UTF-8 text"),
         ("stream.txt", "a list named \\*.streams"),
         ("broken.jpg", "broken.jpg"),
         ("broken.mp4", "cannot open video 'broken.mp4'"),
