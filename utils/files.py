@@ -90,11 +90,12 @@ def increment_path(path: Path, exist_ok: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Yield a binary file that becomes `path` only when the block ends well.
 
     The bytes go to a temporary file in the same folder, are flushed to disk and then renamed over `path`, so
-    that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture.
+    that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture. What can
+    be made again need not be `durable`: it is not flushed, and a loss of power may damage it.
 
     Raises:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
@@ -104,7 +105,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -112,7 +114,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a write knows only its handle
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from utils.data.images import read_image
 from utils.data.index import DatasetIndex
 from utils.data.workers import SharedArray
 from utils.errors import UserError
+from utils.files import atomic_write
 
 CacheMode = Literal["ram", "disk"]
 SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
@@ -116,25 +116,14 @@ class DiskStore(ImageStore):
         image = super().load(i)
         if self.writable:
             try:
-                self._keep(image, copy, os.stat(self.index.path(i)).st_mtime_ns)  # noqa: PTH116
+                stamp = os.stat(self.index.path(i)).st_mtime_ns  # noqa: PTH116
+                with atomic_write(copy, durable=False) as file:
+                    np.save(file, image, allow_pickle=False)
+                os.utime(copy, ns=(stamp, stamp))
             except OSError as error:
                 self.writable = False
                 LOGGER.warning("images are not cached on disk: %s: %s", copy.parent, error.strerror)
         return image
-
-    @staticmethod
-    def _keep(image: np.ndarray, copy: Path, stamp: int) -> None:
-        """Without the fsync of `atomic_write`: a copy that a crash damages is found out and made again."""
-        handle, temporary = tempfile.mkstemp(dir=copy.parent, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, image, allow_pickle=False)
-            os.utime(temporary, ns=(stamp, stamp))
-            os.replace(temporary, copy)  # noqa: PTH105
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108
-            raise
 
 
 def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMode | None) -> ImageStore:
@@ -159,7 +148,7 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping, or None where the system does not say."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return None
