@@ -13,7 +13,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 from benchmarks import complexity, ledger, recount
@@ -63,9 +62,9 @@ def run(config: Config) -> None:
         before, was, after = split(new[ROOT / file], name, file)
         now = f"{make()}\n"
         new[ROOT / file] = before + now + after
-        stale += difference(f"{file}: table {name}", was, now)
+        stale += [f"{file}: table {name}: {line}" for line in ledger.changed_lines(was, now)[:1]]
     new[page] = ledger.page(ledger.recounted(ROOT / "published.yaml"))
-    stale += difference("docs/ledger.md", old[page], new[page])
+    stale += [f"docs/ledger.md: {line}" for line in ledger.changed_lines(old[page], new[page])[:1]]
     if config.check and stale:
         print("\n".join(f"{line}; python benchmark.py docs writes it" for line in stale), file=sys.stderr)
         raise SystemExit(1)
@@ -73,14 +72,6 @@ def run(config: Config) -> None:
         if text != old[path]:
             write_text(path, text)
     print("\n".join([*(f"{line}; written" for line in stale), f"{len(TABLES) + 1} tables are up to date"]))
-
-
-def difference(place: str, was: str, now: str) -> list[str]:
-    """The first line that differs, in words."""
-    for old, new in zip_longest(was.splitlines(), now.splitlines()):
-        if old != new:
-            return [f"{place} has '{old or ''}' in place of '{new or ''}'"]
-    return []
 
 
 def split(text: str, name: str, file: str) -> tuple[str, str, str]:

@@ -118,19 +118,19 @@ def run(config: Config) -> None:
     claims = recounted(Path(config.published))
     path = Path(config.page)
     check_page(path, MARK, "--page")
-    rows = [(claim.id, *number.cells, claim.why) for claim in claims for number in claim.numbers]
-    once = [row if before[0] != row[0] else (*row[:-1], "") for before, row in zip([("",), *rows], rows)]
-    print(console_table([(*TITLES, "why"), *once], f"{ALIGN}l"))
+    rows = [
+        (claim.id, *number.cells, "" if place else claim.why)  # once a claim
+        for claim in claims
+        for place, number in enumerate(claim.numbers)
+    ]
+    print(console_table([(*TITLES, "why"), *rows], f"{ALIGN}l"))
     print(tally(claims))
     text = page(claims)
     if config.update or not path.exists():
         write_text(path, text)
     elif changes := changed_lines(path.read_text(encoding="utf-8"), text):
-        for line in changes:
-            print(f"{path.name}: {line}", file=sys.stderr)
-        print(
-            f"{path.name} shows something else than comes out now; --update writes it anew", file=sys.stderr
-        )
+        advice = f"{path.name} shows something else than comes out now; --update writes it anew"
+        print("\n".join([*(f"{path.name}: {line}" for line in changes), advice]), file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -129,7 +129,7 @@ def _scores(run: Run) -> list[list[float]]:
 
     path = run.files.results
     try:
-        table = pd.read_csv(path, dtype=str)[list(METRICS.values())]
+        table = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)[list(METRICS.values())]
         scores: np.ndarray = table.to_numpy(dtype=float)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise damaged(path) from error

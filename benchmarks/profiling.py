@@ -123,7 +123,7 @@ def onnx_kind(args: Mapping[str, Any]) -> str:
 
 def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
     """OpenVINO tells after each call; a kind is the operator and the kernel that it chose."""
-    request = openvino_request(path, threads, {"PERF_COUNT": True})
+    request = openvino_request(path, threads, PERF_COUNT=True)
 
     def call() -> Kernels:
         request.infer({0: image}, share_inputs=True)

@@ -90,7 +90,7 @@ def read_accuracy(path: Path) -> Accuracy:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype=str)
+        table = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
         scores = table[["mAP50", "mAP50-95"]].astype(float)
         if table.empty or not ((scores >= 0) & (scores <= 1)).all(axis=None):  # NaN is neither
             raise ValueError("mAP must lie between 0 and 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -100,36 +101,31 @@ def check_budget(run: Run, wanted: TrainConfig, hyp: Hyperparameters) -> None:
     Raises:
         UserError: it had another; the message names the first setting that differs.
     """
-    before = {**dataclasses.asdict(TrainConfig()), **settings_of(run)}
+    flags = {**dataclasses.asdict(TrainConfig()), **settings_of(run)}
     for name, value in dataclasses.asdict(wanted).items():
-        old = tuple(before[name]) if isinstance(before[name], list) else before[name]
+        old = tuple(flags[name]) if isinstance(flags[name], list) else flags[name]
         if name not in NO_BUDGET and _identity(name, old) != _identity(name, value):
-            raise _another_budget(run, f"--{name.replace('_', '-')} {_shown(old)}", _shown(value))
-    old_hyp = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
+            raise _another_budget(run, f"--{name.replace('_', '-')}", old, value)
+    values = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
     for name, value in dataclasses.asdict(hyp).items():
-        if old_hyp[name] != value:
-            raise _another_budget(run, f"hyper-parameter {name} {_shown(old_hyp[name])}", _shown(value))
+        if values[name] != value:
+            raise _another_budget(run, f"hyper-parameter {name}", values[name], value)
+
+
+def _another_budget(run: Run, setting: str, old: Any, new: Any) -> UserError:
+    before, now = ("(none)" if value in ("", None) else value for value in (old, new))
+    return UserError(
+        f"{run.folder} was trained with {setting} {before}, which is {now} now; runs are compared under one "
+        "budget: repeat the setting, or choose another --name, or remove that folder"
+    )
 
 
 def _identity(name: str, value: Any) -> Any:
     """A value to compare: a file is the same whether it is named with or without its folder."""
     if name in FINDERS and value:
-        try:
+        with contextlib.suppress(UserError):  # it is gone, so that its name is all there is
             return FINDERS[name](str(value)).resolve()
-        except UserError:  # it is gone, so that its name is all there is
-            return value
     return value
-
-
-def _shown(value: Any) -> str:
-    return "(none)" if value in ("", None) else str(value)
-
-
-def _another_budget(run: Run, before: str, now: str) -> UserError:
-    return UserError(
-        f"{run.folder} was trained with {before}, which is {now} now; runs are compared under one budget: "
-        "repeat the setting, or choose another --name, or remove that folder"
-    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def is_markdown(page: str) -> str:
 
 @dataclass(frozen=True)
 class Config(CommandConfig):
-    """Train several variants under the same budget and write one page about them."""
+    """Train several variants under one budget, none stops early, and write one page about them."""
 
     data: str = of_train("data")
     variants: tuple[str, ...] = flag(

@@ -30,7 +30,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(ROOT / "models" / f"{name}.yaml", tmp_path / "models")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
-    (tmp_path / "published.yaml").write_text(CLAIMS)
+    (tmp_path / "published.yaml").write_text(CLAIMS, encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     monkeypatch.delitem(docs.TABLES, "official models")
     monkeypatch.setattr(docs, "QUOTED", docs.QUOTED[:1])
@@ -58,7 +58,7 @@ def test_writing_twice_changes_nothing(tree: Path) -> None:
 
 
 def test_the_table_of_models(tree: Path) -> None:
-    _, table, _ = docs.split((tree / "README.md").read_text(), "models", "README.md")
+    _, table, _ = docs.split((tree / "README.md").read_text(encoding="utf-8"), "models", "README.md")
     assert table.splitlines()[2:] == [
         "| `yolov5n` | – | 1,872,157 | 4.468 | – | – |",
         "| `yolov5n-gsconv` | the 4 neck convolutions → GSConv | 1,764,317 | 4.332 | 6,794,429 | 15.872 |",
@@ -70,34 +70,39 @@ def test_the_table_of_models(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("README.md", "1,764,317 | 4.332", "1,764,318 | 4.332", ": table models has '| `yolov5n-gsconv` |"),
-        ("README.md", "GSConv | 1,", "GSConw | 1,", ": table models has '| `yolov5n-gsconv` |"),
-        ("docs/counting.md", "# 15.754 GFLOPs", "# 15.755 GFLOPs", ": table six numbers has 'python bench"),
-        ("docs/export.md", "| `best.onnx` | yes", "| `best.onnx` | –", ": table formats has '| `onnx` |"),
-        ("docs/ledger.md", "1,872,157", "1,872,158", " has '| yolov5n | parameters | 1.9 M | 1,872,158"),
+        ("README.md", "1,764,317 | 4.332", "1,764,318 | 4.332", ": table models: - | `yolov5n-gsconv` |"),
+        ("README.md", "GSConv | 1,", "GSConw | 1,", ": table models: - | `yolov5n-gsconv` |"),
+        (
+            "docs/counting.md",
+            "# 15.754 GFLOPs",
+            "# 15.755 GFLOPs",
+            ": table six numbers: - python bench",
+        ),
+        ("docs/export.md", "| `best.onnx` | yes", "| `best.onnx` | –", ": table formats: - | `onnx` |"),
+        ("docs/ledger.md", "1,872,157", "1,872,158", ": - | yolov5n | parameters | 1.9 M | 1,872,158"),
     ],
 )
 def test_a_changed_number_is_found(
     tree: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, said: str
 ) -> None:
     path = tree / file
-    right = path.read_text()
-    path.write_text(right.replace(old, new, 1))
+    right = path.read_text(encoding="utf-8")
+    path.write_text(right.replace(old, new, 1), encoding="utf-8")
     before = contents(tree)
     capsys.readouterr()
     assert run("--check") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(file + said) and line.endswith("; python benchmark.py docs writes it")
     assert contents(tree) == before and before[path] != right.encode()
-    assert run() == 0 and path.read_text() == right
+    assert run() == 0 and path.read_text(encoding="utf-8") == right
 
 
 def test_a_new_variant_comes_into_the_table(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(ROOT / "models" / "yolov5n-dsconv.yaml", tree / "models")
     assert run("--check") == 1
-    assert "README.md: table models has '| `yolov5n-gsconv` |" in capsys.readouterr().err  # in its place
+    assert "README.md: table models: + | `yolov5n-dsconv` |" in capsys.readouterr().err
     assert run() == 0
-    rows = (tree / "README.md").read_text().splitlines()
+    rows = (tree / "README.md").read_text(encoding="utf-8").splitlines()
     assert (
         "| `yolov5n-dsconv` | every 3x3 stride-2 Conv but layer 0 → depthwise-separable DSConv | 1,"
         in "".join(rows)
@@ -120,7 +125,7 @@ def test_a_new_variant_comes_into_the_table(tree: Path, capsys: pytest.CaptureFi
 )
 def test_broken_marks_are_one_error_and_nothing_is_written(tree: Path, old: str, new: str) -> None:
     path = tree / "README.md"
-    path.write_text(path.read_text().replace(old, new, 1))
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     before = contents(tree)
     for flags in ((), ("--check",)):
         with pytest.raises(
