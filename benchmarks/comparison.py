@@ -42,7 +42,8 @@ class Comparison:
         )  # fmt: skip
         table = table.join(groups[["cfg", "parameters", "gflops", "gflops_640", "transferred"]].first())
         table["difference"] = table["map50_95"] - table["map50_95"][baseline]
-        table["seconds"] = outcomes.explode("seconds").groupby("variant")["seconds"].median()
+        seconds = outcomes.set_index("variant")["seconds"].explode().astype(float)
+        table["seconds"] = seconds.groupby("variant").median()
         weights = table["runs"] - 1
         freedom, squares = int(weights.sum()), (weights * table["map50_95_sd"] ** 2).sum()
         table = table.sort_values("map50_95", ascending=False, kind="stable").reset_index()

@@ -257,7 +257,7 @@ def write_everything(config: Config, prepared: Prepared) -> None:
         notes=prepared.notes,
     )
     write_text(config.page, page)
-    found["seconds"] = found.explode("seconds").groupby(level=0)["seconds"].median()
+    found["seconds"] = found["seconds"].explode().astype(float).groupby(level=0).median()
     table = found[list(CSV_COLUMNS)].rename(columns=CSV_COLUMNS)
     csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     write_text(config.folder / "results.csv", csv)
