@@ -94,7 +94,13 @@ def run(config: Config) -> None:
 
 
 def count(
-    name: str, imgsz: int = 640, *, nc: int | None = None, fuse: bool = True, convention: Convention = "conv"
+    name: str,
+    imgsz: int = 640,
+    *,
+    nc: int | None = None,
+    fuse: bool = True,
+    convention: Convention = "conv",
+    thop: bool = False,
 ) -> dict[str, Any]:
     """Count the model of a yaml or a checkpoint, without running it, for one RGB image in float32.
 
@@ -104,10 +110,11 @@ def count(
         nc: number of classes instead of the model's own.
         fuse: fold BatchNorms first; that turns the four values a channel of each (two of them parameters)
             into a bias.
+        thop: also ask the thop package itself, which takes longer than the rest.
 
     Returns:
-        A record as `--json` prints it, with its layers. `thop_package` is what the thop package itself says,
-        None when it is not installed.
+        A record as `--json` prints it, with its layers. `thop_package` is None when the package was not asked
+        or is not installed.
 
     Raises:
         UserError: no such model, a faulty one, or an image side that does not suit its strides.
@@ -122,6 +129,7 @@ def count(
         model.fuse()
     channels = model.yaml["ch"]
     layers = layer_costs(model.model, model.layers, channels, imgsz)
+    image = torch.empty(1, channels, imgsz, imgsz, device="meta")
     cost = in_sequence([layer.cost for layer in layers])
     return {
         "model": Path(name).name,
@@ -130,7 +138,7 @@ def count(
         "convention": convention,
         "fused": fuse,
         **_numbers(count_parameters(model), cost, convention),
-        "thop_package": thop_flops(model, torch.empty(1, channels, imgsz, imgsz, device="meta")),
+        "thop_package": thop_flops(model, image) if thop else None,
         "unknown_operators": list(cost.unknown),
         "unknown_to_thop": list(cost.unknown_to_thop),
         "layers": [
@@ -172,11 +180,12 @@ def check_side(imgsz: int, name: str, stride: int) -> None:
         raise UserError(f"--imgsz {imgsz}: {name} takes multiples of its stride {stride}; use {near}")
 
 
-def records(config: Config) -> list[dict[str, Any]]:
+def records(config: Config, *, thop: bool = True) -> list[dict[str, Any]]:
     """What the flags ask for of every model that they name; of several, with ratios to the first one."""
+    flags: dict[str, Any] = {"nc": config.nc, "fuse": config.fuse, "convention": config.convention}
     found: list[dict[str, Any]] = []
     for name in config.names:
-        record = count(name, config.imgsz, nc=config.nc, fuse=config.fuse, convention=config.convention)
+        record = count(name, config.imgsz, **flags, thop=thop)
         layers = record.pop("layers")
         found.append(record)
         if len(config.names) > 1:

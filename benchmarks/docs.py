@@ -124,7 +124,7 @@ def quotes() -> str:
     """The commands of `QUOTED`, and beside them what they print."""
     lines = []
     for flags, *titles in QUOTED:
-        (record,) = complexity.records(parse_flags(complexity.Config, shlex.split(flags)))
+        (record,) = complexity.records(parse_flags(complexity.Config, shlex.split(flags)), thop=False)
         columns, kinds = complexity.shown(record), complexity.shown_operations(record)
         said = (
             f"{columns[title]} {title}" if title in columns else f"{title} {kinds[title]}" for title in titles

@@ -8,7 +8,7 @@ settings. These are `nc` and `imgsz` of a model, arguments of a classifier (`ben
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from utils.counting.meter import CONVENTIONS, Cost
 
 Value: TypeAlias = int | float
 Subject: TypeAlias = Mapping[str, Any]
+Counted: TypeAlias = tuple[nn.Module, Sequence[int]]  # and the shape of what it takes, without the batch
 # the tables of YOLOv5 count the fused model, and each bias as one more multiply-add (docs/counting.md)
 TABLE = "table"
 KNOWN_CONVENTIONS = (*CONVENTIONS, TABLE)
@@ -88,33 +89,30 @@ def _built(subject: str) -> tuple[nn.Module, Tensor]:
     if not isinstance(name, str):
         raise ValueError(f"recount: {kinds[0]} is {name!r}; it must be a name")
     try:
-        with torch.device("meta"):
-            module, image = KINDS[kinds[0]](name, **settings)
+        module, shape = KINDS[kinds[0]](name, **settings)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
-    return module.eval(), image
+    return module.eval(), torch.empty(1, *shape, device="meta")
 
 
-def _model(name: str, nc: int | None = None, imgsz: int = 640) -> tuple[nn.Module, Tensor]:
+def _model(name: str, nc: int | None = None, imgsz: int = 640) -> Counted:
     model = build(name, nc)
-    return model, torch.empty(1, model.yaml["ch"], imgsz, imgsz)
+    return model, (model.yaml["ch"], imgsz, imgsz)
 
 
-def _classifier(name: str, side: int = 224, **arguments: Any) -> tuple[nn.Module, Tensor]:
+def _classifier(name: str, side: int = 224, **arguments: Any) -> Counted:
     if name not in CLASSIFIERS:
         raise ValueError(f"unknown classifier '{name}'; there are {', '.join(CLASSIFIERS)}")
-    return CLASSIFIERS[name](**arguments), torch.empty(1, 3, side, side)
+    with torch.device("meta"):
+        return CLASSIFIERS[name](**arguments), (3, side, side)
 
 
-def _block(name: str, args: list[Any], map: list[int]) -> tuple[nn.Module, Tensor]:
-    return lookup(name).block(*args), torch.empty(1, *map)
+def _block(name: str, args: list[Any], map: list[int]) -> Counted:
+    with torch.device("meta"):
+        return lookup(name).block(*args), map
 
 
-KINDS: dict[str, Callable[..., tuple[nn.Module, Tensor]]] = {
-    "model": _model,
-    "classifier": _classifier,
-    "block": _block,
-}
+KINDS: dict[str, Callable[..., Counted]] = {"model": _model, "classifier": _classifier, "block": _block}
 
 
 @cache
