@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: setup demo test test-all ledger lint clean
+.PHONY: setup demo test test-all docs ledger lint clean
 
 setup: $(VENV)/.ready
 
@@ -33,7 +33,11 @@ test: setup
 test-all: setup
 	$(PYTEST) -m "slow or not slow"
 
-# Recounts every published number; fails when one drifts.
+# Writes the tables of README.md and docs/ that can be computed, and the ledger.
+docs: setup
+	$(BIN)/python benchmark.py docs
+
+# Recounts every published number; fails when docs/ledger.md shows others.
 ledger: setup
 	$(BIN)/python benchmark.py ledger
 

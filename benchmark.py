@@ -2,6 +2,7 @@
 
 python benchmark.py complexity yolov5n.yaml yolov5n-gsconv.yaml    # parameters, GFLOPs, memory access, depth
 python benchmark.py ledger                                         # recount every published number
+python benchmark.py docs                                           # write the tables of README.md and docs
 python benchmark.py latency --cfg yolov5n yolov5n-gsconv           # milliseconds in each runtime, relative
 python benchmark.py profile --cfg yolov5n yolov5n-csphet           # kernels that take the time
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
@@ -24,6 +25,7 @@ from utils.flags import parse_flags
 SUBCOMMANDS = {
     "complexity": "benchmarks.complexity",
     "ledger": "benchmarks.ledger",
+    "docs": "benchmarks.docs",
     "latency": "benchmarks.latency",
     "profile": "benchmarks.profiling",
     "report": "benchmarks.report",

@@ -17,6 +17,7 @@ from models.cfg import load_cfg
 from models.parse import parse_model
 
 CLASSES = 1000
+POOL = (nn.AdaptiveAvgPool2d(1), nn.Flatten())  # they hold nothing, so that all may share them
 FEATURES = 1280  # before the last layer of FasterNet and PP-LCNet
 
 
@@ -28,7 +29,7 @@ def shufflenetv2(stages: Sequence[int] = (116, 232, 464), features: int = 1024) 
         rows.append([-1, units - 1, "ShuffleNetV2", [channels, 1, False]])
     backbone, channels = _backbone(rows)
     last = Conv(channels, features, act=nn.ReLU())
-    return nn.Sequential(backbone, last, _pool(), nn.Linear(features, CLASSES))
+    return nn.Sequential(backbone, last, *POOL, nn.Linear(features, CLASSES))
 
 
 def fasternet(width: int, depths: Sequence[int] = (1, 2, 8, 2)) -> nn.Module:
@@ -38,16 +39,13 @@ def fasternet(width: int, depths: Sequence[int] = (1, 2, 8, 2)) -> nn.Module:
         channels = width * 2**stage
         rows.append([-1, 1, "PatchMerging" if stage else "PatchEmbed", [channels]])
         rows.append([-1, blocks, "FasterNetBlock", [channels]])
-    backbone, channels = _backbone(rows)
-    neck = nn.Conv2d(channels, FEATURES, kernel_size=1, bias=False)
-    return nn.Sequential(backbone, _pool(flat=False), neck, nn.ReLU(), _flat(FEATURES))
+    return _pooled(rows, nn.ReLU())
 
 
 def lcnet(scale: float) -> nn.Module:
     """PP-LCNet (arXiv 2109.15099, table 1): our yaml's backbone, whose width 0.5 is the paper's scale 1."""
-    backbone, channels = _backbone(load_cfg("yolov5s-lcnet-backbone.yaml")["backbone"], width=scale / 2)
-    neck = nn.Conv2d(channels, FEATURES, kernel_size=1, bias=False)
-    return nn.Sequential(backbone, _pool(flat=False), neck, nn.Hardswish(), _flat(FEATURES))
+    rows = load_cfg("yolov5s-lcnet-backbone.yaml")["backbone"]
+    return _pooled(rows, nn.Hardswish(), width=scale / 2)
 
 
 def mobilenetv3(size: str) -> nn.Module:
@@ -56,7 +54,7 @@ def mobilenetv3(size: str) -> nn.Module:
     backbone, channels = _backbone(load_cfg(f"yolov5{letter}-mobilenetv3-backbone.yaml")["backbone"])
     last = Conv(channels, features, act=nn.Hardswish())
     head = (nn.Linear(features, hidden), nn.Hardswish(), nn.Linear(hidden, CLASSES))
-    return nn.Sequential(backbone, last, _pool(), *head)
+    return nn.Sequential(backbone, last, *POOL, *head)
 
 
 def dual_mobilenetv2(g: int, whole_block: bool) -> nn.Module:
@@ -97,10 +95,9 @@ def _backbone(rows: list[list[Any]], width: float = 1.0) -> tuple[nn.Sequential,
     return modules, layers[-1].channels
 
 
-def _pool(flat: bool = True) -> nn.Module:
-    pool = nn.AdaptiveAvgPool2d(1)
-    return nn.Sequential(pool, nn.Flatten()) if flat else pool
-
-
-def _flat(features: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(features, CLASSES))
+def _pooled(rows: list[list[Any]], activation: nn.Module, width: float = 1.0) -> nn.Module:
+    """A classifier that pools its backbone's map before the last convolution."""
+    backbone, channels = _backbone(rows, width)
+    pool, flatten = POOL
+    neck = nn.Conv2d(channels, FEATURES, kernel_size=1, bias=False)
+    return nn.Sequential(backbone, pool, neck, activation, flatten, nn.Linear(FEATURES, CLASSES))

@@ -3,66 +3,56 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.outcome import Facts, Outcome
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIDENCE = 0.95  # of the statement that a difference is more than the choice of the seeds
 
 
 @dataclass(frozen=True)
-class Score:
-    """Mean and sample standard deviation over seeds; of one seed there is no deviation."""
+class Comparison:
+    """Variants compared with one of them.
 
-    mean: float
-    sd: float | None
+    Attributes:
+        variants: a row each, by falling mAP50-95: `variant`; `runs`, a number, and their `seeds`; the means
+            `map50` and `map50_95` with their sample standard deviations `map50_sd` and `map50_95_sd` (NaN of
+            one run); `difference` of map50_95 to the baseline's; `seconds`, the median over all epochs of all
+            runs (NaN when none was timed); of the first run what `benchmarks.outcome` says of the network.
+        baseline: the row of the one that the others are compared with.
+        sd: standard deviation of mAP50-95 over seeds, pooled over the variants of n > 1 runs:
+            sqrt(sum (n - 1) sd^2 / sum (n - 1)). NaN when there are none.
+        freedom: the degrees of freedom of `sd`.
+    """
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Score:
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """All finished runs of one variant, in the order of their seeds."""
-
-    name: str
-    runs: tuple[Outcome, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        return tuple(run.seed for run in self.runs)
-
-    @property
-    def map50(self) -> Score:
-        return Score.of([run.map50 for run in self.runs])
-
-    @property
-    def map50_95(self) -> Score:
-        return Score.of([run.map50_95 for run in self.runs])
-
-    @property
-    def facts(self) -> Facts:
-        return self.runs[0].facts
-
-    @property
-    def seconds(self) -> float | None:
-        """Median over all epochs of all runs; None when no epoch was timed."""
-        found = [seconds for run in self.runs for seconds in run.seconds]
-        return statistics.median(found) if found else None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Standard deviation of mAP50-95 over seeds, pooled over variants, and its degrees of freedom."""
-
+    variants: list[Any]
+    baseline: Any
     sd: float
     freedom: int
 
+    @classmethod
+    def of(cls, outcomes: pd.DataFrame, baseline: str) -> Comparison:
+        """Put rows of `benchmarks.outcome.outcomes` together by variant; `baseline` is the name of one."""
+        groups = outcomes.sort_values(["variant", "seed"]).groupby("variant")
+        table = groups.agg(
+            runs=("seed", "size"), seeds=("seed", tuple), map50=("map50", "mean"), map50_sd=("map50", "std"),
+            map50_95=("map50_95", "mean"), map50_95_sd=("map50_95", "std"),
+        )  # fmt: skip
+        table = table.join(groups[["cfg", "parameters", "gflops", "gflops_640", "transferred"]].first())
+        table["difference"] = table["map50_95"] - table["map50_95"][baseline]
+        seconds = outcomes.set_index("variant")["seconds"].explode().astype(float)
+        table["seconds"] = seconds.groupby("variant").median()
+        weights = table["runs"] - 1
+        freedom, squares = int(weights.sum()), (weights * table["map50_95_sd"] ** 2).sum()
+        table = table.sort_values("map50_95", ascending=False, kind="stable").reset_index()
+        rows = list(table.itertuples())
+        own = next(row for row in rows if row.variant == baseline)
+        return cls(rows, own, math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+
     def limit(self, a: int, b: int) -> float:
-        """The difference between means over `a` and over `b` seeds that chance exceeds one time in twenty.
+        """The difference between means over `a` and over `b` runs that chance exceeds one time in twenty.
 
         Half the width of Student's confidence interval, for the sd is itself an estimate.
         """
@@ -71,39 +61,12 @@ class Spread:
         quantile = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2))
         return quantile * self.sd * math.sqrt(1 / a + 1 / b)
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Variants by falling mAP50-95, one of which is what the others are compared with."""
-
-    variants: tuple[Variant, ...]
-    baseline: Variant
-
-    @classmethod
-    def of(cls, runs: Sequence[Outcome], baseline: str) -> Comparison:
-        """Put runs together by variant; `baseline` is the name of one of them."""
-        names = sorted({run.variant for run in runs})
-        variants = [
-            Variant(name, tuple(sorted((r for r in runs if r.variant == name), key=lambda run: run.seed)))
-            for name in names
-        ]
-        variants.sort(key=lambda variant: -variant.map50_95.mean)
-        return cls(tuple(variants), next(v for v in variants if v.name == baseline))
-
-    @property
-    def repeated(self) -> tuple[Variant, ...]:
-        """Those with several seeds."""
-        return tuple(variant for variant in self.variants if len(variant.runs) > 1)
-
-    @property
-    def spread(self) -> Spread | None:
-        """The pooled spread: sqrt(sum (n - 1) sd^2 / sum (n - 1)) over variants of n > 1 seeds."""
-        if not self.repeated:
-            return None
-        freedom = sum(len(variant.runs) - 1 for variant in self.repeated)
-        squares = sum((len(v.runs) - 1) * (v.map50_95.sd or 0.0) ** 2 for v in self.repeated)
-        return Spread(math.sqrt(squares / freedom), freedom)
-
-    def difference(self, variant: Variant) -> float:
-        """Mean mAP50-95 of a variant minus that of the baseline."""
-        return variant.map50_95.mean - self.baseline.map50_95.mean
+    def told(self, verdict: str) -> list[str]:
+        """Names of the variants "above", "below" or "within" what chance explains beside the baseline."""
+        found: dict[str, list[str]] = {"above": [], "below": [], "within": []}
+        for row in self.variants:
+            if row is not self.baseline:
+                limit = self.limit(row.runs, self.baseline.runs)
+                within = abs(row.difference) <= limit
+                found["within" if within else "above" if row.difference > 0 else "below"].append(row.variant)
+        return found[verdict]

@@ -10,14 +10,15 @@ Everything is counted on tensors without data. `docs/counting.md` explains the c
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from models.summary import LayerCost, layer_costs
+from benchmarks.pages import console_table
+from models.summary import layer_costs
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -28,7 +29,16 @@ from utils.errors import UserError
 from utils.flags import IMGSZ, SIDE, CommandConfig, flag
 
 CHECKPOINTS = (".pt", ".safetensors")
-TITLES = ("parameters", "GFLOPs", "thop", "read MB", "written MB", "peak MB", "depth")
+# columns of the table: the number's name in json, and how it is shown
+COLUMNS: dict[str, tuple[str, Callable[[int], str]]] = {
+    "parameters": ("parameters", "{:,}".format),
+    "GFLOPs": ("flops", lambda number: f"{number / 1e9:.3f}"),
+    "thop": ("thop", lambda number: f"{number / 1e9:.3f}"),
+    "read MB": ("bytes_read", lambda number: f"{number / 1e6:.1f}"),
+    "written MB": ("bytes_written", lambda number: f"{number / 1e6:.1f}"),
+    "peak MB": ("peak_bytes", lambda number: f"{number / 1e6:.1f}"),
+    "depth": ("depth", str),
+}
 
 
 @dataclass(frozen=True)
@@ -68,204 +78,170 @@ class Config(CommandConfig):
         return self.fused or (self.convention == "conv" and not self.unfused)
 
 
-@dataclass(frozen=True)
-class Count:
-    """What one model costs, for one RGB image in float32.
-
-    Attributes:
-        name: as the user wrote it, without folders.
-        parameters: of the form that was counted; folding a BatchNorm turns its four values a channel (two of
-            them parameters) into a bias.
-        thop_package: what the thop package itself says, None when it is not installed.
-    """
-
-    name: str
-    nc: int
-    parameters: int
-    cost: Cost
-    layers: tuple[LayerCost, ...]
-    thop_package: int | None
-
-
 def run(config: Config) -> None:
     """Print the table, or the json, of all models that the flags name."""
-    counts = [count(name, config.imgsz, nc=config.nc, fuse=config.fuse) for name in config.names]
-    for item in counts:
-        operators = () if config.convention == "thop" else item.cost.unknown
-        missing = [*operators, *item.cost.unknown_to_thop]
-        if missing:
-            LOGGER.warning(f"{item.name}: not counted, for want of a rule: {', '.join(missing)}")
-    print(_as_json(counts, config) if config.json else _as_text(counts, config))
+    found = records(config)
+    for record in found:
+        operators = () if config.convention == "thop" else record["unknown_operators"]
+        if missing := [*operators, *record["unknown_to_thop"]]:
+            LOGGER.warning(f"{record['model']}: not counted, for want of a rule: {', '.join(missing)}")
+    print(json.dumps(found, indent=2) if config.json else as_text(found, config))
 
 
-def count(name: str, imgsz: int = 640, *, nc: int | None = None, fuse: bool = True) -> Count:
-    """Count the model of a yaml or a checkpoint, without running it.
+def count(
+    name: str,
+    imgsz: int = 640,
+    *,
+    nc: int | None = None,
+    fuse: bool = True,
+    convention: Convention = "conv",
+    thop: bool = False,
+) -> dict[str, Any]:
+    """Count the model of a yaml or a checkpoint, without running it, for one RGB image in float32.
 
     Args:
         name: yaml by name or path, or `.pt` or `.safetensors`, of which only the layout matters.
         imgsz: side of the square image in pixels.
         nc: number of classes instead of the model's own.
-        fuse: fold BatchNorms first.
+        fuse: fold BatchNorms first; that turns the four values a channel of each (two of them parameters)
+            into a bias.
+        thop: also ask the thop package itself, which takes longer than the rest.
+
+    Returns:
+        A record as `--json` prints it, with its layers. `thop_package` is None when the package was not asked
+        or is not installed.
 
     Raises:
         UserError: no such model, a faulty one, or an image side that does not suit its strides.
     """
-    model = build(name, nc).eval()
+    model = build(name, nc)
     try:
         model.measure_strides(Path(name).name)
     except UserError as error:  # it could be built: a block looks at the values that pass through it
         raise UserError(f"cannot be counted without running it: {error}") from error
-    stride = model.multiple
+    check_side(imgsz, name, model.multiple)
+    if fuse:
+        model.fuse()
+    channels = model.yaml["ch"]
+    layers = layer_costs(model.model, model.layers, channels, imgsz)
+    image = torch.empty(1, channels, imgsz, imgsz, device="meta")
+    cost = in_sequence([layer.cost for layer in layers])
+    return {
+        "model": Path(name).name,
+        "nc": model.nc,
+        "imgsz": imgsz,
+        "convention": convention,
+        "fused": fuse,
+        **_numbers(count_parameters(model), cost, convention),
+        "thop_package": thop_flops(model, image) if thop else None,
+        "unknown_operators": list(cost.unknown),
+        "unknown_to_thop": list(cost.unknown_to_thop),
+        "layers": [
+            {
+                "index": row.layer.index,
+                "from": row.layer.written,
+                "number": row.layer.number,
+                "module": row.layer.name,
+                "arguments": [str(argument) for argument in row.layer.args],
+                **_numbers(row.parameters, row.cost, convention),
+            }
+            for row in layers
+        ],
+    }
+
+
+def _numbers(parameters: int, cost: Cost, convention: Convention) -> dict[str, Any]:
+    """The numbers of a model or a layer by their names in json, which are those of `Cost`."""
+    found = {name: value for name, value in vars(cost).items() if not name.startswith("unknown")}
+    return {"parameters": parameters, "flops": cost.flops(convention), **found}
+
+
+def build(name: str, nc: int | None = None) -> DetectionModel:
+    """The model on meta tensors, unfused, in eval mode; raises `UserError` as `load_model` does."""
+    described = load_model(find_weights(name)).yaml if Path(name).suffix in CHECKPOINTS else name
+    try:
+        with torch.device("meta"):
+            return DetectionModel(described, nc=nc).eval()
+    except (UserError, RuntimeError):
+        # a constructor may need the values of its weights; a fault of the description shows up again here
+        return meta_copy(DetectionModel(described, nc=nc).eval())
+
+
+def check_side(imgsz: int, name: str, stride: int) -> None:
+    """Refuse, with `UserError`, an image side in pixels that is no multiple of a model's stride."""
     if imgsz % stride:
         low = imgsz // stride * stride
         near = f"{low} or {low + stride}" if low else str(stride)
         raise UserError(f"--imgsz {imgsz}: {name} takes multiples of its stride {stride}; use {near}")
-    if fuse:
-        model.fuse()
-    layers = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
-    image = torch.empty(1, model.yaml["ch"], imgsz, imgsz, device="meta")
-    return Count(
-        name=Path(name).name,
-        nc=model.nc,
-        parameters=count_parameters(model),
-        cost=in_sequence([layer.cost for layer in layers]),
-        layers=tuple(layers),
-        thop_package=thop_flops(model, image),
-    )
 
 
-def build(name: str, nc: int | None = None) -> DetectionModel:
-    """The model on meta tensors, unfused. Raises `UserError` as `DetectionModel` and `load_model` do."""
-    described = load_model(find_weights(name)).yaml if Path(name).suffix in CHECKPOINTS else name
-    try:
-        with torch.device("meta"):
-            return DetectionModel(described, nc=nc)
-    except (UserError, RuntimeError):
-        # a constructor may need the values of its weights; a fault of the description shows up again here
-        return meta_copy(DetectionModel(described, nc=nc))
-
-
-# ---- output ----
-
-
-def _as_json(counts: Sequence[Count], config: Config) -> str:
-    records = []
-    for item in counts:
-        record: dict[str, Any] = {
-            "model": item.name,
-            "nc": item.nc,
-            "imgsz": config.imgsz,
-            "convention": config.convention,
-            "fused": config.fuse,
-            "parameters": item.parameters,
-            **_exact(item.cost, config.convention),
-            "thop_package": item.thop_package,
-            "unknown_operators": list(item.cost.unknown),
-            "unknown_to_thop": list(item.cost.unknown_to_thop),
-        }
-        if len(counts) > 1:
-            record["ratios"] = dict(zip(_exact_names(), _ratios(item, counts[0], config.convention)))
+def records(config: Config, *, thop: bool = True) -> list[dict[str, Any]]:
+    """What the flags ask for of every model that they name; of several, with ratios to the first one."""
+    flags: dict[str, Any] = {"nc": config.nc, "fuse": config.fuse, "convention": config.convention}
+    found: list[dict[str, Any]] = []
+    for name in config.names:
+        record = count(name, config.imgsz, **flags, thop=thop)
+        layers = record.pop("layers")
+        found.append(record)
+        if len(config.names) > 1:
+            pairs = {key: (record[key], found[0][key]) for key, _ in COLUMNS.values()}
+            record["ratios"] = {
+                key: round(ours / base, 6) if base else None for key, (ours, base) in pairs.items()
+            }
         if config.per_layer:
-            record["layers"] = [_layer_record(layer, config.convention) for layer in item.layers]
-        records.append(record)
-    return json.dumps(records, indent=2)
+            record["layers"] = layers
+    return found
 
 
-def _exact(cost: Cost, convention: Convention) -> dict[str, Any]:
-    return {
-        "flops": cost.flops(convention),
-        "operations": dict(cost.operations),
-        "thop": cost.thop,
-        "bytes_read": cost.bytes_read,
-        "bytes_written": cost.bytes_written,
-        "peak_bytes": cost.peak_bytes,
-        "depth": cost.depth,
-        "kernels": cost.kernels,
-    }
-
-
-def _layer_record(item: LayerCost, convention: Convention) -> dict[str, Any]:
-    layer = item.layer
-    return {
-        "index": layer.index,
-        "from": layer.written,
-        "number": layer.number,
-        "module": layer.name,
-        "arguments": [str(argument) for argument in layer.args],
-        "parameters": item.parameters,
-        **_exact(item.cost, convention),
-    }
-
-
-def _exact_names() -> tuple[str, ...]:
-    return ("parameters", "flops", "thop", "bytes_read", "bytes_written", "peak_bytes", "depth")
-
-
-def _numbers(parameters: int, cost: Cost, convention: Convention) -> tuple[int, ...]:
-    memory = (cost.bytes_read, cost.bytes_written, cost.peak_bytes)
-    return (parameters, cost.flops(convention), cost.thop, *memory, cost.depth)
-
-
-def _ratios(item: Count, base: Count, convention: Convention) -> list[float | None]:
-    """Each number over that of the first model; None where that is zero."""
-    ours, theirs = (_numbers(c.parameters, c.cost, convention) for c in (item, base))
-    return [round(a / b, 6) if b else None for a, b in zip(ours, theirs)]
-
-
-def _as_text(counts: Sequence[Count], config: Config) -> str:
-    width = max(len(item.name) for item in counts)
-    head = f"{'model':<{width}} {'nc':>4} {'form':>7} {_columns(TITLES)}"
+def as_text(found: Sequence[Mapping[str, Any]], config: Config) -> str:
+    """The table, what the numbers mean, and with `--per-layer` a table for each model."""
+    numbers = "r" * len(COLUMNS)
+    rows = [["model", "nc", "form", *COLUMNS]]
     form = "fused" if config.fuse else "unfused"
-    lines = [head]
-    for item in counts:
-        numbers = _scaled(_numbers(item.parameters, item.cost, config.convention))
-        lines.append(f"{item.name:<{width}} {item.nc:>4} {form:>7} {_columns(numbers)}")
-    for item in counts[1:]:
-        ratios = _ratios(item, counts[0], config.convention)
-        shown = ["-" if ratio is None else f"x {ratio:.3f}" for ratio in ratios]
-        lines.append(f"{item.name:<{width}} {'':>4} {'':>7} {_columns(shown)}")
-    lines += _notes(counts, config)
-    if config.per_layer:
-        for item in counts:
-            lines += ["", f"{item.name}:", *_layer_lines(item, config.convention)]
-    return "\n".join(lines)
+    rows += [[record["model"], str(record["nc"]), form, *shown(record).values()] for record in found]
+    rows += [[record["model"], "", "", *shown_ratios(record).values()] for record in found[1:]]
+    parts = [console_table(rows, f"lrr{numbers}"), *_notes(found, config)]
+    for record in found if config.per_layer else ():
+        rows = [["layer", "from", "n", *COLUMNS, "module", "arguments"]]
+        for row in record["layers"]:
+            place = [str(row[key]) for key in ("index", "from", "number")]
+            rows.append([*place, *shown(row).values(), row["module"], ", ".join(row["arguments"])])
+        parts += ["", f"{record['model']}:", console_table(rows, f"rrr{numbers}ll")]
+    return "\n".join(parts)
 
 
-def _columns(values: Sequence[str]) -> str:
-    return " ".join(f"{value:>{width}}" for value, width in zip(values, (11, 9, 9, 9, 10, 9, 7)))
+def shown(record: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a model or a layer by column."""
+    return {title: form(record[key]) for title, (key, form) in COLUMNS.items()}
 
 
-def _scaled(numbers: Sequence[int]) -> list[str]:
-    parameters, flops, thop, read, written, peak, depth = numbers
-    memory = [f"{size / 1e6:.1f}" for size in (read, written, peak)]
-    return [f"{parameters:,}", f"{flops / 1e9:.3f}", f"{thop / 1e9:.3f}", *memory, str(depth)]
+def shown_ratios(record: Mapping[str, Any]) -> dict[str, str]:
+    ratios = {title: record["ratios"][key] for title, (key, _) in COLUMNS.items()}
+    return {title: "-" if ratio is None else f"x {ratio:.3f}" for title, ratio in ratios.items()}
 
 
-def _notes(counts: Sequence[Count], config: Config) -> list[str]:
+def shown_operations(record: Mapping[str, Any]) -> dict[str, str]:
+    """GFLOPs by kind, those that the convention counts and the model has."""
+    kinds = KINDS_OF.get(record["convention"], ())
+    found = {kind: record["operations"][kind] for kind in kinds}
+    return {kind: f"{number / 1e9:.3f}" for kind, number in found.items() if number}
+
+
+def _notes(found: Sequence[Mapping[str, Any]], config: Config) -> list[str]:
     """What the numbers mean, what makes them up, and whether the thop package agrees."""
-    side = config.imgsz
     lines = [
         f"{config.convention}: {EXPLAINED[config.convention]}",
-        f"of one {side} x {side} image in float32; MB are 10^6 bytes",
+        f"of one {config.imgsz} x {config.imgsz} image in float32; MB are 10^6 bytes",
     ]
     if config.convention in ("bn", "all"):
-        for item in counts:
-            found = {kind: item.cost.operations[kind] for kind in KINDS_OF[config.convention]}
-            parts = [f"{kind} {number / 1e9:.3f}" for kind, number in found.items() if number]
-            lines.append(f"{item.name}: {' + '.join(parts)}")
-    if any(item.thop_package is None for item in counts):
+        for record in found:
+            parts = (f"{kind} {gflops}" for kind, gflops in shown_operations(record).items())
+            lines.append(f"{record['model']}: {' + '.join(parts)}")
+    if any(record["thop_package"] is None for record in found):
         return [*lines, "thop: by its rules; to check with the package itself, pip install thop"]
-    unlike = [item for item in counts if item.thop_package != item.cost.thop]
-    for item in unlike:
-        lines.append(f"thop: the package itself counts {(item.thop_package or 0) / 1e9:.3f} for {item.name}")
-    return lines if unlike else [*lines, "thop: by its rules; the package itself agrees"]
-
-
-def _layer_lines(item: Count, convention: Convention) -> list[str]:
-    lines = [f"{'layer':>5} {'from':>16} {'n':>3} {_columns(TITLES)}  {'module':<18} arguments"]
-    for row in item.layers:
-        layer = row.layer
-        numbers = _columns(_scaled(_numbers(row.parameters, row.cost, convention)))
-        place = f"{layer.index:>5} {layer.written!s:>16} {layer.number:>3}"
-        lines.append(f"{place} {numbers}  {layer.name:<18} {', '.join(map(str, layer.args))}")
-    return lines
+    unlike = [
+        f"thop: the package itself counts {record['thop_package'] / 1e9:.3f} for {record['model']}"
+        for record in found
+        if record["thop_package"] != record["thop"]
+    ]
+    return [*lines, *(unlike or ["thop: by its rules; the package itself agrees"])]

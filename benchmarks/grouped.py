@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.pages import console_table
 from benchmarks.stopwatch import OPENERS, measure
 from models.exporting import onnx
 from models.exporting.job import Job
@@ -53,7 +54,7 @@ def forms_of(channels: int) -> dict[str, nn.Module]:
 
 def main() -> None:
     torch.manual_seed(0)
-    print("channels  side  runtime   form      ms     relative (quartiles)")
+    rows = [("channels", "side", "runtime", "form", "ms", "relative (quartiles)")]
     with tempfile.TemporaryDirectory() as folder:
         for channels, side in MAPS.items():
             image = torch.rand(1, channels, side, side)
@@ -63,14 +64,13 @@ def main() -> None:
                 onnx.export(Job(network.eval(), image, files[name], {}))
             for runtime in ("onnx", "openvino"):
                 calls = {n: OPENERS[runtime](f, image.numpy(), THREADS) for n, f in files.items()}
-                times = {name: np.array(rows) for name, rows in measure(calls, ROUNDS, WARMUP).items()}
+                times = {name: np.array(found) for name, found in measure(calls, ROUNDS, WARMUP).items()}
                 first = next(iter(times.values()))
-                for name, rows in times.items():
-                    low, middle, high = np.percentile(rows / first, (25, 50, 75))
-                    print(
-                        f"{channels:8}  {side:4}  {runtime:8}  {name:8}  {np.median(rows):5.2f}  "
-                        f"{middle:.2f} ({low:.2f}–{high:.2f})"
-                    )
+                for name, found in times.items():
+                    low, middle, high = np.percentile(found / first, (25, 50, 75))
+                    cells = (f"{np.median(found):.2f}", f"{middle:.2f} ({low:.2f}–{high:.2f})")
+                    rows.append((str(channels), str(side), runtime, name, *cells))
+    print(console_table(rows, "rrllrl"))
 
 
 if __name__ == "__main__":

@@ -37,59 +37,57 @@ from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
 
+Clock = Callable[[], float]
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["val", "train", "help"])
+    parser.add_argument("command", choices=list(PAIRS))
     parser.add_argument("--weights", default="yolov5n.pt")
     parser.add_argument("--data", default="digits.yaml")
-    parser.add_argument("--imgsz", type=int, default=None, help="default: 640 for val, 320 for train")
+    parser.add_argument("--imgsz", type=int, help="default: 640 for val, 320 for train")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", nargs="?", const="ram")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    pair = {"val": validation_pair, "train": training_pair, "help": help_pair}[args.command](args)
-    compare(*pair, rounds=args.rounds, fixed=2.5 if args.command == "val" else 0.0)
-
-
-Clock = Callable[[], float]
-
-
-def compare(ours: Clock, bare: Clock, rounds: int, fixed: float) -> None:
-    """Run both in turn and print the times and the ratio of each round."""
+    args.imgsz = args.imgsz or (640 if args.command == "val" else 320)
+    command, bare = PAIRS[args.command](args)
+    fixed = 2.5 if args.command == "val" else 0.0  # seconds that the process needs to begin
     ratios = []
-    for number in range(1, rounds + 1):
-        a, b = ours(), bare()
+    for number in range(1, args.rounds + 1):
+        a, b = command(), bare()
         ratios.append((a - fixed) / b)
         print(f"round {number}: command {a:.2f} s, bare {b:.2f} s, ratio {a / b:.2f}", end="")
         print(f", ({a:.2f} - {fixed}) / bare = {ratios[-1]:.2f}" if fixed else "")
     print(f"ratio: median {np.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
 
 
-def timed(command: list[str]) -> float:
+def timed(*command: str) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def help_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
-    return lambda: timed(["detect.py", "--help"]), lambda: timed(["-c", "import torch"])
+    return lambda: timed("detect.py", "--help"), lambda: timed("-c", "import torch")
+
+
+def flags(args: argparse.Namespace, *names: str) -> list[str]:
+    """Those of our own flags that the command has too."""
+    return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
 
 
 def validation_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
-    imgsz = args.imgsz or 640
     spec = load_data_spec(args.data)
     model = load_model(args.weights, fuse=True)
-    dataset = DetectionDataset(
-        build_index(spec.val, spec.names), imgsz, rect=True, batch_size=args.batch_size, stride=32, pad=0.5
-    )
-    batches = [
-        b.images.float() / 255 for b in build_loader(dataset, args.batch_size, workers=0, shuffle=False)
-    ]
+    index = build_index(spec.val, spec.names)
+    dataset = DetectionDataset(index, args.imgsz, rect=True, batch_size=args.batch_size, stride=32, pad=0.5)
+    loader = build_loader(dataset, args.batch_size, workers=0, shuffle=False)
+    batches = [batch.images.float() / 255 for batch in loader]
 
     @torch.inference_mode()
     def bare() -> float:
@@ -98,29 +96,23 @@ def validation_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
             model(batch)
         return time.perf_counter() - start
 
-    def ours() -> float:
+    def command() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            return timed(
-                [
-                    *("val.py", "--weights", args.weights, "--data", args.data, "--imgsz", str(imgsz)),
-                    *("--batch-size", str(args.batch_size), "--project", folder),
-                ]
-            )
+            own = flags(args, "weights", "data", "imgsz", "batch_size")
+            return timed("val.py", *own, "--project", folder)
 
-    return ours, bare
+    return command, bare
 
 
 def training_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
-    imgsz = args.imgsz or 320
     spec = load_data_spec(args.data)
-    index = build_index(spec.train, spec.names)
     model = load_model(args.weights).train()
     hyp = Hyperparameters()
-    criterion = DetectionLoss(
-        model.head.anchors, model.nc, hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz)
-    )
+    scaled = hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=args.imgsz)
+    criterion = DetectionLoss(model.head.anchors, model.nc, scaled)
     optimizer = build_optimizer(model, "SGD", hyp, hyp.weight_decay)
-    dataset = DetectionDataset(index, imgsz, hyp=hyp, augment=True, stride=32)
+    index = build_index(spec.train, spec.names)
+    dataset = DetectionDataset(index, args.imgsz, hyp=hyp, augment=True, stride=32)
     loader = build_loader(dataset, args.batch_size, workers=0, shuffle=True)
     loader.set_epoch(0)
     batch = next(iter(loader))
@@ -135,27 +127,21 @@ def training_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
             optimizer.zero_grad()
         return time.perf_counter() - start
 
-    def ours() -> float:
+    def command() -> float:
         """Seconds of an epoch after the first, without its validation, as train.py reports them."""
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                *(sys.executable, "train.py", "--weights", args.weights, "--data", args.data, "--noval"),
-                *(
-                    "--imgsz",
-                    str(imgsz),
-                    "--batch-size",
-                    str(args.batch_size),
-                    "--workers",
-                    str(args.workers),
-                ),
-                *("--epochs", str(args.epochs + 1), "--project", folder, "--noplots", "--noautoanchor"),
-                *(("--cache", args.cache) if args.cache else ()),
-            ]
-            output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+            own = flags(args, "weights", "data", "imgsz", "batch_size", "workers")
+            own += flags(args, "cache") if args.cache else []
+            own += ["--epochs", str(args.epochs + 1), "--project", folder]
+            words = [sys.executable, "train.py", *own, "--noval", "--noplots", "--noautoanchor"]
+            output = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         seconds = [float(s) for s in re.findall(r"^epoch \d+/.* ([\d.]+) s$", output, flags=re.M)]
         return float(np.median(seconds[1:-1]))  # the last one also validates
 
-    return ours, bare
+    return command, bare
+
+
+PAIRS = {"val": validation_pair, "train": training_pair, "help": help_pair}
 
 
 if __name__ == "__main__":

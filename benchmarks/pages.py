@@ -1,14 +1,50 @@
-"""Pages that commands write: they replace their own and nobody else's."""
+"""Pages that commands write: templates of `templates/`, and tables for a page or a console.
+
+A command replaces its own pages and nobody else's: it knows them by the mark near the top, the line of the
+template that begins with `<!-- Written by`.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jinja2
+
+from benchmarks.commands import bare, shell
 from utils.errors import UserError
+from utils.files import atomic_write
 
+TEMPLATES = Path(__file__).with_name("templates")
 HEAD = 1000  # bytes among which the mark of a page stands
+
+
+def render(template: str, **values: Any) -> str:
+    """A template filled in; what comes into HTML is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(bare=bare, shell=shell, markdown=markdown_table, counted=counted)
+    return environment.get_template(template).render(values)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a file in its place, in one step."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def mark_of(template: str) -> str:
+    """The line by which a command knows the pages that it made from a template."""
+    lines = (TEMPLATES / template).read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("<!-- Written by"))
 
 
 def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) -> None:
@@ -34,12 +70,22 @@ def check_page(path: Path, mark: str, flag: str, beside: Sequence[Path] = ()) ->
         pass
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines for a console."""
+def markdown_table(rows: Sequence[Sequence[str]], align: str) -> str:
+    """A table in Markdown; the first row has the titles, `align` a letter l or r for each column."""
+    rule = [":---" if side == "l" else "---:" for side in align]
+    lines = ([cell.replace("|", "\\|") for cell in row] for row in (rows[0], rule, *rows[1:]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def console_table(rows: Sequence[Sequence[str]], align: str) -> str:
+    """The same for a console."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    pad = {"l": str.ljust, "r": str.rjust}
+    return "\n".join(
+        "  ".join(pad[side](cell, width) for cell, width, side in zip(row, widths, align)).rstrip()
+        for row in rows
+    )
 
 
-def escaped(cells: Sequence[str]) -> list[str]:
-    """The cells of a row of a Markdown table."""
-    return [cell.replace("|", "\\|") for cell in cells]
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("s" if count > 1 else "")

@@ -11,54 +11,28 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.latency import Candidate, candidates_of, check_packages, describe_machine, write_network
-from benchmarks.latency import Config as LatencyConfig
-from benchmarks.pages import aligned, check_page, escaped
-from benchmarks.results_page import bare, shell
-from benchmarks.runs import arguments
+from benchmarks.commands import command_line
+from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
+from benchmarks.pages import check_page, console_table, mark_of, render, write_text
 from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.describe import example
-from models.runtimes.base import MOST_THREADS
-from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
 from utils.interrupt import ending_cleanly
 from utils.optional import require
 
 Kernels: TypeAlias = dict[str, list[float]]  # milliseconds of every kernel of a kind in one call
-MARK = "<!-- Written by `benchmark.py profile`, which replaces it. -->"
-RUNTIMES = ("onnx", "openvino")
+Call: TypeAlias = Callable[[], Kernels]
+TEMPLATE = "profile.md.j2"
 
 
-@dataclass(frozen=True)
-class Config(CommandConfig):
+class Config(NetworkConfig):
     """Profile networks in their runtimes, next to each other."""
-
-    cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
-    weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
-    runtimes: tuple[str, ...] = flag(RUNTIMES, f"some of {', '.join(RUNTIMES)}", rule=one_of(RUNTIMES))
-    imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
-    threads: int = flag(2, "threads of each runtime", rule=between(1, MOST_THREADS))
-    runs: int = flag(30, "profiled rounds", rule=at_least(1))
-    warmup: int = flag(5, "rounds before them", rule=at_least(0))
-    public: bool = flag(False, "also profile the form without deploy(), only BatchNorm folded")
-    output: str = flag("", "Markdown file for the tables")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.networks()  # names at least one model
-
-    def networks(self) -> LatencyConfig:
-        """What `benchmark.py latency` would measure."""
-        shared = ("cfg", "weights", "runtimes", "imgsz", "threads", "runs", "warmup", "public")
-        return LatencyConfig(**{name: getattr(self, name) for name in shared})
 
 
 def run(config: Config) -> None:
@@ -70,22 +44,33 @@ def run(config: Config) -> None:
     runtimes = list(dict.fromkeys(config.runtimes))
     check_packages(runtimes)
     if config.output:
-        check_page(Path(config.output), MARK, "--output")
-    candidates = candidates_of(config.networks())
+        check_page(Path(config.output), mark_of(TEMPLATE), "--output")
+    candidates = candidates_of(config)
     image = example((config.imgsz, config.imgsz), 1)
+    align = "l" + "r" * len(candidates)
     tables = {}
     with ending_cleanly(), tempfile.TemporaryDirectory(prefix="profile-") as folder:
-        files = {c.name: write_network(c, "onnx", image, Path(folder), n) for n, c in enumerate(candidates)}
+        files = {c.name: c.write("onnx", image, Path(folder), n) for n, c in enumerate(candidates)}
         for runtime in runtimes:
-            calls = PROFILERS[runtime](files, image.numpy(), config.threads, Path(folder))
+            opener = PROFILERS[runtime]
+            calls = {name: opener(file, image.numpy(), config.threads) for name, file in files.items()}
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
-        print("\n".join(["", f"{runtime}: milliseconds an image (number of kernels)", *aligned(rows)]))
+        print(f"\n{runtime}: milliseconds an image (number of kernels)\n{console_table(rows, align)}")
     if config.output:
-        Path(config.output).write_text(page(tables, config, candidates), encoding="utf-8")
+        text = render(
+            TEMPLATE,
+            command=command_line("profile", config),
+            config=config,
+            machine=describe_machine(runtimes),
+            networks=len(candidates),
+            tables=tables,
+            align=align,
+        )
+        write_text(Path(config.output), text)
 
 
-def kernels_of(calls: Mapping[str, Callable[[], Kernels]], runs: int, warmup: int) -> dict[str, Kernels]:
+def kernels_of(calls: Mapping[str, Call], runs: int, warmup: int) -> dict[str, Kernels]:
     """Of each network, the median over the rounds of every kernel's time, by kind."""
     rounds: dict[str, list[Kernels]] = {name: [] for name in calls}
     for number in range(-warmup, runs):
@@ -101,16 +86,14 @@ def kernels_of(calls: Mapping[str, Callable[[], Kernels]], runs: int, warmup: in
     }
 
 
-def onnx_calls(
-    files: Mapping[str, Path], image: np.ndarray, threads: int, folder: Path
-) -> dict[str, Callable[[], Kernels]]:
+def open_onnx(path: Path, image: np.ndarray, threads: int) -> Call:
     """ONNX Runtime writes what it measured to a file when a session ends, so every call has its session."""
     onnxruntime = require("onnxruntime", "onnxruntime")
 
-    def call(path: Path) -> Kernels:
+    def call() -> Kernels:
         options = session_options(threads)
         options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
+        options.profile_file_prefix = str(path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for _ in range(3):  # the first calls lay out memory
             session.run(None, {session.get_inputs()[0].name: image})
@@ -124,7 +107,7 @@ def onnx_calls(
                 kernels[onnx_kind(event["args"])].append(event["dur"] / 1e3)
         return dict(kernels)
 
-    return {name: partial(call, path) for name, path in files.items()}
+    return call
 
 
 def onnx_kind(args: Mapping[str, Any]) -> str:
@@ -138,12 +121,11 @@ def onnx_kind(args: Mapping[str, Any]) -> str:
     return f"Conv {high}x{wide}{grouped}"
 
 
-def openvino_calls(
-    files: Mapping[str, Path], image: np.ndarray, threads: int, folder: Path
-) -> dict[str, Callable[[], Kernels]]:
+def open_openvino(path: Path, image: np.ndarray, threads: int) -> Call:
     """OpenVINO tells after each call; a kind is the operator and the kernel that it chose."""
+    request = openvino_request(path, threads, PERF_COUNT=True)
 
-    def call(request: Any) -> Kernels:
+    def call() -> Kernels:
         request.infer({0: image}, share_inputs=True)
         kernels: Kernels = defaultdict(list)
         for info in request.profiling_info:
@@ -151,11 +133,10 @@ def openvino_calls(
                 kernels[f"{info.node_type} ({info.exec_type})"].append(info.real_time.total_seconds() * 1e3)
         return dict(kernels)
 
-    requests = {name: openvino_request(path, threads, {"PERF_COUNT": True}) for name, path in files.items()}
-    return {name: partial(call, request) for name, request in requests.items()}
+    return call
 
 
-PROFILERS = {"onnx": onnx_calls, "openvino": openvino_calls}
+PROFILERS = {"onnx": open_onnx, "openvino": open_openvino}
 
 
 def table(kernels: Mapping[str, Kernels]) -> list[tuple[str, ...]]:
@@ -174,25 +155,3 @@ def table(kernels: Mapping[str, Kernels]) -> list[tuple[str, ...]]:
             cells.append(f"{sum(times):.2f} ({len(times)})" if times else "–")
         rows.append((title, *cells))
     return rows
-
-
-def page(
-    tables: Mapping[str, Sequence[Sequence[str]]], config: Config, candidates: Sequence[Candidate]
-) -> str:
-    """The tables as Markdown, with the command and the machine."""
-    machine = describe_machine(list(tables))
-    command = ("python", "benchmark.py", "profile", *map(bare, arguments(config)))
-    parts = [
-        MARK,
-        "# Where the time goes",
-        f"```\n{shell(command)}\n```",
-        f"{machine.processor}, {machine.cores} cores. Milliseconds an image at {config.imgsz} px and, in "
-        f"brackets, the number of kernels, as the runtimes' own profilers tell; of each kernel the median of "
-        f"{config.runs} rounds"
-        + (f", in which {len(candidates)} networks run in turns." if len(candidates) > 1 else "."),
-    ]
-    for runtime, rows in tables.items():
-        lines = [f"| {' | '.join(escaped(row))} |" for row in rows]
-        lines.insert(1, "| :--- |" + " ---: |" * (len(rows[0]) - 1))
-        parts += [f"## {runtime} {machine.versions[runtime]}", "\n".join(lines)]
-    return "\n\n".join(parts) + "\n"

@@ -7,22 +7,30 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from benchmarks.latency_page import Machine, Timing
-from benchmarks.pages import check_page
-from benchmarks.report_page import DEPLOYED, MARK, Accuracy, Report, html_page
-from benchmarks.results_page import bare
-from benchmarks.runs import arguments
+from markupsafe import Markup
+
+from benchmarks.commands import command_line
+from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.plots import Point, bars, scatter
+from benchmarks.timings import ALLOWED, Timing, by_runtime, read_latency
 from utils.errors import UserError
 from utils.files import find_file
 from utils.flags import CommandConfig, flag
+from utils.plots.canvas import svg_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "report.html.j2"
+DEPLOYED, INT8 = "deployed", "int8"
+# by variant: the means `map` of mAP50-95 and `map50` over the seeds, the sample standard deviation `spread`
+# of mAP50-95, and the number of `seeds`
+Accuracy: TypeAlias = dict[Any, dict[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -48,78 +56,83 @@ def run(config: Config) -> None:
         UserError: a file that is missing or was not written by the other command, or no network in both.
     """
     target = Path(config.output)
-    check_page(target, MARK, "--output")
-    record, timings, machine = read_latency(find_file(config.latency))
+    check_page(target, mark_of(TEMPLATE), "--output")
+    record = read_latency(find_file(config.latency))
+    timings = record["timings"]
+    if not any(timing.form == DEPLOYED for timing in timings):
+        raise UserError(f"{config.latency} has no timings of deployed networks")
     accuracy = read_accuracy(find_file(config.accuracy)) if config.accuracy else {}
     known = {timing.variant for timing in timings}
     if accuracy and not known & set(accuracy):
         raise UserError(f"{config.accuracy} and {config.latency} have no network in common")
-    report = Report(
+    accuracy = {name: scores for name, scores in accuracy.items() if name in known}
+    text = render(
+        TEMPLATE,
+        **record,
         title=config.title,
         source=config.source,
-        commands=(
-            str(record["command"]),
-            shlex.join(("python", "benchmark.py", "report", *map(bare, arguments(config)))),
-        ),
-        baseline=str(record["baseline"]),
-        setting=setting_of(record),
-        machine=machine,
-        timings=timings,
-        accuracy={name: value for name, value in accuracy.items() if name in known},
+        own_command=shlex.join(command_line("report", config)),
+        runtimes=by_runtime(timings),
+        accuracy=accuracy,
+        plots=plots(timings, accuracy),
+        allowed=ALLOWED,
     )
-    target.write_text(html_page(report), encoding="utf-8")
-    print(f"{target}: {len(known)} networks, {len(report.accuracy)} of them with accuracy")
+    write_text(target, text)
+    print(f"{target}: {len(known)} networks, {len(accuracy)} of them with accuracy")
 
 
-def setting_of(record: dict[str, Any]) -> str:
-    """How the latency was measured, in words."""
-    return "{imgsz} px, batch {batch}, {threads} threads, {date}".format(**record)
-
-
-def read_latency(path: Path) -> tuple[dict[str, Any], list[Timing], Machine]:
-    """The record, its timings and the machine.
-
-    Raises:
-        UserError: not a file of `benchmark.py latency --json`.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        timings = [Timing.read(row) for row in record["timings"]]
-        machine = Machine(**record["machine"])
-        machine.versions.items()
-        for name in ("command", "date", "baseline", "imgsz", "batch", "threads"):
-            record[name]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not what `benchmark.py latency --json` writes ({error})") from error
-    if not any(timing.form == DEPLOYED for timing in timings):
-        raise UserError(f"{path} has no timings of deployed networks")
-    return record, timings, machine
-
-
-def read_accuracy(path: Path) -> dict[str, Accuracy]:
-    """Means over the seeds by variant.
+def read_accuracy(path: Path) -> Accuracy:
+    """Means over the seeds.
 
     Raises:
         UserError: not a results.csv of `benchmark.py train`.
     """
-    scores: dict[str, list[tuple[float, float]]] = {}
+    import pandas as pd
+
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                pair = float(row["mAP50"]), float(row["mAP50-95"])
-                if not all(0 <= score <= 1 for score in pair):  # NaN is not
-                    raise ValueError(f"mAP of {row['variant']} must lie between 0 and 1")
-                scores.setdefault(row["variant"], []).append(pair)
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} is not a results.csv of `benchmark.py train` ({error})") from error
-    if not scores:
-        raise UserError(f"{path} is not a results.csv of `benchmark.py train` (it has no rows)")
-    return {
-        name: Accuracy(
-            map50=mean(first for first, _ in rows),
-            map=mean(second for _, second in rows),
-            spread=stdev(second for _, second in rows) if len(rows) > 1 else None,
-            seeds=len(rows),
-        )
-        for name, rows in scores.items()
-    }
+        table = pd.read_csv(path, dtype=str, index_col=False, keep_default_na=False)
+        scores = table[["mAP50", "mAP50-95"]].astype(float)
+        if table.empty or not ((scores >= 0) & (scores <= 1)).all(axis=None):  # NaN is neither
+            raise ValueError("mAP must lie between 0 and 1")
+        seeds = scores.groupby(table["variant"])
+        columns = {"map50": seeds["mAP50"].mean(), "map": seeds["mAP50-95"].mean()}
+        means = pd.DataFrame({**columns, "spread": seeds["mAP50-95"].std(), "seeds": seeds.size()})
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a results.csv of `benchmark.py train` ({reason})") from error
+    return means.to_dict("index")
+
+
+def plots(timings: list[Timing], accuracy: Accuracy) -> list[tuple[str, str, Markup]]:
+    """Title, note and drawing: accuracy against latency, latency against FLOPs, and size."""
+    found: list[tuple[str, str, Figure]] = []
+    runtimes = by_runtime(timings)
+    for runtime, rows in runtimes.items() if accuracy else ():
+        points = [
+            Point(short(row), row.milliseconds[1], accuracy[row.variant]["map"], marked=row.is_baseline)
+            for row in rows
+            if row.form == DEPLOYED and row.variant in accuracy
+        ]
+        note = "Line: no other network is both faster and more accurate."
+        drawn = scatter(points, "", "ms", "mAP50-95", frontier=True)
+        found.append((f"Accuracy against latency, {runtime}", note, drawn))
+    for runtime, rows in runtimes.items():
+        points = [
+            Point(
+                short(row), row.flops_ratio, row.ratio[1], marked=row.is_baseline, hollow=row.form != DEPLOYED
+            )
+            for row in rows
+            if row.form != INT8
+        ]
+        note = "Below the line: as much faster as it is lighter, or more. Hollow: public form."
+        drawn = scatter(points, "", "FLOPs, ratio", "latency, ratio", diagonal=True)
+        found.append((f"Latency against FLOPs, {runtime}", note, drawn))
+    first = next(iter(runtimes.values()))
+    sizes = {short(row): row.parameters / 1e6 for row in first if row.form == DEPLOYED}
+    found.append(("Size", "Of the fused network.", bars(sizes, "", "million parameters")))
+    return [(title, note, Markup(svg_of(figure, title))) for title, note, figure in found]
+
+
+def short(row: Timing) -> str:
+    """A variant's name without what most of them share."""
+    return row.variant.removeprefix("yolov5n-")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
 
+from benchmarks.commands import arguments
 from models.cfg import resolve_cfg
 from models.weights import find_weights
 from training.config import TrainConfig
@@ -22,7 +25,6 @@ from training.run_folder import RunFolder
 from utils.console import LOGGER
 from utils.errors import UserError
 from utils.files import ROOT, find_file
-from utils.flags import CommandConfig
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
 
@@ -84,22 +86,6 @@ def runs_in(folder: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.variant, run.seed))
 
 
-def arguments(config: CommandConfig, leave_out: Sequence[str] = ()) -> list[str]:
-    """The command line that makes `config`: a flag for every value that is not the default.
-
-    Args:
-        leave_out: fields without a flag.
-    """
-    words: list[str] = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in leave_out:
-            names = field.metadata["names"] or (f"--{field.name.replace('_', '-')}",)
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [names[0], *map(str, values)]
-    return words
-
-
 def settings_of(run: Run) -> dict[str, Any]:
     """The flags of train.py that a run was started with; those of another version may lack some.
 
@@ -115,48 +101,45 @@ def check_budget(run: Run, wanted: TrainConfig, hyp: Hyperparameters) -> None:
     Raises:
         UserError: it had another; the message names the first setting that differs.
     """
-    before = {**dataclasses.asdict(TrainConfig()), **settings_of(run)}
+    flags = {**dataclasses.asdict(TrainConfig()), **settings_of(run)}
     for name, value in dataclasses.asdict(wanted).items():
-        old = tuple(before[name]) if isinstance(before[name], list) else before[name]
+        old = tuple(flags[name]) if isinstance(flags[name], list) else flags[name]
         if name not in NO_BUDGET and _identity(name, old) != _identity(name, value):
-            raise _another_budget(run, f"--{name.replace('_', '-')} {_shown(old)}", _shown(value))
-    old_hyp = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
+            raise _another_budget(run, f"--{name.replace('_', '-')}", old, value)
+    values = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
     for name, value in dataclasses.asdict(hyp).items():
-        if old_hyp[name] != value:
-            raise _another_budget(run, f"hyper-parameter {name} {_shown(old_hyp[name])}", _shown(value))
+        if values[name] != value:
+            raise _another_budget(run, f"hyper-parameter {name}", values[name], value)
+
+
+def _another_budget(run: Run, setting: str, old: Any, new: Any) -> UserError:
+    before, now = ("(none)" if value in ("", None) else value for value in (old, new))
+    return UserError(
+        f"{run.folder} was trained with {setting} {before}, which is {now} now; runs are compared under one "
+        "budget: repeat the setting, or choose another --name, or remove that folder"
+    )
 
 
 def _identity(name: str, value: Any) -> Any:
     """A value to compare: a file is the same whether it is named with or without its folder."""
     if name in FINDERS and value:
-        try:
+        with contextlib.suppress(UserError):  # it is gone, so that its name is all there is
             return FINDERS[name](str(value)).resolve()
-        except UserError:  # it is gone, so that its name is all there is
-            return value
     return value
-
-
-def _shown(value: Any) -> str:
-    return "(none)" if value in ("", None) else str(value)
-
-
-def _another_budget(run: Run, before: str, now: str) -> UserError:
-    return UserError(
-        f"{run.folder} was trained with {before}, which is {now} now; runs are compared under one budget: "
-        "repeat the setting, or choose another --name, or remove that folder"
-    )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        content = None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid yaml; remove the run's folder to train it again") from error
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise damaged(path) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is missing or damaged; remove the run's folder to train it again")
+        raise damaged(path)
     return content
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(f"{path} is missing or damaged; remove the run's folder to train it again")
 
 
 def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
@@ -180,22 +163,25 @@ def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
         log.write(f"$ python train.py {shlex.join(words)}\n".encode())
         log.flush()
         start = log.tell()
-        status = _wait(_start(words, log), _Echo(run.log, start), stop)
+        # its output goes straight into the file: a pipe would break, and the run with it, if we died
+        command = [sys.executable, str(ROOT / "train.py"), *words]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    with run.log.open("rb") as output:
+        output.seek(start)
+        status = _wait(process, output, stop)
+        output.seek(start)
+        lines = output.read().decode(errors="replace").splitlines()
     if status and stop.requested:
         LOGGER.info(f"{run}: stopped; the same command continues it")
         sys.exit(stop.exit_status)
     if status:
-        raise UserError(f"{run}: {_last_words(run.log, start)} (status {status}; everything is in {run.log})")
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        last = (errors or [line for line in lines if line.strip()] or ["it ended without a word"])[-1]
+        raise UserError(f"{run}: {last} (status {status}; everything is in {run.log})")
 
 
-def _start(words: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
-    """Its output goes straight into the file: a pipe would break, and the run with it, if we died."""
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _wait(process: subprocess.Popen[bytes], echo: Callable[[], None], stop: StopRequest) -> int:
-    """The exit status of a training process, which learns of a stop request.
+def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest) -> int:
+    """The exit status of a training process, which learns of a stop request; tells of its epochs meanwhile.
 
     Ctrl-C in a terminal reaches that process, too, and a second one would end it without saving; therefore it
     is told with SIGTERM, which it may get any number of times.
@@ -210,7 +196,7 @@ def _wait(process: subprocess.Popen[bytes], echo: Callable[[], None], stop: Stop
                     process.terminate()
                     told = True
             finally:
-                echo()
+                _echo(output)
     except BaseException:  # a second Ctrl-C, or an error of ours: leave no process behind
         process.send_signal(signal.SIGINT)
         try:
@@ -221,27 +207,11 @@ def _wait(process: subprocess.Popen[bytes], echo: Callable[[], None], stop: Stop
         raise
 
 
-class _Echo:
-    """Repeats the lines about epochs on the console as they appear in a log."""
-
-    def __init__(self, log: Path, position: int) -> None:
-        self._log, self._position = log, position
-
-    def __call__(self) -> None:
-        with self._log.open("rb") as file:
-            file.seek(self._position)
-            complete = file.read().rpartition(b"\n")[0]
-        if complete:
-            self._position += len(complete) + 1
-        for line in complete.decode(errors="replace").splitlines():
-            if line.startswith("epoch "):
-                LOGGER.info(f"    {line}")
-
-
-def _last_words(log: Path, start: int) -> str:
-    """The error line of a run's output after `start` bytes, or else its last line."""
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it ended without a word"])[-1]
+def _echo(output: BinaryIO) -> None:
+    """Repeat on the console the lines about epochs that stand in a log from its position on; move that."""
+    text = output.read()
+    complete = text.rfind(b"\n") + 1
+    output.seek(complete - len(text), os.SEEK_CUR)
+    for line in text[:complete].decode(errors="replace").splitlines():
+        if line.startswith("epoch "):
+            LOGGER.info(f"    {line}")

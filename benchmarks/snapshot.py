@@ -34,37 +34,27 @@ from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
 
 CORNERS = 12  # of the polygon that stands for a box, where a data set has none
-STILL: dict[str, Any] = {
-    "translate": 0.0,
-    "scale": 0.0,
-    "fliplr": 0.0,
-    "mosaic": 0.0,
-    "hsv_h": 0.0,
-    "hsv_s": 0.0,
-    "hsv_v": 0.0,
+STILL = dict.fromkeys(("translate", "scale", "fliplr", "mosaic", "hsv_h", "hsv_s", "hsv_v"), 0.0)
+# name -> hyper-parameters
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "none": STILL,
+    "colour": STILL | {"hsv_h": 0.1, "hsv_s": 0.7, "hsv_v": 0.4},
+    "translate": STILL | {"translate": 0.3},
+    "scale": STILL | {"scale": 0.9},
+    "degrees": STILL | {"degrees": 45.0},
+    "shear": STILL | {"shear": 10.0},
+    "perspective": STILL | {"perspective": 0.001},
+    "fliplr": STILL | {"fliplr": 0.5},
+    "flipud": STILL | {"flipud": 0.5},
+    "mosaic": STILL | {"mosaic": 1.0},
+    "mixup": STILL | {"mosaic": 0.7, "mixup": 0.5},
+    "copy_paste": STILL | {"mosaic": 0.5, "copy_paste": 0.7},
+    "low": {},
+    "high": {"mixup": 0.1, "copy_paste": 0.1, "scale": 0.9, "degrees": 5.0, "shear": 2.0, "flipud": 0.1},
+    "rect": {"mixup": 0.5},
+    "ram": {},
 }
-# name -> hyper-parameters, and arguments of the data set
-AUGMENTATIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "none": (STILL, {}),
-    "colour": (STILL | {"hsv_h": 0.1, "hsv_s": 0.7, "hsv_v": 0.4}, {}),
-    "translate": (STILL | {"translate": 0.3}, {}),
-    "scale": (STILL | {"scale": 0.9}, {}),
-    "degrees": (STILL | {"degrees": 45.0}, {}),
-    "shear": (STILL | {"shear": 10.0}, {}),
-    "perspective": (STILL | {"perspective": 0.001}, {}),
-    "fliplr": (STILL | {"fliplr": 0.5}, {}),
-    "flipud": (STILL | {"flipud": 0.5}, {}),
-    "mosaic": (STILL | {"mosaic": 1.0}, {}),
-    "mixup": (STILL | {"mosaic": 0.7, "mixup": 0.5}, {}),
-    "copy_paste": (STILL | {"mosaic": 0.5, "copy_paste": 0.7}, {}),
-    "low": ({}, {}),
-    "high": (
-        {"mixup": 0.1, "copy_paste": 0.1, "scale": 0.9, "degrees": 5.0, "shear": 2.0, "flipud": 0.1},
-        {},
-    ),
-    "rect": ({"mixup": 0.5}, {"rect": True}),
-    "ram": ({}, {"cache": "ram"}),
-}
+OPTIONS: dict[str, dict[str, Any]] = {"rect": {"rect": True}, "ram": {"cache": "ram"}}  # of the data set
 
 
 def main() -> None:
@@ -104,8 +94,9 @@ def of_augmentation(data: str, args: argparse.Namespace) -> Iterator[tuple[str, 
     """One epoch of each of `AUGMENTATIONS`, with and without `quad`, and one of plain pictures."""
     spec = load_data_spec(data)
     index = with_polygons(build_index(spec.train, spec.names, cache=False))
-    for name, (values, more) in AUGMENTATIONS.items():
-        dataset = DetectionDataset(index, args.imgsz, hyp=Hyperparameters(**values), augment=True, **more)
+    for name, values in AUGMENTATIONS.items():
+        options = OPTIONS.get(name, {})
+        dataset = DetectionDataset(index, args.imgsz, hyp=Hyperparameters(**values), augment=True, **options)
         yield name, digest_of_epoch(dataset, shuffle=True)
     dataset = DetectionDataset(index, args.imgsz, augment=True)
     yield "quad", digest_of_epoch(dataset, shuffle=True, quad=True)

@@ -10,27 +10,25 @@ Page, plot and `results.csv` are rewritten after every run, from all finished ru
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 import train as train_command
+from benchmarks.commands import arguments, bare
 from benchmarks.comparison import Comparison
-from benchmarks.outcome import Outcome, outcome_of, record
-from benchmarks.pages import check_page
-from benchmarks.results_page import MARK, Setting, bare, commands_for, page
-from benchmarks.runs import Run, arguments, carry_out, check_budget, runs_in, settings_of
-from benchmarks.scatter import plot_comparison
+from benchmarks.outcome import outcomes, record
+from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.plots import Point, scatter
+from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
 from models.weights import find_weights
 from models.yolo import DetectionModel
 from training.config import TrainConfig
@@ -41,71 +39,65 @@ from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device
 from utils.errors import UserError
 from utils.files import atomic_write, find_file, safe_name
-from utils.flags import (
-    DATA_HELP,
-    DEVICE_HELP,
-    IMGSZ,
-    SEED,
-    SHARE,
-    SIDE,
-    CommandConfig,
-    at_least,
-    flag,
-    not_empty,
-)
+from utils.flags import SEED, CommandConfig, at_least, flag, not_empty
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
 
-# flags that are handed to train.py as they are
-SHARED = (
-    "data", "weights", "hyp", "epochs", "batch_size", "imgsz", "device", "workers", "cache", "optimizer",
-    "cos_lr", "multi_scale", "noautoanchor", "label_smoothing", "amp",
-)  # fmt: skip
-PATHS = ("data", "weights", "hyp", "project", "output", "notes")
-CSV_COLUMNS = (
-    "variant", "seed", "best epoch", "precision", "recall", "mAP50", "mAP50-95", "parameters", "GFLOPs",
-    "GFLOPs at 640", "taken over", "seconds per epoch",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEMPLATE = "results.md.j2"
+TRAIN = {field.name: field for field in dataclasses.fields(TrainConfig)}
+CSV_COLUMNS = {
+    "variant": "variant", "seed": "seed", "epoch": "best epoch", "precision": "precision", "recall": "recall",
+    "map50": "mAP50", "map50_95": "mAP50-95", "parameters": "parameters", "gflops": "GFLOPs",
+    "gflops_640": "GFLOPs at 640", "transferred": "taken over", "seconds": "seconds per epoch",
+}  # fmt: skip
+
+
+def of_train(name: str) -> Any:
+    """The flag of that name as train.py has it, which is told its value."""
+    return dataclasses.field(default=TRAIN[name].default, metadata=TRAIN[name].metadata)
+
+
+def is_markdown(page: str) -> str:
+    return "" if not page or Path(page).suffix == ".md" else "must end in .md"
 
 
 @dataclass(frozen=True)
 class Config(CommandConfig):
-    """Train several variants under the same budget and write one page about them."""
+    """Train several variants under one budget, none stops early, and write one page about them."""
 
-    data: str = flag("data/digits.yaml", DATA_HELP)
+    data: str = of_train("data")
     variants: tuple[str, ...] = flag(
         (), "model yamls, as --cfg of train.py takes them; the others are compared with the first"
     )
     seeds: tuple[int, ...] = flag((0,), "seeds; every variant is trained with each of them", rule=SEED)
-    weights: str = flag("", "initial weights of all; empty trains from scratch")
-    hyp: str = flag("data/hyps/hyp.scratch-low.yaml", "hyper-parameter yaml (also looked up in data/hyps/)")
-    epochs: int = flag(100, "number of epochs; none stops early", rule=at_least(1))
+    weights: str = of_train("weights")
+    hyp: str = of_train("hyp")
+    epochs: int = of_train("epochs")
     batch_size: int = flag(16, "batch size", rule=at_least(1))
-    imgsz: int = flag(640, "training and validation image size in pixels", *IMGSZ, rule=SIDE)
-    device: str = flag("", DEVICE_HELP)
-    workers: int = flag(8, "data loading processes (at most one a core)", rule=at_least(0))
-    cache: Literal["ram", "disk"] | None = flag(
-        None, "keep decoded images in ram or on disk", nargs="?", const="ram"
-    )
-    optimizer: Literal["SGD", "Adam", "AdamW"] = flag("SGD", "optimizer")
-    cos_lr: bool = flag(False, "cosine instead of linear decay of the learning rate")
-    multi_scale: bool = flag(False, "vary the image size by ±50 %% from batch to batch")
-    noautoanchor: bool = flag(False, "keep the anchors of the models")
-    label_smoothing: float = flag(0.0, "label smoothing epsilon", rule=SHARE)
-    amp: Literal["auto", "off", "fp16", "bf16"] = flag(
-        "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
-    )
+    imgsz: int = of_train("imgsz")
+    device: str = of_train("device")
+    workers: int = of_train("workers")
+    cache: Literal["ram", "disk"] | None = of_train("cache")
+    optimizer: Literal["SGD", "Adam", "AdamW"] = of_train("optimizer")
+    cos_lr: bool = of_train("cos_lr")
+    multi_scale: bool = of_train("multi_scale")
+    noautoanchor: bool = of_train("noautoanchor")
+    label_smoothing: float = of_train("label_smoothing")
+    amp: Literal["auto", "off", "fp16", "bf16"] = of_train("amp")
     project: str = flag("runs/benchmark", "folder that holds the folders of comparisons")
     name: str = flag("exp", "name of the folder of this comparison", rule=not_empty)
-    output: str = flag("", "page to write, PAGE.md; default: results.md in the folder of the comparison")
+    output: str = flag(
+        "", "page to write, PAGE.md; default: results.md in the folder of the comparison", rule=is_markdown
+    )
     notes: str = flag("", "text file that is put into the page word for word")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.variants:
             raise ValueError("--variants: name at least one model yaml, such as yolov5n yolov5n-gsconv")
-        if self.output and Path(self.output).suffix != ".md":
-            raise ValueError(f"--output is a Markdown page and must end in .md, found {self.output}")
 
     @property
     def folder(self) -> Path:
@@ -126,18 +118,12 @@ class Config(CommandConfig):
         ]
 
     def train_config(self, run: Run, variant: str) -> TrainConfig:
-        """What train.py is told."""
-        shared = {name: getattr(self, name) for name in SHARED}
-        return TrainConfig(
-            **shared,
-            cfg=variant,
-            seed=run.seed,
-            project=str(run.folder.parent),
-            name=run.folder.name,
-            exist_ok=True,
-            noplots=True,
-            patience=0,
-        )
+        """What train.py is told; no run stops early."""
+        own = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in TRAIN
+        }
+        place = {"project": str(run.folder.parent), "name": run.folder.name, "exist_ok": True}
+        return TrainConfig(**own | place, cfg=variant, seed=run.seed, noplots=True, patience=0)
 
 
 @dataclass(frozen=True)
@@ -149,7 +135,6 @@ class Prepared:
         images, labels: of the validation split.
     """
 
-    hyp: Hyperparameters
     device: torch.device
     weights: Mapping[str, Tensor] | None
     images: int
@@ -192,15 +177,12 @@ def alone_in(folder: Path) -> Iterator[None]:
         UserError: another call is at work.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def prepare(config: Config) -> Prepared:
@@ -225,11 +207,11 @@ def prepare(config: Config) -> Prepared:
     for variant in config.variants:
         DetectionModel(variant, nc=spec.nc, anchors=anchors)
     weights = inference_state(read_checkpoint(find_weights(config.weights))) if config.weights else None
-    check_page(config.page, MARK, "--output", beside=(config.page.with_suffix(".png"),))
+    check_page(config.page, mark_of(TEMPLATE), "--output", beside=(config.page.with_suffix(".png"),))
     notes = _read_notes(config.notes)
     _check_budgets(config, hyp)
     index = build_index(spec.val, spec.names)
-    return Prepared(hyp, device, weights, len(index), len(index.boxes), notes)
+    return Prepared(device, weights, len(index), len(index.boxes), notes)
 
 
 def label(variant: str) -> str:
@@ -255,47 +237,59 @@ def _read_notes(path: str) -> str:
 
 def write_everything(config: Config, prepared: Prepared) -> None:
     """Write the page, its plot and `results.csv` from all finished runs of the folder."""
-    outcomes = [outcome_of(run_) for run_ in runs_in(config.folder) if run_.finished]
-    comparison = Comparison.of(outcomes, baseline=label(config.variants[0]))
-    setting = Setting(
-        data=bare(config.data).rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"),
-        budget=_budget(config),
-        commands=commands_for(comparison, _reproducing(config)),
-        imgsz=config.imgsz,
+    found = outcomes([run_ for run_ in runs_in(config.folder) if run_.finished])
+    comparison = Comparison.of(found, baseline=label(config.variants[0]))
+    plot = config.page.with_suffix(".png")
+    with atomic_write(plot) as file:
+        picture_of(comparison, config.imgsz).savefig(file, format="png")
+    page = render(
+        TEMPLATE,
+        config=config,
+        commands=_commands(comparison, config),
+        machines=found[["torch", "device", "threads"]]
+        .drop_duplicates()
+        .sort_values(["torch", "device"])
+        .itertuples(),
+        comparison=comparison,
+        plot=plot.name,
         images=prepared.images,
         labels=prepared.labels,
+        notes=prepared.notes,
     )
-    plot = config.page.with_suffix(".png")
-    plot_comparison(comparison, config.imgsz, plot)
-    with atomic_write(config.page) as file:
-        file.write(page(setting, comparison, plot.name, prepared.notes).encode())
-    with atomic_write(config.folder / "results.csv") as file:
-        file.write(_csv(outcomes).encode())
+    write_text(config.page, page)
+    found["seconds"] = found["seconds"].explode().astype(float).groupby(level=0).median()
+    table = found[list(CSV_COLUMNS)].rename(columns=CSV_COLUMNS)
+    csv = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_text(config.folder / "results.csv", csv)
 
 
-def _reproducing(config: Config) -> list[str]:
-    """The flags of this call without variants and seeds, and without the folders of this machine."""
-    paths: dict[str, Any] = {name: bare(getattr(config, name)) for name in PATHS}
-    return arguments(dataclasses.replace(config, **paths), leave_out=("variants", "seeds"))
+def picture_of(comparison: Comparison, imgsz: int) -> Figure:
+    """mAP50-95, with its sd where there are several seeds, against GFLOPs."""
+    points = [
+        Point(
+            f"{rank}  {row.map50_95:.3f}  {row.variant}", row.gflops, row.map50_95,
+            spread=None if math.isnan(row.map50_95_sd) else row.map50_95_sd,
+            marked=row is comparison.baseline,
+        )
+        for rank, row in enumerate(comparison.variants, start=1)
+    ]  # fmt: skip
+    titles = ("Accuracy against operations", f"GFLOPs at {imgsz} px", "mAP50-95 at the best epoch")
+    return scatter(points, *titles, width=9, level=comparison.baseline.map50_95)
 
 
-def _budget(config: Config) -> str:
-    start = f"from {bare(config.weights)}" if config.weights else "from scratch"
-    epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
-    return (
-        f"{epochs} {start}, at {config.imgsz} px in batches of {config.batch_size}, "
-        f"{config.optimizer}, {Path(bare(config.hyp)).name}; no run stops early."
-    )
+def _commands(comparison: Comparison, config: Config) -> list[tuple[str, ...]]:
+    """The calls that lead to these runs: one for the variants of each set of seeds.
 
-
-def _csv(outcomes: Sequence[Outcome]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for o in outcomes:
-        scores = [f"{value:.6g}" for value in (o.precision, o.recall, o.map50, o.map50_95)]
-        share = "" if o.facts.transferred is None else f"{o.facts.transferred:.6g}"
-        seconds = f"{statistics.median(o.seconds):.6g}" if o.seconds else ""
-        costs = [o.facts.parameters, f"{o.facts.gflops:.6g}", f"{o.facts.gflops_640:.6g}"]
-        writer.writerow([o.variant, o.seed, o.epoch, *scores, *costs, share, seconds])
-    return text.getvalue()
+    The baseline is the first variant of the last call.
+    """
+    base = comparison.baseline
+    others = sorted((row for row in comparison.variants if row is not base), key=lambda row: row.variant)
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for row in (base, *others):
+        groups.setdefault(row.seeds, []).append(bare(row.cfg))
+    flags = list(map(bare, arguments(config, leave_out=("variants", "seeds"))))
+    calls = [
+        ("python", "benchmark.py", "train", "--variants", *variants, "--seeds", *map(str, seeds), *flags)
+        for seeds, variants in groups.items()
+    ]
+    return [*calls[1:], calls[0]]

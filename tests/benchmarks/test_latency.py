@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import benchmark
-from benchmarks.latency import title_of
-from benchmarks.latency_page import Timing
+from benchmarks.latency import page as page_of
+from benchmarks.networks import title_of
 from benchmarks.stopwatch import measure
+from benchmarks.timings import Timing, read_latency
 from utils.errors import UserError
 from utils.files import ROOT
 
@@ -60,6 +62,12 @@ def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
     followers = {names[names.index("a") + 1] for names in rounds if not names.endswith("a")}
     assert followers == {"b", "c"}  # nobody has always the same neighbour
     assert {name: len(rows) for name, rows in times.items()} == {"a": 20, "b": 20, "c": 20}
+
+
+@pytest.mark.parametrize("name", ["latency", "latency-bccd"])
+def test_the_pages_of_the_project_follow_from_their_records(name: str) -> None:
+    record, page = (ROOT / "docs" / f"{name}.{ending}" for ending in ("json", "md"))
+    assert page_of(read_latency(record)) == page.read_text(encoding="utf-8")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +126,7 @@ def test_int8(runtime: str, tiny_data: Path, tmp_path: Path) -> None:
     scores, report = tmp_path / "scores.csv", tmp_path / "report.html"
     scores.write_text("variant,seed,mAP50,mAP50-95\nyolov5n,0,0.7,0.4\n")
     benchmark.main(["report", "--latency", str(record), "--accuracy", str(scores), "--output", str(report)])
-    (row,) = (line for line in report.read_text().splitlines() if ">int8<" in line)
+    (row,) = (row for row in re.findall(r"<tr>.*?</tr>", report.read_text(), re.DOTALL) if ">int8<" in row)
     assert "not counted" in row and "0.400" not in row
 
 

@@ -5,30 +5,41 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
+import pandas as pd
 import pytest
 import yaml
 
 import benchmark
-from benchmarks.comparison import Comparison, Score, Spread
-from benchmarks.outcome import Facts, Outcome, epoch_seconds, outcome_of
-from benchmarks.results_page import bare, shell, table
+from benchmarks.commands import bare, shell
+from benchmarks.comparison import Comparison
+from benchmarks.outcome import epoch_seconds, outcome_of
+from benchmarks.pages import render
+from benchmarks.plots import apart
 from benchmarks.runs import Run
-from benchmarks.scatter import LABEL, MARKER, place_labels
+from benchmarks.train import CSV_COLUMNS, Config
 from training.config import TrainConfig
 from training.curves import write_results
 from utils.errors import UserError
+from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
 
-FACTS = Facts(
-    parameters=1_000_000, gflops=1.0, gflops_640=4.0, transferred=0.9, torch="2.14.0", device="cpu", threads=2
-)
+DOCS = ROOT / "docs"
+FACTS: dict[str, Any] = {
+    "parameters": 1_000_000, "gflops": 1.0, "gflops_640": 4.0, "transferred": 0.9, "torch": "2.14.0",
+    "device": "cpu", "threads": 2,
+}  # fmt: skip
 
 
-def write_run(folder: Path, variant: str, seed: int, map50_95: float, data: Path, facts: Facts) -> Run:
+def write_run(
+    folder: Path, variant: str, seed: int, map50_95: float, data: Path, facts: dict[str, Any]
+) -> Run:
     """A finished run of two epochs, the first of which is the best, with an mAP50 of 0.3 more."""
     run = Run(variant, seed, folder / f"{variant}-seed{seed}")
     run.folder.mkdir(parents=True)
@@ -42,7 +53,7 @@ def write_run(folder: Path, variant: str, seed: int, map50_95: float, data: Path
     last = [0.9, 0.9, map50_95 + 0.4, map50_95 - 0.1]
     write_results(run.files.results, [[0, 1, 1, 1, *best, *[1] * 6], [1, 1, 1, 1, *last, *[1] * 6]])
     run.log.write_text("epoch 0/1  box 0.1  10.0 s\nepoch 1/1  box 0.1  14.0 s\n")
-    run.facts.write_text(json.dumps(asdict(facts)))
+    run.facts.write_text(json.dumps(facts))
     return run
 
 
@@ -63,7 +74,7 @@ STUDENT = 3.182446  # 97.5 % quantile of t with 3 degrees of freedom, from table
 def page(tiny_data: Path, tmp_path: Path) -> str:
     """What the command writes about these runs, which are all finished."""
     for variant, scores in SCORES.items():
-        facts = Facts(**{**asdict(FACTS), "gflops": 0.5, "parameters": 10}) if "lite" in variant else FACTS
+        facts = FACTS | {"gflops": 0.5, "parameters": 10} if "lite" in variant else FACTS
         for seed, score in enumerate(scores):
             write_run(tmp_path / "exp", variant, seed, score, tiny_data, facts)
     flags = ("--epochs", "2", "--imgsz", "320", "--project", str(tmp_path), "--workers", "0")
@@ -115,29 +126,59 @@ def test_commands_lead_to_these_runs(page: str) -> None:
     ]
 
 
-def outcome(variant: str, seed: int, score: float) -> Outcome:
-    return Outcome(variant, seed, variant, 0, 0.5, 0.5, score, score, (), FACTS)
+def compared(scores: Mapping[str, Sequence[float]], baseline: str) -> Comparison:
+    """Of runs with these mAP50-95 over the seeds, and as much mAP50."""
+    runs = [
+        {"variant": name, "seed": seed, "cfg": name, "map50": s, "map50_95": s, "seconds": [], **FACTS}
+        for name, found in scores.items()
+        for seed, s in enumerate(found)
+    ]
+    return Comparison.of(pd.DataFrame(runs), baseline)
 
 
 def test_pooled_spread_and_limits() -> None:
-    runs = [outcome(name, seed, s) for name, scores in SCORES.items() for seed, s in enumerate(scores)]
-    comparison = Comparison.of(runs, "yolov5n")
-    assert [variant.name for variant in comparison.variants] == [
+    comparison = compared(SCORES, "yolov5n")
+    assert [row.variant for row in comparison.variants] == [
         "v5lite-e", "yolov5n", "yolov5n-slimneck", "yolov5n-gsconv"
     ]  # fmt: skip
-    spread = comparison.spread
-    assert spread is not None
-    assert (spread.sd, spread.freedom) == (pytest.approx(POOLED), 3)
-    assert spread.limit(1, 4) == pytest.approx(STUDENT * POOLED * math.sqrt(1.25), rel=1e-6)
-    assert Comparison.of(runs[-2:], "v5lite-e").spread is None
-    assert Score.of([0.25]) == Score(0.25, None)
-    assert comparison.baseline.seconds is None
+    assert (comparison.sd, comparison.freedom) == (pytest.approx(POOLED), 3)
+    assert comparison.limit(1, 4) == pytest.approx(STUDENT * POOLED * math.sqrt(1.25), rel=1e-6)
+    assert comparison.baseline.seeds == (0, 1, 2) and math.isnan(comparison.baseline.seconds)
+    alone = compared({"a": [0.25], "b": [0.5]}, "a")
+    assert math.isnan(alone.sd) and math.isnan(alone.baseline.map50_95_sd) and alone.freedom == 0
 
 
 def test_identical_seeds_have_no_spread_to_divide_by() -> None:
-    comparison = Comparison.of([outcome("a", 0, 0.0), outcome("a", 1, 0.0), outcome("b", 0, 0.5)], "a")
-    assert comparison.spread == Spread(0.0, 1)
-    assert "| 1 | b | 1 | **0.500 ± –** | **0.500 ± –** | +0.500 |" in table(comparison, 320)
+    comparison = compared({"a": [0.0, 0.0], "b": [0.5]}, "a")
+    assert (comparison.sd, comparison.freedom) == (0.0, 1)
+    page = render("results.md.j2", comparison=comparison, **SETTING)
+    assert "| 1 | b | 1 | **0.500 ± –** | **0.500 ± –** | +0.500 |" in page
+
+
+SETTING: dict[str, Any] = {
+    "config": Config(
+        data="bccd.yaml", variants=("yolov5n",), weights="yolov5n.pt", epochs=20, imgsz=320, name="bccd"
+    ),
+    "machines": [SimpleNamespace(torch="2.14.1+cu130", device="cpu", threads=1)],
+    "commands": [["python"]], "plot": "results-bccd.png", "images": 87, "labels": 1137,
+    "notes": (DOCS / "results-bccd-notes.md").read_text(encoding="utf-8"),
+}  # fmt: skip
+
+
+def test_the_page_of_the_project_follows_from_its_table() -> None:
+    """All but the commands and the seconds per epoch, whose median is over the epochs of all runs."""
+    runs = pd.read_csv(DOCS / "results-bccd.csv")
+    runs = runs.rename(columns={title: name for name, title in CSV_COLUMNS.items()})
+    runs["cfg"], runs["seconds"] = runs["variant"], runs["seconds"].map(lambda seconds: [seconds])
+    made = render("results.md.j2", comparison=Comparison.of(runs, "yolov5n"), **SETTING)
+    written = (DOCS / "results-bccd.md").read_text(encoding="utf-8")
+
+    def comparable(page: str) -> list[str]:
+        lines = page.split("\n```\n")[-1].splitlines()
+        return [line.rpartition("% |")[0] if line.startswith("| ") else line for line in lines]
+
+    assert comparable(made) == comparable(written)
+    assert len(comparable(made)) > 50
 
 
 def test_one_seed_says_nothing_about_noise(tiny_data: Path, tmp_path: Path) -> None:
@@ -151,11 +192,14 @@ def test_one_seed_says_nothing_about_noise(tiny_data: Path, tmp_path: Path) -> N
 def test_an_outcome_is_that_of_the_best_epoch(tiny_data: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path, "a", 3, 0.5, tiny_data, FACTS)
     # fitness 0.1 * 0.8 + 0.9 * 0.5 = 0.53 in epoch 0, 0.1 * 0.9 + 0.9 * 0.4 = 0.45 in epoch 1
-    assert outcome_of(run) == Outcome("a", 3, "a", 0, 0.7, 0.6, 0.8, 0.5, (10.0, 14.0), FACTS)
+    assert outcome_of(run) == {
+        "variant": "a", "seed": 3, "cfg": "a", "epoch": 0, "precision": 0.7, "recall": 0.6, "map50": 0.8,
+        "map50_95": 0.5, "seconds": [10.0, 14.0], **FACTS,
+    }  # fmt: skip
     write_results(run.files.results, [[0, *[0.5] * 13], [1, *[0.5] * 13]])
-    assert outcome_of(run).epoch == 0  # the first of equals
+    assert outcome_of(run)["epoch"] == 0  # the first of equals
     run.log.unlink()
-    assert outcome_of(run).seconds == ()
+    assert outcome_of(run)["seconds"] == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +232,7 @@ resuming at epoch 3, batch 0
 epoch 3/3  box 0.1 obj 0.1 cls 0.1  12.0 s
 """
     # epoch 2 was interrupted, epoch 3 trained again as a whole
-    assert epoch_seconds(log) == (9.0, 11.5, 12.0)
+    assert epoch_seconds(log) == [9.0, 11.5, 12.0]
     assert statistics.median(epoch_seconds(log)) == 11.5
 
 
@@ -217,16 +261,12 @@ def test_long_commands_are_continued() -> None:
     assert shell(["python", "train.py"]) == "python train.py"
 
 
-def test_labels_hide_neither_points_nor_each_other() -> None:
-    # nine points in a heap, five of them the same, in a corner
-    points = [(12.0 + 4 * (n // 5), 12.0 + 5 * (n // 5)) for n in range(9)]
-    labels = place_labels(points, (0.0, 0.0, 300.0, 300.0))
-    (w, h), reach = LABEL, MARKER / 2
-    for place, (x, y) in enumerate(labels):
-        assert w / 2 <= x <= 300 - w / 2 and h / 2 <= y <= 300 - h / 2
-        assert all(abs(x - px) >= w / 2 + reach or abs(y - py) >= h / 2 + reach for px, py in points)
-        for other_x, other_y in labels[:place]:
-            assert abs(x - other_x) >= w or abs(y - other_y) >= h
+def test_names_do_not_overlap() -> None:
+    moved = apart([0.5, 0.49, 0.1, 0.51], gap=0.05)
+    assert sorted(moved) == pytest.approx([0.1, 0.41, 0.46, 0.51])
+    assert [moved[index] for index in (2, 1, 0, 3)] == sorted(moved)  # in the old order
+    assert sorted(apart([0.01] * 3, gap=0.05)) == pytest.approx([0.0, 0.05, 0.1])  # not below the axis
+    assert max(apart([1.2, 0.5], gap=0.05)) == 1.0
 
 
 def test_plot_is_as_wide_as_a_page(page: str, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runs
-from benchmarks.runs import Run, arguments, carry_out, runs_in
+from benchmarks.commands import arguments
+from benchmarks.runs import Run, carry_out, runs_in
 from training.config import TrainConfig
 from utils.errors import UserError
 from utils.flags import parse_flags

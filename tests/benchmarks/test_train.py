@@ -15,7 +15,7 @@ import torch
 
 import benchmark
 import train
-from benchmarks.runs import arguments
+from benchmarks.commands import arguments
 from benchmarks.train import Config, alone_in
 from tests.training_runs import ENVIRONMENT, ROOT, rows, wait_until
 from utils.errors import UserError

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from utils.data.batch import Batch
 from utils.evaluation.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
 from utils.palette import class_color, text_color
 from utils.plots.batches import plot_batch
+from utils.plots.canvas import ACCENT, new_figure, style_axes, svg_of
 from utils.plots.confusion import plot_confusion_matrix
 from utils.plots.curves import plot_curves
 from utils.plots.labels import plot_labels
@@ -211,6 +213,26 @@ def test_plots_do_not_import_matplotlib_until_used():
     code += "sys.exit(bool({'matplotlib', 'pandas'} & set(sys.modules)))"
     root = Path(utils.plots.canvas.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_an_svg_takes_its_colours_and_its_font_from_the_page():
+    def drawn() -> str:
+        figure = new_figure(3, 2, automatic=False)
+        axes = figure.add_axes((0.2, 0.2, 0.7, 0.7))
+        (line,) = axes.plot([1, 2], [3, 4], color=ACCENT, marker="o")
+        line.set_gid("a <b>: 1.0")
+        style_axes(axes, "title", "x", "y")
+        return svg_of(figure, 'what "it" shows')
+
+    svg = drawn()
+    assert svg.startswith('<svg role="img" aria-label="what &quot;it&quot; shows" ')
+    assert svg.rstrip().endswith("</svg>")
+    assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg)) == {
+        "none", "var(--ink)", "var(--soft)", "var(--line)", "var(--mark)"
+    }  # fmt: skip
+    assert "font-family" not in svg and ">title</text>" in svg  # texts stay texts
+    assert "<g><title>a &lt;b&gt;: 1.0</title>" in svg
+    assert drawn() == svg
 
 
 def test_palette_repeats_and_text_is_readable():

@@ -6,6 +6,9 @@ need to spend. Figures are made without pyplot, which keeps global state and is 
 
 from __future__ import annotations
 
+import html
+import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ INK = "#1f2933"
 FAINT = "#9aa5b1"
 GRID_COLOUR = "#e4e7eb"
 ACCENT = "#1d4ed8"
+SVG_METADATA = ("Date", "Creator", "Format", "Type")
 
 
 def new_figure(width: float, height: float, dpi: int = 110, *, automatic: bool = True) -> Figure:
@@ -69,3 +73,24 @@ def shorten(text: str, length: int = 22) -> str:
 def literal(text: str) -> str:
     """A text that matplotlib shows as it is, where it would take `$` for mathematics."""
     return text.replace("$", r"\$")
+
+
+def svg_of(figure: Figure, label: str) -> str:
+    """The figure as an SVG element; the page has its colours in variables --ink, --soft, --line and --mark.
+
+    An artist whose id (`set_gid`) holds a blank shows it as a hint under the pointer.
+
+    Args:
+        label: what it shows, for those who cannot see it.
+    """
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        # without the date, so that the same figure is the same text
+        figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(SVG_METADATA))
+    svg = f'<svg role="img" aria-label="{html.escape(label)}" ' + text.getvalue().partition("<svg ")[2]
+    for color, variable in ((INK, "--ink"), (FAINT, "--soft"), (GRID_COLOUR, "--line"), (ACCENT, "--mark")):
+        svg = svg.replace(color, f"var({variable})")
+    svg = re.sub(r"font-family: [^;]*; ", "", svg)  # that of the page
+    return re.sub(r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>", svg)

@@ -1,0 +1,151 @@
+"""The networks that `latency` and `profile` run: flags, forms, and the files that runtimes read."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.complexity import check_side
+from models.exporting.formats import FORMATS
+from models.exporting.job import Job
+from models.exporting.network import exported_network
+from models.runtimes.base import MOST_THREADS
+from models.weights import find_weights, load_model
+from models.yolo import DetectionModel
+from utils.counting.measure import count_parameters, measure, meta_copy
+from utils.counting.meter import Cost
+from utils.errors import UserError
+from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
+from utils.optional import check_installed
+
+RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
+PROFILED = ("onnx", "openvino")
+FORMS = {"deployed": "", "public": " (public)", "int8": " (INT8)"}  # and what follows the name of a network
+
+
+@dataclass(frozen=True)
+class NetworkConfig(CommandConfig):
+    """The flags that both have; `latency` has other defaults."""
+
+    cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
+    weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
+    runtimes: tuple[str, ...] = flag(PROFILED, f"some of {', '.join(PROFILED)}", rule=one_of(PROFILED))
+    imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
+    threads: int = flag(2, "threads of each runtime", rule=between(1, MOST_THREADS))
+    runs: int = flag(30, "measured rounds", rule=at_least(1))
+    warmup: int = flag(5, "rounds before them", rule=at_least(0))
+    public: bool = flag(False, "also the form without deploy(), only BatchNorm folded")
+    output: str = flag("", "Markdown file for the tables")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.cfg or self.weights):
+            raise ValueError("name at least one model with --cfg or --weights")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Those of `FORMS` that are asked for."""
+        return ("deployed", "public") if self.public else ("deployed",)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network in one form, ready to be written.
+
+    Attributes:
+        flops: of the fused model, as published, whatever the form executes.
+        cost: of this form, for the batch; None where nobody counts it.
+    """
+
+    variant: str
+    form: str
+    parameters: int
+    flops: int
+    cost: Cost | None
+    network: nn.Module
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """That of the model, and what `FORMS` says of its form."""
+        return self.variant + FORMS[self.form]
+
+    def write(self, form: str, image: Tensor, folder: Path, number: int) -> Path:
+        """The file of a format, or the folder, unless it is there already; `number` names it."""
+        target = folder / f"{number}{FORMATS[form].suffix}"
+        if not target.exists():
+            size = json.dumps(list(image.shape[2:]))
+            metadata = {"names": "{}", "stride": str(self.stride), "imgsz": size}
+            FORMATS[form].exporter(Job(self.network, image, target, metadata))
+        return target
+
+
+def candidates_of(config: NetworkConfig, batch: int = 1) -> list[Candidate]:
+    """Every network in every form that is asked for.
+
+    Raises:
+        UserError: unknown models, a side that is no multiple of a stride, or two networks of one name.
+    """
+    found: list[Candidate] = []
+    size = (config.imgsz, config.imgsz)
+    image = torch.empty(batch, 3, *size, device="meta")
+    for source in (*config.cfg, *config.weights):
+        name = title_of(Path(source))
+        torch.manual_seed(0)
+        model = load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
+        model.eval()
+        if model.yaml["ch"] != 3:
+            raise UserError(f"{name} takes images of {model.yaml['ch']} channels; 3 can be measured")
+        check_side(config.imgsz, name, model.multiple)
+        fused = meta_copy(model).fuse()
+        flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
+        folded = exported_network(model, size)
+        for form in config.forms:
+            title = name + FORMS[form]
+            if any(item.name == title for item in found):
+                raise UserError(f"'{title}' is there twice; networks are told apart by their names")
+            network = exported_network(model, size, folded=False) if form == "public" else folded
+            cost = None if form == "int8" else measure(network, image)
+            found.append(Candidate(name, form, parameters, flops, cost, network, model.multiple))
+    return found
+
+
+def title_of(source: Path) -> str:
+    """The file's name; of `…/NAME-seed0/weights/best.pt`, as `benchmark.py train` writes it, NAME."""
+    if source.parent.name == "weights" and source.parent.parent.name:
+        return re.sub(r"-seed\d+$", "", source.parent.parent.name)
+    return source.name.removesuffix(".yaml")
+
+
+def check_packages(runtimes: Sequence[str]) -> None:
+    """Refuse early what would fail after minutes.
+
+    Raises:
+        UserError: a package that a runtime needs, or that writes what it reads, is not installed.
+    """
+    for runtime in runtimes:
+        if runtime != "torch":
+            for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
+                check_installed(*package)
+
+
+def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:
+    """Where it is measured: `processor`, `cores`, and `versions` by runtime."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        processor = next((x.split(":")[1].strip() for x in lines if "model name" in x), processor)
+    versions = {runtime: importlib.metadata.version(PACKAGES[runtime]) for runtime in runtimes}
+    return {"processor": processor, "cores": os.cpu_count() or 1, "versions": versions}

@@ -1,0 +1,146 @@
+"""benchmark.py docs: what is stale is found and written, in a copy of the files with few models."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import benchmark
+from benchmarks import docs
+from utils.errors import UserError
+from utils.files import ROOT
+
+CLAIMS = """
+- id: yolov5n
+  source: a table
+  recount: {model: yolov5n.yaml}
+  numbers: [{quantity: parameters, published: 1.9 M}]
+  why: its own table
+"""
+MODELS = ("yolov5n", "yolov5n-gsconv", "yolov5s-gsconv", "yolov5n-rfb", "v5lite-e", "yolov5m")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The documentation with few models, up to date; the table of the ten official models is left out."""
+    (tmp_path / "models").mkdir()
+    for name in MODELS:
+        shutil.copy(ROOT / "models" / f"{name}.yaml", tmp_path / "models")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "published.yaml").write_text(CLAIMS, encoding="utf-8")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    monkeypatch.delitem(docs.TABLES, "official models")
+    monkeypatch.setattr(docs, "QUOTED", docs.QUOTED[:1])
+    assert run() == 0
+    return tmp_path
+
+
+def run(*flags: str) -> int:
+    """The exit status of the command."""
+    try:
+        benchmark.main(["docs", *flags])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_writing_twice_changes_nothing(tree: Path) -> None:
+    before = contents(tree)
+    assert run() == run("--check") == 0
+    assert contents(tree) == before
+
+
+def test_the_table_of_models(tree: Path) -> None:
+    _, table, _ = docs.split((tree / "README.md").read_text(encoding="utf-8"), "models", "README.md")
+    assert table.splitlines()[2:] == [
+        "| `yolov5n` | – | 1,872,157 | 4.468 | – | – |",
+        "| `yolov5n-gsconv` | the 4 neck convolutions → GSConv | 1,764,317 | 4.332 | 6,794,429 | 15.872 |",
+        "| `yolov5n-rfb` | RFB in place of SPPF | 2,028,701 | 4.593 | – | – |",
+        "| `v5lite-e` | ShuffleNetV2 backbone, narrow neck | 783,781 | 0.705 at 320 px | – | – |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("README.md", "1,764,317 | 4.332", "1,764,318 | 4.332", ": table models: - | `yolov5n-gsconv` |"),
+        ("README.md", "GSConv | 1,", "GSConw | 1,", ": table models: - | `yolov5n-gsconv` |"),
+        (
+            "docs/counting.md",
+            "# 15.754 GFLOPs",
+            "# 15.755 GFLOPs",
+            ": table six numbers: - python bench",
+        ),
+        ("docs/export.md", "| `best.onnx` | yes", "| `best.onnx` | –", ": table formats: - | `onnx` |"),
+        ("docs/ledger.md", "1,872,157", "1,872,158", ": - | yolov5n | parameters | 1.9 M | 1,872,158"),
+    ],
+)
+def test_a_changed_number_is_found(
+    tree: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, said: str
+) -> None:
+    path = tree / file
+    right = path.read_text(encoding="utf-8")
+    path.write_text(right.replace(old, new, 1), encoding="utf-8")
+    before = contents(tree)
+    capsys.readouterr()
+    assert run("--check") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(file + said) and line.endswith("; python benchmark.py docs writes it")
+    assert contents(tree) == before and before[path] != right.encode()
+    assert run() == 0 and path.read_text(encoding="utf-8") == right
+
+
+def test_a_new_variant_comes_into_the_table(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(ROOT / "models" / "yolov5n-dsconv.yaml", tree / "models")
+    assert run("--check") == 1
+    assert "README.md: table models: + | `yolov5n-dsconv` |" in capsys.readouterr().err
+    assert run() == 0
+    rows = (tree / "README.md").read_text(encoding="utf-8").splitlines()
+    assert (
+        "| `yolov5n-dsconv` | every 3x3 stride-2 Conv but layer 0 → depthwise-separable DSConv | 1,"
+        in "".join(rows)
+    )
+    (tree / "models" / "yolov5n-dsconv.yaml").write_text("# No word of what it changes.\n")
+    with pytest.raises(UserError, match=r"models/yolov5n-dsconv.yaml: begin it with '# Change: …'"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("<!-- table: models -->\n", ""),
+        ("<!-- table: models -->", "<!-- table: modles -->"),
+        ("<!-- end -->", ""),
+        ("<!-- table: models -->\n", "<!-- table: models -->\n<!-- table: models -->\n"),
+        ("<!-- end -->", "<!-- end -->\n<!-- table: models -->\n<!-- end -->"),
+        ("<!-- end -->", "<!-- table: other -->\n<!-- end -->"),
+    ],
+)
+def test_broken_marks_are_one_error_and_nothing_is_written(tree: Path, old: str, new: str) -> None:
+    path = tree / "README.md"
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    before = contents(tree)
+    for flags in ((), ("--check",)):
+        with pytest.raises(
+            UserError, match=r"^README\.md: the table must stand once between the lines '<!-- table: m"
+        ):
+            run(*flags)
+    assert contents(tree) == before
+
+
+def test_a_foreign_ledger_is_not_replaced(tree: Path) -> None:
+    (tree / "docs" / "ledger.md").write_text("mine\n")
+    with pytest.raises(UserError, match="was not written by this command"):
+        run()
+
+
+@pytest.mark.slow
+def test_the_documentation_of_the_project_is_up_to_date() -> None:
+    assert run("--check") == 0
