@@ -1,8 +1,8 @@
 """Digests of everything that seeded runs give, to see whether a change of the code changes a result.
 
-    python -m benchmarks.snapshot --data digits.yaml bccd.yaml --weights yolov5n.pt --output before.json
+    python -m tests.snapshot --data digits.yaml bccd.yaml --weights yolov5n.pt --output before.json
     git switch my-change
-    python -m benchmarks.snapshot --data digits.yaml bccd.yaml --weights yolov5n.pt --output after.json
+    python -m tests.snapshot --data digits.yaml bccd.yaml --weights yolov5n.pt --output after.json
     diff before.json after.json
 
 For each data set: three epochs of `train.py` (every tensor of `last.pt`, and `results.csv`), one epoch of
