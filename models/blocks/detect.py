@@ -28,7 +28,7 @@ def anchors_per_level(anchors: Anchors) -> int:
     return anchors if isinstance(anchors, int) else len(anchors[0]) // 2
 
 
-@register(_detects)
+@register(_detects, example=(3, 2), levels=3)
 class Detect(nn.Module):
     """YOLOv5's head. Input: `nl` maps (B, c, H, W), one per level, finest first.
 
