@@ -34,8 +34,7 @@ from benchmarks.pages import check_page
 from benchmarks.results_page import bare
 from benchmarks.runs import arguments
 from models.exporting.describe import example
-from models.exporting.formats import FORMATS
-from models.exporting.int8 import FORMATS as INT8_FORMATS
+from models.exporting.formats import FORMATS, INT8_FORMATS
 from models.exporting.int8 import Calibration, quantise
 from models.exporting.job import Job
 from models.exporting.network import exported_network

@@ -11,11 +11,8 @@ from models.folding.checked import fold
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import DetectionModel
-from utils.counting.measure import count_parameters, measure
-from utils.counting.meter import Cost
 
 TRACED = 256  # side of the image that a model is traced with; a multiple of every usual stride
-SIDE = 640  # of the image that `summary` counts for when any size is possible
 
 
 class DeployedModel(nn.Module):
@@ -47,34 +44,9 @@ class DeployedModel(nn.Module):
             raise ValueError(f"deployed for images of {self.size}, got {tuple(images.shape[2:])}")
         return self.network(images)
 
-    def summary(self) -> str:
-        """What was folded, and what that saved for one image, in several lines."""
-        height, width = self.size or (SIDE, SIDE)
-        with torch.device("meta"):
-            plain = DetectionModel(self.yaml).eval()
-        image = torch.empty(1, self.yaml.get("ch", 3), height, width, device="meta")
-        norms = sum(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
-        before, parameters = measure(plain, image), count_parameters(plain)
-        after = measure(self.network, image)
-        rules = {"BatchNorms folded into convolutions": norms, **self.rules}
-        lines = [f"{count:6,}  {name}" for name, count in rules.items()]
-        lines += ["", f"{f'one image, {height} x {width}':<24} {'before':>12} {'after':>12} {'ratio':>7}"]
-        pairs = {"parameters": (parameters, count_parameters(self.network)), **_pairs(before, after)}
-        for name, (old, new) in pairs.items():
-            lines.append(f"{name:<24} {old:>12,} {new:>12,} {new / old:>7.3f}")
-        return "\n".join(lines)
-
-
-def _pairs(before: Cost, after: Cost) -> dict[str, tuple[int, int]]:
-    return {
-        "multiply-adds, 10^6": (before.flops() // 2_000_000, after.flops() // 2_000_000),
-        "bytes moved, 10^3": tuple((c.bytes_read + c.bytes_written) // 1000 for c in (before, after)),  # type: ignore[dict-item]
-        "kernels": (before.kernels, after.kernels),
-    }
-
 
 @torch.no_grad()
-def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> DeployedModel:
+def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: bool = False) -> DeployedModel:
     """An inference model that equals `model` in evaluation mode; the model itself is left alone.
 
     Everything that can be said of the result by algebra is done beforehand: see `models.folding.rules`. A
@@ -83,6 +55,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
 
     Args:
         size: (height, width) of all images, multiples of the stride, to have the head's cells as constants.
+        raw: end at the head's convolutions, see `Flow`; the result then gives their maps.
 
     Raises:
         ValueError: a size that is no multiple of the stride.
@@ -94,7 +67,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
         )
     weight = next(model.parameters())
     plain = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    network, rules = fold(Flow(plain.fuse()), (1, plain.yaml["ch"], TRACED, TRACED))
+    network, rules = fold(Flow(plain.fuse(), raw), (1, plain.yaml["ch"], TRACED, TRACED))
     for part in network.modules():
         if size is not None and isinstance(part, FoldedHead):
             part.fix(size)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.runtimes.opening import Backend, PyTorchBackend
+from models.runtimes.base import Backend
+from models.runtimes.pytorch import PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
 from utils.console import warn

@@ -134,7 +134,7 @@ def _build(name: str, row: Row, place: str) -> tuple[nn.Module, Wiring]:
         modules = [entry.block(*wiring.args)]
         for _ in range(1, wiring.repeats):
             modules.append(entry.block(*entry.rule(replace(row, channels=(wiring.c2,))).args))
-    except Exception as error:  # noqa: BLE001 - torch's layers fail on wrong arguments with any builtin error
+    except Exception as error:  # torch's layers fail on wrong arguments with any builtin error
         shown = ", ".join(map(str, row.args))
         raise UserError(f"{place}: {name}({shown}): {error}") from error
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules), wiring

@@ -169,7 +169,7 @@ class DetectionModel(nn.Module):
                 return x
             try:
                 y = module(x)
-            except Exception as error:  # shapes that do not fit fail anywhere inside torch
+            except Exception as error:  # torch, and a user's block, fail on shapes with any builtin error
                 raise UserError(f"{place}: {' '.join(str(error).split())[:300]}") from error
             if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[1] != layer.channels:
                 got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from models.cfg import FOLDERS, load_cfg
+from models.exporting.config import ExportConfig
+from models.runtimes.folder import checksum
 from models.yolo import DetectionModel
 from utils.data.images import read_image
 from utils.data.letterbox import letterbox
@@ -17,7 +18,6 @@ from utils.errors import UserError
 from utils.files import ROOT
 
 PICTURES = ROOT / "data" / "images"
-SHA_BLOCK = 1 << 20  # bytes read at a time
 
 
 def example(size: tuple[int, int], batch: int) -> Tensor:
@@ -34,17 +34,17 @@ def example(size: tuple[int, int], batch: int) -> Tensor:
 
 
 def metadata(
-    weights: Path, model: DetectionModel, size: tuple[int, int], *, batch: int, dynamic: bool
+    weights: Path, model: DetectionModel, size: tuple[int, int], config: ExportConfig
 ) -> dict[str, str]:
     """What an exported file says of itself; see `Job.metadata`."""
     return {
         "names": json.dumps(model.names, ensure_ascii=False),
         "stride": str(model.multiple),
         "imgsz": json.dumps(list(size)),
-        "batch": str(batch),
-        "dynamic": json.dumps(dynamic),
+        "batch": str(config.batch_size),
+        "dynamic": json.dumps(config.dynamic),
         "variant": variant_name(model),
-        "source": sha256(weights),
+        "source": checksum([weights]),
     }
 
 
@@ -57,12 +57,3 @@ def variant_name(model: DetectionModel) -> str:
         if [content.get(key) for key in rows] == own:
             return file.stem
     return "custom"
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(SHA_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

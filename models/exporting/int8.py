@@ -19,7 +19,6 @@ from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
 from utils.optional import require
 
-FORMATS = ("onnx", "openvino")
 CALIBRATION_IMAGES = 300  # at most; what NNCF takes by itself
 LARGEST_FALL = 0.02  # of mAP50-95, beyond which an export is refused
 

@@ -42,7 +42,7 @@ def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[st
             with contextlib.redirect_stderr(io.StringIO()):  # where fx shows the code of a graph that fails
                 folded, counts = _folded(plain, shape, whole)
                 same = all(_same(_outputs(folded, image), expected) for image, expected in probes)
-        except Exception:  # a block may fail, traced or folded, with anything
+        except Exception:  # noqa: BLE001 - a user's block may fail, traced or folded, with anything
             LOGGER.debug("cannot fold", exc_info=True)
             continue
         if same:

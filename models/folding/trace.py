@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from models.blocks.detect import Detect
 from models.blocks.reshape import shuffle_channels
-from models.parse import run_layers
+from models.parse import Layer, run_layers
 from models.yolo import DetectionModel
 
 
@@ -30,14 +30,24 @@ class _Tracer(fx.Tracer):
 
 
 class Flow(nn.Module):
-    """The layers of a model and their wiring alone, without what a detection model is besides."""
+    """The layers of a model and their wiring alone, without what a detection model is besides.
 
-    def __init__(self, model: DetectionModel) -> None:
+    Args:
+        raw: end at the head's convolutions: (B, na * (5 + nc), h, w) of logits per level, channels anchor by
+            anchor, x, y, w, h, objectness, classes.
+    """
+
+    def __init__(self, model: DetectionModel, raw: bool = False) -> None:
         super().__init__()
-        self.model, self.layers = model.model, model.layers
+        self.model, self.layers, self.raw = model.model, model.layers, raw
 
     def forward(self, image: Tensor) -> Any:
-        return run_layers(self.model, self.layers, image)
+        return run_layers(self.model, self.layers, image, self._call)
+
+    def _call(self, layer: Layer, module: nn.Module, x: Any) -> Any:
+        if self.raw and isinstance(module, Detect):
+            return tuple(conv(features) for conv, features in zip(module.m, x))
+        return module(x)
 
 
 def top_layers(network: nn.Module) -> list[nn.Module]:
@@ -69,7 +79,7 @@ def trace(
 def _traceable(layer: nn.Module) -> bool:
     try:
         _Tracer(set()).trace(nn.Sequential(layer))
-    except Exception:  # a block may fail on a stand-in for its input with anything
+    except Exception:  # noqa: BLE001 - a user's block may fail on a stand-in for its input with anything
         return False
     return True
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.runtimes.base import Backend
 from models.runtimes.metadata import described
-from models.runtimes.opening import Backend, Ensemble, PyTorchBackend, load_backend
+from models.runtimes.opening import Ensemble, load_backend
+from models.runtimes.pytorch import PyTorchBackend
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.checkpoints.files import write_checkpoint
