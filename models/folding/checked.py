@@ -63,14 +63,13 @@ def _folded(
 def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:
     """Blocks to leave whole: none, each alone, all."""
     blocks = [
-        layer for layer in top_layers(network) if not isinstance(layer, Detect) and list(layer.children())
-    ]
-    blocks += [
-        layer for layer in top_layers(network) if not layer.__module__.startswith(("torch.nn", "models."))
+        layer
+        for layer in top_layers(network)
+        if not isinstance(layer, Detect)
+        and (list(layer.children()) or not layer.__module__.startswith(("torch.nn", "models.")))
     ]
     yield set()
-    for block in dict.fromkeys(blocks):
-        yield {block}
+    yield from ({block} for block in blocks)
     yield set(blocks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -83,12 +84,12 @@ class Folder:
         found = {*image, *sources_in(output)}
         for source in reversed(self.sources):
             if source in found:
-                found.update(source.inputs())
+                found.update(source.inputs)
         return [source for source in self.sources if source in found]
 
     def _visit(self, node: fx.Node) -> Value:
         if node.op == "get_attr":
-            return attribute(self.network, str(node.target)).detach()
+            return operator.attrgetter(str(node.target))(self.network).detach()
         inputs = [self.values[source] for source in node.all_input_nodes]
         called = node.op in ("call_function", "call_method")
         if called and inputs and all(isinstance(value, (Tensor, int, float)) for value in inputs):
@@ -162,7 +163,7 @@ class Folder:
         parts = []
         for source, used in rows.items():
             wanted = tuple(sorted(used))
-            fits = len(wanted) == source.rows or source.require(wanted, exact=False)
+            fits = len(wanted) == source.rows or source.layout.require(wanted, exact=False)
             parts.append(Part(source, wanted) if fits else Part.all(source))
         return parts
 
@@ -191,8 +192,8 @@ class Folder:
     def in_order(self, channels: Channels) -> Source:
         """One source in which these channels lie in this order."""
         source, rows = self.tensor(channels)
-        if source.require(rows, exact=True):
-            source.freeze()
+        if source.layout.require(rows, exact=True):
+            source.layout.freeze()
             return source
         return self.copied(source, rows)
 
@@ -204,12 +205,12 @@ class Folder:
             return moved(a, rows_a, rows_b) == moved(b, rows_b, rows_b)
 
         # asked again after each wish: it may have moved both, where they hang on one and the same order
-        granted = fits() or (b.require(moved(a, rows_a, rows_b), exact=True) and fits())
-        granted = granted or (a.require(moved(b, rows_b, rows_a), exact=True) and fits())
+        granted = fits() or (b.layout.require(moved(a, rows_a, rows_b), exact=True) and fits())
+        granted = granted or (a.layout.require(moved(b, rows_b, rows_a), exact=True) and fits())
         if not granted:
             b = self.copied(b, moved(a, rows_a, rows_b))
-        a.freeze()
-        b.freeze()
+        a.layout.freeze()
+        b.layout.freeze()
         return a, rows_a, b
 
     def copied(self, source: Source, rows: Sequence[int]) -> Selected:
@@ -220,7 +221,7 @@ class Folder:
 
 def moved(source: Source, rows: Sequence[int], others: Sequence[int]) -> list[int]:
     """`others` in the order in which the corresponding `rows` of the source lie in memory."""
-    place = source.positions()
+    place = source.layout.positions()
     order = sorted(range(len(rows)), key=lambda index: place[rows[index]])
     return [others[index] for index in order]
 
@@ -228,10 +229,3 @@ def moved(source: Source, rows: Sequence[int], others: Sequence[int]) -> list[in
 def is_channels(value: Value) -> bool:
     """Whether a value is the channels of a map."""
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], Channel)
-
-
-def attribute(module: Any, path: str) -> Any:
-    """The attribute at a dotted path."""
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module

@@ -39,7 +39,6 @@ PER_CHANNEL = (
     *ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample,
     nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
 )  # fmt: skip
-NOTHING = slice(None)
 
 
 # ---- references move, nothing is computed ----
@@ -49,18 +48,6 @@ NOTHING = slice(None)
 def _nothing(folder: Folder, node: fx.Node) -> Value:
     """What does nothing in evaluation mode is left out."""
     return folder.value(node.args[0])
-
-
-@rule(shuffle_channels)
-def _shuffle(folder: Folder, node: fx.Node) -> Value:
-    """`y[i * groups + g] = x[g * C / groups + i]`: carried into the weights of whatever reads y."""
-    x = folder.value(node.args[0])
-    groups = node.kwargs.get("groups", node.args[1] if len(node.args) > 1 else None)
-    if not is_channels(x) or not isinstance(groups, int):
-        return NotImplemented
-    folder.counts["channel permutations carried into weights"] += 1
-    each = len(x) // groups
-    return tuple(x[g * each + i] for i in range(each) for g in range(groups))
 
 
 @rule(torch.cat)
@@ -75,49 +62,36 @@ def _concatenate(folder: Folder, node: fx.Node) -> Value:
     return tuple(channel for value in values for channel in value)
 
 
-@rule("chunk", torch.chunk)
-def _chunk(folder: Folder, node: fx.Node) -> Value:
-    """Consecutive channels in pieces of equal size."""
-    settings: dict[str, Any] = dict(zip(("chunks", "dim"), node.args[1:])) | dict(node.kwargs)
-    x = folder.value(node.args[0])
-    if settings.get("dim", 0) != 1 or not is_channels(x) or not isinstance(settings.get("chunks"), int):
-        return NotImplemented
-    size = -(-len(x) // settings["chunks"])
-    return [x[start : start + size] for start in range(0, len(x), size)]
+@rule(shuffle_channels, "chunk", torch.chunk, "split", operator.getitem)
+def _selected(folder: Folder, node: fx.Node) -> Value:
+    """`y[i] = x[p(i)]`, in one piece or in several: carried into the weights of whatever reads y.
 
-
-@rule("split")
-def _split(folder: Folder, node: fx.Node) -> Value:
-    """Consecutive channels in pieces of given sizes."""
-    settings: dict[str, Any] = dict(zip(("split_size", "dim"), node.args[1:])) | dict(node.kwargs)
-    x, sizes = folder.value(node.args[0]), settings.get("split_size")
-    if settings.get("dim", 0) != 1 or not is_channels(x):
+    To find p, the node is run on a map whose values are their own places; and, to see that it leaves batch,
+    height and width alone whatever these are, on shapes too large for any number that it was given.
+    """
+    x: Any = folder.value(node.args[0])
+    if isinstance(x, list) and isinstance(node.args[1], (int, slice)):  # of what a split gave
+        return x[node.args[1]]
+    if not is_channels(x) or len(node.all_input_nodes) > 1:
         return NotImplemented
-    if isinstance(sizes, int):
-        sizes = [min(sizes, len(x) - start) for start in range(0, len(x), sizes)]
-    if not isinstance(sizes, (list, tuple)) or not all(isinstance(size, int) for size in sizes):
+    run = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
+    places = torch.arange(2 * len(x) * 3 * 5).reshape(2, len(x), 3, 5)
+    large = torch.empty(1000, len(x), 10**6, 10**6, device="meta")
+    try:
+        found, shapes = (run(probe, *node.args[1:], **node.kwargs) for probe in (places, large))
+    except (IndexError, RuntimeError, TypeError):  # as torch does for an index that the small map has not
         return NotImplemented
-    starts = [sum(sizes[:index]) for index in range(len(sizes))]
-    return [x[start : start + size] for start, size in zip(starts, sizes)]
-
-
-@rule(operator.getitem)
-def _item(folder: Folder, node: fx.Node) -> Value:
-    """A piece of a split, or some of them, or the channels `x[:, start:stop]`."""
-    value: Any = folder.value(node.args[0])
-    index: Any = node.args[1]
-    if isinstance(value, list) and isinstance(index, (int, slice)):
-        return value[index]
-    if not is_channels(value) or not isinstance(index, tuple) or len(index) < 2:
-        return NotImplemented
-    window = index[1]
-    others = (index[0], *index[2:])
-    if any(axis != NOTHING for axis in others) or not isinstance(window, slice):
-        return NotImplemented
-    numbers = (window.start, window.stop, window.step)
-    if not all(number is None or isinstance(number, int) for number in numbers):
-        return NotImplemented
-    return value[window] or NotImplemented  # a map without channels is none
+    pieces = []
+    for piece, shape in zip(*([part] if isinstance(part, Tensor) else part for part in (found, shapes))):
+        if piece.ndim != 4 or not piece.numel() or (len(shape), *shape.shape[2:]) != (1000, 10**6, 10**6):
+            return NotImplemented
+        rows = piece[0, :, 0, 0] // 15
+        if not torch.equal(piece, places[:, rows]):
+            return NotImplemented
+        pieces.append(tuple(x[row] for row in rows.tolist()))
+    if node.target is shuffle_channels:
+        folder.counts["channel permutations carried into weights"] += 1
+    return pieces[0] if isinstance(found, Tensor) else pieces
 
 
 # ---- convolutions ----
@@ -180,10 +154,8 @@ def convolve(
 
 def _widening(channels: int, groups: int) -> int:
     """How many groups become one, so that it reads at least `LEAST_CHANNELS`; 1 when they all do."""
-    for factor in range(1, groups + 1):
-        if groups % factor == 0 and channels // groups * factor >= LEAST_CHANNELS:
-            return factor
-    return groups
+    factors = (factor for factor in range(1, groups) if groups % factor == 0)
+    return next((factor for factor in factors if channels // groups * factor >= LEAST_CHANNELS), groups)
 
 
 @rule(nn.BatchNorm2d)
@@ -292,14 +264,9 @@ def merge(folder: Folder, left: Channels, right: Channels) -> Channels | None:
     None when they read different things, or look at pixels that do not lie on each other.
     """
     a, b = left[0].source, right[0].source
-    whole = left == channels_of(a) and right == channels_of(b)
-    if (
-        not whole
-        or not isinstance(a, Dense)
-        or not isinstance(b, Dense)
-        or a.parts != b.parts
-        or a.rows != b.rows
-    ):
+    if not isinstance(a, Dense) or not isinstance(b, Dense) or a.parts != b.parts or a.rows != b.rows:
+        return None
+    if left != channels_of(a) or right != channels_of(b):
         return None
     small, large = sorted((a, b), key=lambda source: source.weight[0, 0].numel())
     # rows and columns that the larger kernel has more on each side; its padding must be larger by as many

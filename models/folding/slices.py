@@ -40,13 +40,13 @@ def slices_wanted(folder: Folder) -> dict[int, list[tuple[int, ...]]]:
 
 def _reads(source: Source) -> Sequence[Part]:
     parts = getattr(source, "parts", None)
-    return [Part.all(read) for read in source.inputs()] if parts is None else parts
+    return [Part.all(read) for read in source.inputs] if parts is None else parts
 
 
 def _written_by(source: Source) -> Dense | None:
     """The dense convolution that a source is, or activates."""
     while isinstance(source, Mapped) and isinstance(source.layer, ELEMENTWISE):
-        source = source.source
+        source = source.inputs[0]
     return source if isinstance(source, Dense) else None
 
 

@@ -68,11 +68,7 @@ def trace(
     layers = [layer for layer in top_layers(network) if not isinstance(layer, Detect)]
     opaque = {layer for layer in layers if layer in whole or not _traceable(layer)}
     graph = fx.GraphModule(network, _Tracer(opaque).trace(network))
-    image = torch.zeros(shape, dtype=next(network.parameters()).dtype)
-    try:
-        _Shapes(graph, without_data=True).run(image.to("meta"))
-    except (RuntimeError, NotImplementedError):  # a block looks at values, or has no counterpart without them
-        _Shapes(graph, without_data=False).run(image)
+    _Shapes(graph).run(torch.zeros(shape, dtype=next(network.parameters()).dtype))
     return graph
 
 
@@ -87,23 +83,7 @@ def _traceable(layer: nn.Module) -> bool:
 class _Shapes(fx.Interpreter):
     """Runs a graph and keeps what every node gives, as tensors without data."""
 
-    def __init__(self, graph: fx.GraphModule, without_data: bool) -> None:
-        super().__init__(graph)
-        self.without_data = without_data
-
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         n.meta["value"] = value.to("meta") if isinstance(value, Tensor) else value
         return value
-
-    def fetch_attr(self, target: str) -> Any:
-        found = super().fetch_attr(target)
-        return found.to("meta") if self.without_data and isinstance(found, Tensor) else found
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.without_data:
-            return super().call_module(target, args, kwargs)
-        module = self.fetch_attr(target)
-        state = dict(module.named_parameters()) | dict(module.named_buffers())
-        empty = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-        return torch.func.functional_call(module, empty, args, kwargs)
