@@ -27,12 +27,17 @@ class DeployedModel(nn.Module):
 
     stride: Tensor
 
-    def __init__(self, network: nn.Module, model: DetectionModel, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        model: DetectionModel,
+        size: tuple[int, int] | None,
+        rules: dict[str, int],
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.rules = network, rules
         self.names, self.nc, self.yaml, self.size = dict(model.names), model.nc, model.yaml, size
         self.register_buffer("stride", model.stride.clone(), persistent=False)
-        self.rules: dict[str, int] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, ch, H, W) float RGB 0–1 to predictions (B, N, no) and logits per level; see `Detect`.
@@ -71,6 +76,5 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: b
     for part in network.modules():
         if size is not None and isinstance(part, FoldedHead):
             part.fix(size)
-    deployed = DeployedModel(network, model, size)
-    deployed.rules = rules
+    deployed = DeployedModel(network, model, size, rules)
     return deployed.to(weight.device, weight.dtype).eval().requires_grad_(False)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from models.cfg import FOLDERS, load_cfg
+from models.detector import prepare
 from models.exporting.config import ExportConfig
 from models.runtimes.folder import checksum
 from models.yolo import DetectionModel
 from utils.data.images import read_image
-from utils.data.letterbox import letterbox
 from utils.errors import UserError
 from utils.files import ROOT
 
@@ -25,12 +24,8 @@ def example(size: tuple[int, int], batch: int) -> Tensor:
     files = sorted(PICTURES.glob("*.jpg"))
     if not files:
         raise UserError(f"no pictures in {PICTURES}, which exports are verified with; restore that folder")
-    images = []
-    for index in range(batch):
-        picture = read_image(str(files[index % len(files)]))
-        boxed, _, _ = letterbox(picture, size, auto=False)
-        images.append(torch.from_numpy(boxed[..., ::-1].transpose(2, 0, 1).copy()))  # HWC BGR -> CHW RGB
-    return torch.stack(images).float() / 255
+    pictures = [read_image(str(files[index % len(files)])) for index in range(batch)]
+    return prepare(pictures, size, stride=1, exact=True).images.float() / 255
 
 
 def metadata(

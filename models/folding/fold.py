@@ -177,15 +177,11 @@ class Folder:
         place: dict[Channel, int] = {}
         parts = []
         for part in self.parts(channels):
-            own = [channel for channel in channels if channel.source is part.source]
-            if len(part.rows) > len(own):  # they cannot be neighbours
-                part = Part.all(self.copied(part.source, sorted(channel.row for channel in own)))
-                own.sort(key=lambda channel: channel.row)
-                place |= {channel: len(place) + offset for offset, channel in enumerate(own)}
-            else:
-                rank = {row: offset for offset, row in enumerate(part.rows)}
-                place |= {channel: len(place) + rank[channel.row] for channel in own}
-            parts.append(part)
+            own = sorted(row for source, row in channels if source is part.source)
+            place |= {Channel(part.source, row): len(place) + offset for offset, row in enumerate(own)}
+            # more rows than these: they cannot be neighbours
+            surplus = len(part.rows) > len(own)
+            parts.append(Part.all(self.copied(part.source, own)) if surplus else part)
         whole = len(parts) == 1 and parts[0].whole
         return parts[0].source if whole else self.add(Joined(parts)), [place[channel] for channel in channels]
 

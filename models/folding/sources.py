@@ -170,19 +170,8 @@ class Selected(Source):
 
     def emit(self, builder: Builder) -> fx.Node:
         place = self.inputs[0].layout.positions()
-        index = torch.tensor([place[row] for row in self.order])
-        return builder.call("select", _Select(index), builder.nodes[self.inputs[0]])
-
-
-class _Select(nn.Module):
-    index: Tensor
-
-    def __init__(self, index: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("index", index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
+        index = builder.constant(torch.tensor([place[row] for row in self.order]))
+        return builder.graph.call_function(torch.index_select, (builder.nodes[self.inputs[0]], 1, index))
 
 
 class Foreign(Source):
@@ -212,17 +201,13 @@ class Foreign(Source):
 
 def changed(value: Any, source: Callable[[Source], Any], tensor: Callable[[Tensor], Any]) -> Any:
     """A nest of containers with every source and every tensor in it changed."""
-    if isinstance(value, Source):
-        return source(value)
-    if isinstance(value, Tensor):
-        return tensor(value)
-    if isinstance(value, slice):
-        return slice(*(changed(item, source, tensor) for item in (value.start, value.stop, value.step)))
-    if isinstance(value, (list, tuple)):
-        return type(value)(changed(item, source, tensor) for item in value)
-    if isinstance(value, dict):
-        return {key: changed(item, source, tensor) for key, item in value.items()}
-    return value
+
+    def change(leaf: Any) -> Any:
+        if isinstance(leaf, Source):
+            return source(leaf)
+        return tensor(leaf) if isinstance(leaf, Tensor) else leaf
+
+    return fx.node.map_aggregate(value, change)
 
 
 def sources_in(value: Any) -> list[Source]:

@@ -21,9 +21,7 @@ class ExecuTorchBackend(Backend):
     Its `threads` are those of all ExecuTorch networks in this process.
     """
 
-    def __init__(
-        self, path: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it calls itself experimental

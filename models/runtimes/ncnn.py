@@ -26,9 +26,7 @@ class NcnnBackend(Backend):
     Half precision is off, which ncnn would use where the CPU has it: pixel coordinates do not survive that.
     """
 
-    def __init__(
-        self, folder: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         ncnn = require("ncnn", "ncnn")
         param, weights = the_pair(folder, ".param")

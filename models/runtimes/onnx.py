@@ -22,9 +22,7 @@ TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.floa
 class OnnxBackend(Backend):
     """An ONNX file in ONNX Runtime (optional package)."""
 
-    def __init__(
-        self, path: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         cuda = device.type == "cuda"
         try:
@@ -63,9 +61,7 @@ class OpenCVBackend(Backend):
 
     batch = 1
 
-    def __init__(
-        self, path: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         if threads is not None:
             cv2.setNumThreads(threads)

@@ -48,8 +48,9 @@ class Ensemble(Backend):
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
 
 
-# by the ends of the names of files, and of folders, which have no dot; `Backend` says what they are given
-OPENERS: dict[str, Callable[..., Backend]] = {
+Opener = Callable[[Path, torch.device, bool, int | None], Backend]  # path, device, half, threads
+# by the ends of the names of files, and of folders, which have no dot
+OPENERS: dict[str, Opener] = {
     ".pt": open_pytorch,
     ".safetensors": open_pytorch,
     ".torchscript": TorchScriptBackend,
@@ -87,15 +88,14 @@ def load_backend(
     if not files:
         raise UserError("no weights given")
     check_threads(threads)
-    place = torch.device(device)
-    members = [_opener(file, dnn)(file, place, half=half, threads=threads) for file in map(Path, files)]
+    members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
     for member in members:
         if not member.names and data:
             member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
-def _opener(path: Path, dnn: bool) -> Callable[..., Backend]:
+def _opener(path: Path, dnn: bool) -> Opener:
     """What opens a file or folder that is there."""
     form = next((end for end in OPENERS if path.name.lower().endswith(end)), None)
     if form is None:

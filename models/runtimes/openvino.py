@@ -35,9 +35,7 @@ class OpenVINOBackend(Backend):
     survive that. Integer layers stay integer.
     """
 
-    def __init__(
-        self, folder: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         openvino = require("openvino", "openvino")
         xml, weights = the_pair(folder, ".xml")

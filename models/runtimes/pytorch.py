@@ -16,9 +16,7 @@ from models.yolo import DetectionModel
 from utils.errors import UserError
 
 
-def open_pytorch(
-    path: Path, device: torch.device, half: bool = False, threads: int | None = None
-) -> PyTorchBackend:
+def open_pytorch(path: Path, device: torch.device, half: bool, threads: int | None) -> PyTorchBackend:
     """The detector in a checkpoint, fused; `threads` are those of PyTorch in this process."""
     set_threads(threads)
     return PyTorchBackend(load_model(path), device, half=half)
@@ -64,9 +62,7 @@ class PyTorchBackend(Backend):
 class TorchScriptBackend(Backend):
     """A traced or scripted module; class names and stride stand in its extra file `config.txt` (JSON)."""
 
-    def __init__(
-        self, path: Path, device: torch.device, half: bool = False, threads: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device, half)
         set_threads(threads)
         extra = {CONFIG_FILE: ""}
