@@ -39,10 +39,9 @@ class Calibration:
             raise UserError(
                 f"--int8: {spec.file} has {len(self.dataset)} training images, fewer than a batch"
             )
-        loader = build_loader(self.dataset, batch, workers=0, shuffle=False)
+        keys = list(build_loader(self.dataset, batch, workers=0, shuffle=False).keys())
         wanted = min(max(CALIBRATION_IMAGES // batch, 1), whole)
-        chosen = {number * whole // wanted for number in range(wanted)}
-        self.keys = [key for number, key in enumerate(loader.keys()) if number in chosen]
+        self.keys = [keys[number * whole // wanted] for number in range(wanted)]
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -40,7 +40,8 @@ def export(job: Job) -> None:
         )
         files = [folder / f"{STEM}.param", folder / f"{STEM}.bin"]
         if result.returncode or not all(file.is_file() for file in files):
-            raise UserError(f"pnnx ends with status {result.returncode}: {_last_line(result.stderr)}")
+            last = result.stderr.strip().rpartition("\n")[2][:200] or "no message"
+            raise UserError(f"pnnx ends with status {result.returncode}: {last}")
         _check_layers(files[0])
         job.target.mkdir()
         for file in files:
@@ -55,8 +56,3 @@ def _check_layers(param: Path) -> None:
     foreign = sorted({kind for line in lines if FOREIGN.search(kind := line.split()[0])})
     if foreign:
         raise UserError(f"ncnn has no layer for {', '.join(foreign)}; use onnx or openvino for this network")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"

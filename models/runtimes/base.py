@@ -90,13 +90,11 @@ class Backend(nn.Module):
         raise NotImplementedError
 
 
-def check_threads(threads: int | None) -> None:
-    """Raise a UserError unless a number of threads can be asked for; None leaves it to the runtime."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
-
-
 def first_line(error: Exception) -> str:
-    """The first line of a message that says something, at most 200 characters."""
+    """The first line of a message that says something, at most 200 characters.
+
+    OpenVINO's begin with lines that name places in its source.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:200]

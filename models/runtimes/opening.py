@@ -6,15 +6,15 @@ objectness and class scores between 0 and 1.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.runtimes.base import Backend, check_threads
+from models.runtimes.base import MOST_THREADS, Backend
 from models.runtimes.executorch import ExecuTorchBackend
-from models.runtimes.metadata import Names
 from models.runtimes.ncnn import NcnnBackend
 from models.runtimes.onnx import OnnxBackend, OpenCVBackend
 from models.runtimes.openvino import OpenVINOBackend
@@ -31,15 +31,13 @@ class Ensemble(Backend):
         super().__init__(first.device, first.dtype == torch.float16)
         for member in members[1:]:
             if member.names != first.names:
-                raise UserError(
-                    f"the weights of an ensemble must have the same classes; found {_summary(first.names)} "
-                    f"and {_summary(member.names)}"
-                )
+                lists = (f"{len(m.names)} {reprlib.repr([*m.names.values()])}" for m in (first, member))
+                raise UserError(f"weights of an ensemble need the same classes; found {' and '.join(lists)}")
         self.members = nn.ModuleList(members)
         self.names, self.stride = first.names, max(m.stride for m in members)
         shapes = {m.shape for m in members if m.shape}
         if len(shapes) > 1:
-            raise UserError(f"the weights of an ensemble need one image size; found {sorted(shapes)}")
+            raise UserError(f"weights of an ensemble need one image size; found {sorted(shapes)}")
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
@@ -87,7 +85,8 @@ def load_backend(
     files = [weights] if isinstance(weights, (str, Path)) else list(weights)
     if not files:
         raise UserError("no weights given")
-    check_threads(threads)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
     members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
     for member in members:
         if not member.names and data:
@@ -108,8 +107,3 @@ def _opener(path: Path, dnn: bool) -> Opener:
     if dnn and form != ".onnx":
         raise UserError(f"--dnn runs .onnx files, found '{path}'")
     return OpenCVBackend if dnn else OPENERS[form]
-
-
-def _summary(names: Names) -> str:
-    some = ", ".join(list(names.values())[:3])
-    return f"{len(names)} ({some}{', …' if len(names) > 3 else ''})"

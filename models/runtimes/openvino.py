@@ -46,7 +46,7 @@ class OpenVINOBackend(Backend):
             core = shared_core()
             self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
         except RuntimeError as error:
-            raise UserError(f"'{folder}' cannot be run by OpenVINO: {reason(error)}") from error
+            raise UserError(f"'{folder}' cannot be run by OpenVINO: {first_line(error)}") from error
         entry = self.compiled.inputs[0]
         self.input_type = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
         shape = entry.get_partial_shape()
@@ -59,10 +59,3 @@ class OpenVINOBackend(Backend):
             [np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))]
         )
         return [torch.from_numpy(np.array(results[port], np.float32)) for port in self.compiled.outputs]
-
-
-def reason(error: Exception) -> str:
-    """The line of OpenVINO's message that says what is wrong; those before it name places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from", "Check '", "Check "))]
-    return said[-1][:200] if said else first_line(error)

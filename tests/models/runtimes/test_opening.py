@@ -210,7 +210,7 @@ def test_an_ensemble_puts_predictions_side_by_side(checkpoint: Path) -> None:
 
 def test_an_ensemble_needs_the_same_classes(checkpoint: Path, tmp_path: Path) -> None:
     other = write_torchscript(tmp_path / "toy.torchscript", names=["x", "b", "c"])
-    with pytest.raises(UserError, match=r"same classes; found 3 \(a, b, c\) and 3 \(x, b, c\)"):
+    with pytest.raises(UserError, match=r"same classes; found 3 \['a', 'b', 'c'\] and 3 \['x', 'b', 'c'\]"):
         load_backend([checkpoint, other])
 
 
