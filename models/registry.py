@@ -42,9 +42,7 @@ class Row:
     @property
     def c2(self) -> int:
         """Scaled output channels: the row's first argument."""
-        if not self.args:
-            raise ValueError("needs its output channels as first argument, got no arguments")
-        wanted = self.args[0]
+        wanted = self.args[0] if self.args else None
         if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
             raise ValueError(f"needs its output channels (an integer >= 1) as first argument, got {wanted!r}")
         return self.scale(wanted)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from models.folding.builder import Builder
 from models.folding.convolution import Dense, Settings
@@ -126,7 +126,7 @@ class Folder:
 
         return fx.node.map_arg(arguments, lambda node: settle(self.values[node]))
 
-    def module(self, node: fx.Node) -> nn.Module:
+    def module(self, node: fx.Node) -> Any:
         """What a node calls."""
         return self.network.get_submodule(str(node.target))
 

@@ -100,7 +100,6 @@ def _selected(folder: Folder, node: fx.Node) -> Value:
 @rule(nn.Conv2d)
 def _convolution(folder: Folder, node: fx.Node) -> Value:
     conv = folder.module(node)
-    assert isinstance(conv, nn.Conv2d)
     x = folder.value(node.args[0])
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not is_channels(x):
         return NotImplemented
@@ -163,7 +162,6 @@ def _batch_norm(folder: Folder, node: fx.Node) -> Value:
     """A scale and a shift per channel."""
     norm = folder.module(node)
     x = folder.value(node.args[0])
-    assert isinstance(norm, nn.BatchNorm2d)
     if not is_channels(x) or norm.running_mean is None:  # statistics of the batch are no constants
         return NotImplemented
     scale, shift = batch_norm_terms(norm)
@@ -322,11 +320,9 @@ def _multiply(folder: Folder, node: fx.Node) -> Value:
 def _detect(folder: Folder, node: fx.Node) -> Value:
     """Its 1x1 convolutions read channels in any order and write boxes and scores apart; see `FoldedHead`."""
     head = folder.module(node)
-    assert isinstance(head, Detect)
     maps: tuple[list[Source], list[Source]] = ([], [])
     inputs: Any = node.args[0]
     for conv, argument in zip(head.m, inputs):
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
         for kind, rows in zip(maps, box_rows(head)):
             weight, bias = conv.weight[rows].detach(), conv.bias[rows].detach()
             found = convolve(folder, folder.value(argument), weight, bias, settings_of(conv), conv.groups)
