@@ -27,11 +27,13 @@ class Backend(nn.Module):
         shape: (height, width) of images when only one is possible, else None.
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
+        pt: whether this is a PyTorch model in this process, which can run in several threads at once.
     """
 
     shape: tuple[int, int] | None = None
     batch: int | None = None
     any_shape = False
+    pt = False
 
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()

@@ -40,6 +40,7 @@ class Ensemble(Backend):
             raise UserError(f"weights of an ensemble need one image size; found {sorted(shapes)}")
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
+        self.pt = all(m.pt for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)

@@ -36,7 +36,7 @@ class PyTorchBackend(Backend):
         fuse: fold batch norm into the convolutions.
     """
 
-    any_shape = True
+    any_shape = pt = True
 
     def __init__(
         self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True

@@ -24,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.
 class Fixed(Backend):
     """Finds the same boxes in every image: cx, cy, w, h in pixels of its input, objectness, scores."""
 
+    pt = True
+
     def __init__(self, rows: list[list[float]], shape: tuple[int, int] | None = None) -> None:
         super().__init__(torch.device("cpu"))
         self.rows = torch.tensor(rows)

@@ -82,7 +82,7 @@ def expected(images: Tensor) -> Tensor:
 
 def test_torchscript(tmp_path: Path, images: Tensor, expected: Tensor) -> None:
     backend = load_backend(write_torchscript(tmp_path / "toy.torchscript", names=NAMES, stride=16))
-    assert (backend.names, backend.stride, backend.shape) == (NAMES, 16, None)
+    assert (backend.names, backend.stride, backend.pt, backend.shape) == (NAMES, 16, False, None)
     with torch.inference_mode():
         assert torch.allclose(backend(images), expected, atol=1e-6)
 
@@ -187,7 +187,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_pytorch_fused_equals_the_model(checkpoint: Path) -> None:
     images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     backend = load_backend(checkpoint)
-    assert isinstance(backend, PyTorchBackend)
+    assert isinstance(backend, PyTorchBackend) and backend.pt
     assert (backend.names, backend.stride) == (NAMES, 32)
     with torch.inference_mode():
         assert torch.allclose(backend(images), load_model(checkpoint)(images)[0], atol=1e-4, rtol=1e-4)
@@ -205,7 +205,7 @@ def test_an_ensemble_puts_predictions_side_by_side(checkpoint: Path) -> None:
     with torch.inference_mode():
         one = load_backend(checkpoint)(images)
         assert torch.equal(both(images), torch.cat((one, one), dim=1))
-    assert isinstance(both, Ensemble) and both.names == NAMES
+    assert isinstance(both, Ensemble) and both.names == NAMES and both.pt
 
 
 def test_an_ensemble_needs_the_same_classes(checkpoint: Path, tmp_path: Path) -> None:
