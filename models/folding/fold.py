@@ -200,7 +200,7 @@ class Folder:
         def fits() -> bool:
             return moved(a, rows_a, rows_b) == moved(b, rows_b, rows_b)
 
-        # asked again after each wish: it may have moved both, where they hang on one and the same order
+        # asked again after each requirement: it may have moved both, where they share one order
         granted = fits() or (b.layout.require(moved(a, rows_a, rows_b), exact=True) and fits())
         granted = granted or (a.layout.require(moved(b, rows_b, rows_a), exact=True) and fits())
         if not granted:

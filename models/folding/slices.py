@@ -18,7 +18,7 @@ def slices_wanted(folder: Folder) -> dict[int, list[tuple[int, ...]]]:
     A slice copies, and makes a runtime leave its own memory layout. Where nothing needs the whole output as
     one tensor, the convolution writes the pieces apart instead: `(W x)[rows] = W[rows] x`.
     """
-    wishes: dict[Dense, list[tuple[int, ...]]] = {}
+    apart: dict[Dense, list[tuple[int, ...]]] = {}
     whole: set[Dense] = set()
     for source in folder.needed:
         if isinstance(source, Mapped) and isinstance(source.layer, ELEMENTWISE):
@@ -28,12 +28,12 @@ def slices_wanted(folder: Folder) -> dict[int, list[tuple[int, ...]]]:
             if root is None:
                 continue
             if not part.whole:
-                wishes.setdefault(root, []).append(part.rows)
+                apart.setdefault(root, []).append(part.rows)
             elif not isinstance(source, Dense):
                 whole.add(root)
     return {
         root.number: pieces
-        for root, parts in wishes.items()
+        for root, parts in apart.items()
         if root.number >= 0 and root not in whole and len(pieces := _pieces(root.rows, parts)) <= MOST_PIECES
     }
 
@@ -50,10 +50,10 @@ def _written_by(source: Source) -> Dense | None:
     return source if isinstance(source, Dense) else None
 
 
-def _pieces(rows: int, wishes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The rows in sets of those that are in the same wishes."""
-    wanted = [set(wish) for wish in wishes]
+def _pieces(rows: int, slices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The rows in sets of those that are in the same slices."""
+    wanted = [set(piece) for piece in slices]
     pieces: dict[tuple[bool, ...], list[int]] = {}
     for row in range(rows):
-        pieces.setdefault(tuple(row in wish for wish in wanted), []).append(row)
+        pieces.setdefault(tuple(row in piece for piece in wanted), []).append(row)
     return [tuple(piece) for piece in pieces.values()]
