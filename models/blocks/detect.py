@@ -40,8 +40,7 @@ class Detect(nn.Module):
     Args:
         nc: number of classes.
         anchors: one row `w, h, w, h, …` of pixels per level, or the number of anchors per level: then the
-        shapes
-            are squares of 4 to 8 strides, a start for autoanchor.
+            shapes are squares of 4 to 8 strides, a start for autoanchor.
         ch: channels of the input maps.
 
     Attributes:

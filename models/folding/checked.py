@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import models.folding.rules  # noqa: F401  # registers every rule
 from models.blocks.detect import Detect
-from models.folding.fold import Folder
+from models.folding.fold import Folding
 from models.folding.slices import slices_wanted
 from models.folding.sources import changed
 from models.folding.trace import top_layers, trace
@@ -54,10 +54,10 @@ def _folded(
     network: nn.Module, shape: tuple[int, ...], whole: set[nn.Module]
 ) -> tuple[nn.Module, dict[str, int]]:
     traced = trace(network, shape, whole)
-    first = Folder(traced)
+    first = Folding(traced)
     first.fold()
-    folder = Folder(traced, slices_wanted(first))
-    return folder.fold(), {name: count for name, count in folder.counts.items() if count}
+    folding = Folding(traced, slices_wanted(first))
+    return folding.fold(), {name: count for name, count in folding.counts.items() if count}
 
 
 def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:

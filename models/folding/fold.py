@@ -28,7 +28,7 @@ from models.folding.sources import (
 # what a node of the traced network gives: the channels of a map (B, C, H, W); a tensor or number that hangs
 # on weights alone; a list of such values; or a node that stays
 Value: TypeAlias = Any
-Rule: TypeAlias = "Callable[[Folder, fx.Node], Value]"
+Rule: TypeAlias = "Callable[[Folding, fx.Node], Value]"
 RULES: dict[Any, Rule] = {}  # by type of module, function, or name of method
 
 
@@ -42,7 +42,7 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return enter
 
 
-class Folder:
+class Folding:
     """One walk.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.folding.convolution import Dense
-from models.folding.fold import Folder
+from models.folding.fold import Folding
 from models.folding.rules import ELEMENTWISE
 from models.folding.sources import Mapped, Part, Source
 
 MOST_PIECES = 3  # that a convolution is cut into
 
 
-def slices_wanted(folder: Folder) -> dict[int, list[tuple[int, ...]]]:
+def slices_wanted(folding: Folding) -> dict[int, list[tuple[int, ...]]]:
     """For dense convolutions, by number, the pieces of their rows that consumers of a first walk read apart.
 
     A slice copies, and makes a runtime leave its own memory layout. Where nothing needs the whole output as
@@ -20,7 +20,7 @@ def slices_wanted(folder: Folder) -> dict[int, list[tuple[int, ...]]]:
     """
     apart: dict[Dense, list[tuple[int, ...]]] = {}
     whole: set[Dense] = set()
-    for source in folder.needed:
+    for source in folding.needed:
         if isinstance(source, Mapped) and isinstance(source.layer, ELEMENTWISE):
             continue  # goes with what it activates
         for part in _reads(source):

@@ -42,7 +42,7 @@ class Backend(nn.Module):
         self.names: Names = {}
         self.stride = DEFAULT_STRIDE
 
-    def take(self, path: Path, description: Description, sides: Sequence[int | None]) -> None:
+    def configure(self, path: Path, description: Description, sides: Sequence[int | None]) -> None:
         """Take over what a file says of itself, and the sides of its input, None where any size goes.
 
         Raises:

@@ -40,7 +40,7 @@ class ExecuTorchBackend(Backend):
             raise UserError(
                 f"'{path}' is not an ExecuTorch file that can be run: {first_line(error)}"
             ) from error
-        self.take(path, read_json(text, path), sides)
+        self.configure(path, read_json(text, path), sides)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         # XNNPACK takes no images that are channels last

@@ -45,7 +45,7 @@ class OnnxBackend(Backend):
         self.input_name, self.input_type = entries[0].name, TYPES[entries[0].type]
         # names stand for sizes that are free
         sides = [side if isinstance(side, int) else None for side in entries[0].shape]
-        self.take(path, described(self.session.get_modelmeta().custom_metadata_map, path), sides)
+        self.configure(path, described(self.session.get_modelmeta().custom_metadata_map, path), sides)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         array = images.cpu().numpy().astype(self.input_type, copy=False)

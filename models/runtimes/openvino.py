@@ -52,7 +52,7 @@ class OpenVINOBackend(Backend):
         shape = entry.get_partial_shape()
         sides = [] if shape.rank.is_dynamic else shape
         lengths = [None if side.is_dynamic else side.get_length() for side in sides]
-        self.take(folder, read_yaml(folder), lengths)
+        self.configure(folder, read_yaml(folder), lengths)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         results = self.compiled(

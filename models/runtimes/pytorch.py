@@ -78,7 +78,7 @@ class TorchScriptBackend(Backend):
         description = read_json(text.decode(errors="replace") if isinstance(text, bytes) else text, path)
         fixed = None if description.dynamic else description.shape
         batch = None if description.dynamic else description.batch
-        self.take(path, description, (batch, 3, *(fixed or (None, None))))
+        self.configure(path, description, (batch, 3, *(fixed or (None, None))))
         self.any_shape = description.dynamic  # a trace may keep its shape without saying so
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
