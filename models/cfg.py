@@ -50,15 +50,11 @@ def resolve_cfg(name: str | Path) -> Path:
         UserError: there is none; the message proposes the nearest names.
     """
     path = Path(name)
-    if path.is_file():
-        return path
     # 'models/yolov5n.yaml' is meant as ours from any working directory
     own = path.parent == Path() or path.parent.name in ("models", "hub")
-    candidates = [path, *(path.with_name(sibling) for sibling in _siblings(path.name))]
-    for candidate in candidates:
+    for candidate in (path.name, *_siblings(path.name)):
         for folder in (path.parent, *(FOLDERS if own else ())):
-            for suffix in ("", ".yaml"):
-                file = folder / f"{candidate.name}{suffix}"
+            for file in (folder / candidate, folder / f"{candidate}.yaml"):
                 if file.is_file():
                     return file
     return find_file(path.name if own else path, FOLDERS)  # raises, with proposals

@@ -8,27 +8,20 @@ from torch import nn
 
 from models.blocks import FAMILIES
 
-
-def _blocks() -> dict[str, type[nn.Module]]:
-    """Every public module class, by name, that a family file defines itself."""
-    return {
-        name: value
-        for family in FAMILIES
-        for name, value in vars(family).items()
-        if isinstance(value, type)
-        and issubclass(value, nn.Module)
-        and value.__module__ == family.__name__
-        and not name.startswith("_")
-    }
-
-
-_EXPORTED = _blocks()
-__all__ = sorted(_EXPORTED)
+# every public module class, by name, that a family file defines itself
+_BLOCKS = {
+    name: value
+    for family in FAMILIES
+    for name, value in vars(family).items()
+    if isinstance(value, type) and issubclass(value, nn.Module)
+    if value.__module__ == family.__name__ and not name.startswith("_")
+}
+__all__ = sorted(_BLOCKS)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTED:
-        return _EXPORTED[name]
+    if name in _BLOCKS:
+        return _BLOCKS[name]
     raise AttributeError(f"models.common has no block '{name}'")
 
 

@@ -11,11 +11,8 @@ from models.folding.checked import fold
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import DetectionModel
-from utils.counting.measure import count_parameters, measure
-from utils.counting.meter import Cost
 
 TRACED = 256  # side of the image that a model is traced with; a multiple of every usual stride
-SIDE = 640  # of the image that `summary` counts for when any size is possible
 
 
 class DeployedModel(nn.Module):
@@ -30,12 +27,17 @@ class DeployedModel(nn.Module):
 
     stride: Tensor
 
-    def __init__(self, network: nn.Module, model: DetectionModel, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        model: DetectionModel,
+        size: tuple[int, int] | None,
+        rules: dict[str, int],
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.rules = network, rules
         self.names, self.nc, self.yaml, self.size = dict(model.names), model.nc, model.yaml, size
         self.register_buffer("stride", model.stride.clone(), persistent=False)
-        self.rules: dict[str, int] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, ch, H, W) float RGB 0–1 to predictions (B, N, no) and logits per level; see `Detect`.
@@ -47,34 +49,9 @@ class DeployedModel(nn.Module):
             raise ValueError(f"deployed for images of {self.size}, got {tuple(images.shape[2:])}")
         return self.network(images)
 
-    def summary(self) -> str:
-        """What was folded, and what that saved for one image, in several lines."""
-        height, width = self.size or (SIDE, SIDE)
-        with torch.device("meta"):
-            plain = DetectionModel(self.yaml).eval()
-        image = torch.empty(1, self.yaml.get("ch", 3), height, width, device="meta")
-        norms = sum(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
-        before, parameters = measure(plain, image), count_parameters(plain)
-        after = measure(self.network, image)
-        rules = {"BatchNorms folded into convolutions": norms, **self.rules}
-        lines = [f"{count:6,}  {name}" for name, count in rules.items()]
-        lines += ["", f"{f'one image, {height} x {width}':<24} {'before':>12} {'after':>12} {'ratio':>7}"]
-        pairs = {"parameters": (parameters, count_parameters(self.network)), **_pairs(before, after)}
-        for name, (old, new) in pairs.items():
-            lines.append(f"{name:<24} {old:>12,} {new:>12,} {new / old:>7.3f}")
-        return "\n".join(lines)
-
-
-def _pairs(before: Cost, after: Cost) -> dict[str, tuple[int, int]]:
-    return {
-        "multiply-adds, 10^6": (before.flops() // 2_000_000, after.flops() // 2_000_000),
-        "bytes moved, 10^3": tuple((c.bytes_read + c.bytes_written) // 1000 for c in (before, after)),  # type: ignore[dict-item]
-        "kernels": (before.kernels, after.kernels),
-    }
-
 
 @torch.no_grad()
-def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> DeployedModel:
+def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: bool = False) -> DeployedModel:
     """An inference model that equals `model` in evaluation mode; the model itself is left alone.
 
     Everything that can be said of the result by algebra is done beforehand: see `models.folding.rules`. A
@@ -83,6 +60,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
 
     Args:
         size: (height, width) of all images, multiples of the stride, to have the head's cells as constants.
+        raw: end at the head's convolutions, see `Flow`; the result then gives their maps.
 
     Raises:
         ValueError: a size that is no multiple of the stride.
@@ -94,10 +72,9 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None) -> Deploy
         )
     weight = next(model.parameters())
     plain = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    network, rules = fold(Flow(plain.fuse()), (1, plain.yaml["ch"], TRACED, TRACED))
+    network, rules = fold(Flow(plain.fuse(), raw), (1, plain.yaml["ch"], TRACED, TRACED))
     for part in network.modules():
         if size is not None and isinstance(part, FoldedHead):
             part.fix(size)
-    deployed = DeployedModel(network, model, size)
-    deployed.rules = rules
+    deployed = DeployedModel(network, model, size, rules)
     return deployed.to(weight.device, weight.dtype).eval().requires_grad_(False)

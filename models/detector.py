@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.runtimes.opening import Backend, PyTorchBackend
+from models.runtimes.base import Backend
+from models.runtimes.pytorch import PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
 from utils.console import warn
@@ -137,42 +138,38 @@ class Detector(nn.Module):
             return self.backend(pictures)
         with torch.inference_mode():
             if isinstance(pictures, Tensor) and pictures.ndim == 4:
-                return self._detect_batch(pictures, augment)
-            several = isinstance(pictures, (list, tuple))
-            loaded = [load_picture(p, i) for i, p in enumerate(pictures if several else [pictures])]
-            if not loaded:
-                raise UserError("no pictures given")
-            return self._detect_pictures(loaded, size, augment)
-
-    def _detect_pictures(
-        self, loaded: list[tuple[np.ndarray, str]], size: int | tuple[int, int], augment: bool
-    ) -> Results:
-        start = time.perf_counter()
-        batch = self.prepare([image for image, _ in loaded], size)
-        before = time.perf_counter() - start
-        rows, (convert, inference, after) = self.detect(batch, augment)
-        pictures = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image, _ in loaded]
+                batch, shown = self._as_it_is(pictures)
+                before = 0.0
+                files = [f"image{index}.jpg" for index in range(len(shown))]
+            else:
+                several = isinstance(pictures, (list, tuple))
+                loaded = [load_picture(p, i) for i, p in enumerate(pictures if several else [pictures])]
+                if not loaded:
+                    raise UserError("no pictures given")
+                start = time.perf_counter()
+                batch = self.prepare([image for image, _ in loaded], size)
+                before = time.perf_counter() - start
+                shown = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image, _ in loaded]
+                files = [file for _, file in loaded]
+            rows, (convert, inference, after) = self.detect(batch, augment)
         times = (before + convert, inference, after)
-        return Results(pictures, rows, self.names, [f for _, f in loaded], times, tuple(batch.images.shape))
+        return Results(shown, rows, self.names, files, times, tuple(batch.images.shape))
 
-    def _detect_batch(self, images: Tensor, augment: bool) -> Results:
-        """A float batch is used as it is; its images serve as the pictures."""
+    def _as_it_is(self, images: Tensor) -> tuple[Prepared, list[np.ndarray]]:
+        """A float batch that needs no preparation; its images serve as the pictures."""
         if not images.is_floating_point() or images.shape[1] != 3:
             raise UserError(
                 f"a batch must be (B, 3, H, W) float 0–1, found {tuple(images.shape)} {images.dtype}"
             )
         if not len(images) or not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):
             raise UserError(f"a float batch must hold values from 0 to 1, found {_range(images)}")
-        if images.shape[2] % self.stride or images.shape[3] % self.stride:
+        batch = Prepared(images, [(int(images.shape[2]), int(images.shape[3]))] * len(images))
+        if any(side % self.stride for side in batch.size):
             raise UserError(
                 f"sides of a batch must be multiples of {self.stride}, found {tuple(images.shape)}"
             )
         pixels = (images.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
-        shape = (int(images.shape[2]), int(images.shape[3]))
-        batch = Prepared(images, [shape] * len(images))
-        rows, times = self.detect(batch, augment)
-        files = [f"image{index}.jpg" for index in range(len(images))]
-        return Results(list(pixels), rows, self.names, files, times, tuple(images.shape))
+        return batch, list(pixels)
 
     def prepare(self, images: Sequence[np.ndarray], size: int | tuple[int, int]) -> Prepared:
         """`prepare` as this network needs it: its stride, and its shape when it has only one."""

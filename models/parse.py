@@ -126,15 +126,15 @@ def resolve_argument(value: Any, names: dict[str, Any]) -> Any:
 def _build(name: str, row: Row, place: str) -> tuple[nn.Module, Wiring]:
     """One row's module, or a sequence of as many as its rule says; later ones take the first one's output."""
     try:
-        block, rule = lookup(name)
+        entry = lookup(name)
     except ValueError as error:
         raise UserError(f"{place}: {error}") from error
     try:
-        wiring = rule(row)
-        modules = [block(*wiring.args)]
+        wiring = entry.rule(row)
+        modules = [entry.block(*wiring.args)]
         for _ in range(1, wiring.repeats):
-            modules.append(block(*rule(replace(row, channels=(wiring.c2,))).args))
-    except Exception as error:  # a constructor may fail on a user's arguments with anything
+            modules.append(entry.block(*entry.rule(replace(row, channels=(wiring.c2,))).args))
+    except Exception as error:  # torch's layers fail on wrong arguments with any builtin error
         shown = ", ".join(map(str, row.args))
         raise UserError(f"{place}: {name}({shown}): {error}") from error
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules), wiring

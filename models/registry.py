@@ -42,9 +42,7 @@ class Row:
     @property
     def c2(self) -> int:
         """Scaled output channels: the row's first argument."""
-        if not self.args:
-            raise ValueError("needs its output channels as first argument, got no arguments")
-        wanted = self.args[0]
+        wanted = self.args[0] if self.args else None
         if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
             raise ValueError(f"needs its output channels (an integer >= 1) as first argument, got {wanted!r}")
         return self.scale(wanted)
@@ -73,26 +71,55 @@ Block = TypeVar("Block", bound=type[nn.Module])
 
 
 class Entry(NamedTuple):
-    """A block and the rule that wires it."""
+    """A block, the rule that wires it, and what its tests need; see `register`."""
 
     block: Callable[..., nn.Module]
     rule: Rule
+    example: tuple[Any, ...] = ()
+    levels: int = 1
 
 
 BLOCKS: dict[str, Entry] = {}
+EXAMPLE_CHANNELS = 32  # of the maps that a block is tested on
 
 
-def register(rule: Rule, name: str | None = None) -> Callable[[Block], Block]:
-    """Class decorator: make a block known to yamls under its class name (or `name`), wired by `rule`."""
+def register(
+    rule: Rule | None = None,
+    name: str | None = None,
+    *,
+    example: tuple[Any, ...] | None = None,
+    levels: int = 1,
+) -> Callable[[Block], Block]:
+    """Class decorator: make a block known to yamls under its class name (or `name`), wired by `rule`.
+
+    Args:
+        example: arguments of a yaml row that makes the block for its tests, on maps of 32 channels. Without
+            it the output channels alone, or nothing where the rule is `same` or `per_channel`.
+        levels: how many maps the block takes, finest first, each half as high and wide as the one before.
+
+    Raises:
+        TypeError: no rule, or something that is none; the message names the block.
+        ValueError: there is a block of this name.
+    """
+    if isinstance(rule, type):  # `@register` without brackets, where the class stands in the rule's place
+        raise _without_rule(rule.__name__)
 
     def enter(block: Block) -> Block:
         key = name or block.__name__
+        if rule is None or not callable(rule):
+            raise _without_rule(key)
         if key in BLOCKS:
             raise ValueError(f"block '{key}' is registered twice")
-        BLOCKS[key] = Entry(block, rule)
+        default = () if rule in (same, per_channel) else (EXAMPLE_CHANNELS,)
+        BLOCKS[key] = Entry(block, rule, default if example is None else example, levels)
         return block
 
     return enter
+
+
+def _without_rule(name: str) -> TypeError:
+    stock = ", ".join(rule.__name__ for rule in (scaled, stacked, same, per_channel))
+    return TypeError(f"block '{name}' needs a rule, as in @register(scaled); stock rules are {stock}")
 
 
 def lookup(name: str) -> Entry:
@@ -146,7 +173,7 @@ def per_channel(row: Row) -> Wiring:
     return Wiring((row.c1, *row.args), row.c1, row.number)
 
 
-register(scaled, "nn.Conv2d")(nn.Conv2d)
-register(scaled, "nn.ConvTranspose2d")(nn.ConvTranspose2d)
+register(scaled, "nn.Conv2d", example=(32, 3, 1, 1))(nn.Conv2d)
+register(scaled, "nn.ConvTranspose2d", example=(32, 2, 2))(nn.ConvTranspose2d)
 register(per_channel, "nn.BatchNorm2d")(nn.BatchNorm2d)
 register(per_channel, "nn.InstanceNorm2d")(nn.InstanceNorm2d)

@@ -51,10 +51,10 @@ def layer_costs(modules: nn.Sequential, layers: Sequence[Layer], ch: int, imgsz:
     return costs
 
 
-def layer_table(modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int = 640) -> str:
+def layer_table(costs: Sequence[LayerCost]) -> str:
     """Index, from, repeats, parameters, GFLOPs, module and arguments, one line per layer."""
     lines = [f"{'layer':>5} {'from':>16} {'n':>3} {'parameters':>11} {'GFLOPs':>8}  {'module':<18} arguments"]
-    for cost in layer_costs(modules, layers, ch, imgsz):
+    for cost in costs:
         layer = cost.layer
         arguments = ", ".join(map(str, layer.args))
         lines.append(
@@ -64,31 +64,13 @@ def layer_table(modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, im
     return "\n".join(lines)
 
 
-def summary_line(
-    modules: nn.Sequential, layers: Sequence[Layer], ch: int = 3, imgsz: int | None = None, thop: bool = False
-) -> str:
-    """Layers, parameters, gradients; with `imgsz` GFLOPs, and with `thop` also that package's figure."""
-    leaves = sum(not list(module.children()) for module in modules.modules())
-    line = (
-        f"{leaves} layers, {count_parameters(modules):,} parameters, "
-        f"{count_parameters(modules, trainable=True):,} gradients"
+def summary_line(model: nn.Module, costs: Sequence[LayerCost], ch: int, imgsz: int) -> str:
+    """Layers, parameters and gradients; GFLOPs by our own count and by that of the thop package."""
+    leaves = sum(not list(module.children()) for module in model.modules())
+    thop = thop_flops(model, torch.empty(1, ch, imgsz, imgsz, device="meta"))
+    return (
+        f"{leaves} layers, {count_parameters(model):,} parameters, "
+        f"{count_parameters(model, trainable=True):,} gradients, "
+        f"{sum(cost.gflops for cost in costs):.3f} GFLOPs at {imgsz} (convolutions only, fused; "
+        f"thop with BatchNorm: {'not installed' if thop is None else f'{thop / 1e9:.3f} GFLOPs'})"
     )
-    if imgsz is None:
-        return line
-    line += f", {sum(cost.gflops for cost in layer_costs(modules, layers, ch, imgsz)):.3f} GFLOPs at {imgsz}"
-    if not thop:
-        return line
-    other = thop_flops(_Network(modules, layers), torch.empty(1, ch, imgsz, imgsz, device="meta"))
-    figure = "not installed" if other is None else f"{other / 1e9:.3f} GFLOPs"
-    return f"{line} (convolutions only, fused; thop with BatchNorm: {figure})"
-
-
-class _Network(nn.Module):
-    """The whole network as one module, for a counter that wants to call it."""
-
-    def __init__(self, modules: nn.Sequential, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        self.model, self.layers = modules, layers
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return run_layers(self.model, self.layers, x)

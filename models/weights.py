@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,16 +60,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool 
     return model.fuse() if fuse else model
 
 
-@dataclass(frozen=True)
-class LayerTransfer:
-    """What a layer took over: tensors, buffers such as running means among them, and parameters (values)."""
+class Counts(NamedTuple):
+    """Tensors taken over, buffers such as running means among them, and parameters (values), of how many."""
 
-    index: int
-    block: str
     tensors: int
     all_tensors: int
     parameters: int
     all_parameters: int
+
+    @property
+    def share(self) -> float:
+        """Fraction (0..1) of the parameters. Running means, counters and anchors are none."""
+        return self.parameters / max(self.all_parameters, 1)
 
 
 @dataclass(frozen=True)
@@ -77,62 +79,42 @@ class TransferReport:
     """What `transfer` took over.
 
     Attributes:
-        layers: in the order of the model, those without tensors left out.
-        missing: names of the model's tensors without a counterpart in the source.
-        unlike: names whose shape differs, with both shapes.
-        excluded: names left alone on request.
+        layers: by index and block, in the order of the model; those without tensors are left out.
+        kept: by the name of each tensor that kept its initial value, the reason.
     """
 
-    layers: tuple[LayerTransfer, ...]
-    missing: tuple[str, ...]
-    unlike: tuple[str, ...]
-    excluded: tuple[str, ...]
+    layers: dict[tuple[int, str], Counts]
+    kept: dict[str, str]
 
     @property
-    def total(self) -> LayerTransfer:
-        """The sum over all layers, under the index -1."""
-        return LayerTransfer(
-            index=-1,
-            block="all",
-            tensors=sum(layer.tensors for layer in self.layers),
-            all_tensors=sum(layer.all_tensors for layer in self.layers),
-            parameters=sum(layer.parameters for layer in self.layers),
-            all_parameters=sum(layer.all_parameters for layer in self.layers),
-        )
+    def total(self) -> Counts:
+        """The sum over all layers."""
+        return Counts(*map(sum, zip(*self.layers.values())))
 
     @property
     def share(self) -> float:
-        """Fraction (0..1) of the model's parameters that were copied. Running means, counters and anchors are
-        buffers, not parameters."""
-        return self.total.parameters / max(self.total.all_parameters, 1)
+        """Fraction (0..1) of the model's parameters that were copied."""
+        return self.total.share
 
     def __str__(self) -> str:
         total = self.total
         return (
-            f"{total.tensors} of {total.all_tensors} tensors taken over, {self.share:.1%} of the parameters "
+            f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
             f"({total.parameters:,} of {total.all_parameters:,})"
         )
 
     def table(self) -> str:
         """A line a layer: index, block, tensors and parameters taken over of those there, and the share."""
         lines = [f"{'layer':>5}  {'block':<16} {'tensors':>9} {'parameters taken over':>24} {'share':>7}"]
-        for layer in (*self.layers, self.total):
-            index = layer.index if layer.index >= 0 else ""
-            parameters = f"{layer.parameters:,} of {layer.all_parameters:,}"
-            share = layer.parameters / max(layer.all_parameters, 1)
-            lines.append(
-                f"{index:>5}  {layer.block:<16} {f'{layer.tensors} of {layer.all_tensors}':>9} "
-                f"{parameters:>24} {share:>7.1%}"
-            )
+        for (index, block), counts in [*self.layers.items(), (("", "all"), self.total)]:
+            tensors = f"{counts.tensors} of {counts.all_tensors}"
+            parameters = f"{counts.parameters:,} of {counts.all_parameters:,}"
+            lines.append(f"{index:>5}  {block:<16} {tensors:>9} {parameters:>24} {counts.share:>7.1%}")
         return "\n".join(lines)
 
     def details(self) -> list[str]:
         """One line for each tensor that kept its initial value, with the reason."""
-        return [
-            *(f"not in the weights: {name}" for name in self.missing),
-            *(f"other shape: {name}" for name in self.unlike),
-            *(f"left as it is: {name}" for name in self.excluded),
-        ]
+        return [f"{reason}: {name}" for name, reason in self.kept.items()]
 
 
 @torch.no_grad()
@@ -143,42 +125,33 @@ def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("an
         source: a state dict in any floating dtype; values are converted to the model's.
         exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
     """
-    missing, unlike, excluded = [], [], []
-    taken: set[str] = set()
-    own = model.state_dict()
-    for name, tensor in own.items():
-        found = source.get(name)
-        if any(part in name for part in exclude):
-            excluded.append(name)
-        elif found is None:
-            missing.append(name)
-        elif found.shape != tensor.shape:
-            unlike.append(f"{name} {tuple(tensor.shape)}, in the weights {tuple(found.shape)}")
-        else:
-            tensor.copy_(found)
-            taken.add(name)
-    return TransferReport(_by_layer(model, taken), tuple(missing), tuple(unlike), tuple(excluded))
-
-
-def _by_layer(model: DetectionModel, taken: Set[str]) -> tuple[LayerTransfer, ...]:
-    """What each layer took over, when `taken` names the tensors of the model that were."""
-    layers = []
+    layers, kept = {}, {}
     for layer, module in zip(model.layers, model.model, strict=True):
-        prefix = f"model.{layer.index}."
-        tensors = [f"{prefix}{name}" for name in module.state_dict()]
-        sizes = {f"{prefix}{name}": parameter.numel() for name, parameter in module.named_parameters()}
-        if tensors:
-            layers.append(
-                LayerTransfer(
-                    index=layer.index,
-                    block=layer.name,
-                    tensors=sum(name in taken for name in tensors),
-                    all_tensors=len(tensors),
-                    parameters=sum(size for name, size in sizes.items() if name in taken),
-                    all_parameters=sum(sizes.values()),
-                )
-            )
-    return tuple(layers)
+        parameters = dict(module.named_parameters())
+        counts = []
+        for own, tensor in module.state_dict().items():
+            name = f"model.{layer.index}.{own}"
+            reason = _misfit(name, tensor, source.get(name), exclude)
+            if reason:
+                kept[name] = reason
+            else:
+                tensor.copy_(source[name])
+            size = tensor.numel() if own in parameters else 0
+            counts.append((not reason, 1, 0 if reason else size, size))
+        if counts:
+            layers[layer.index, layer.name] = Counts(*map(sum, zip(*counts)))
+    return TransferReport(layers, kept)
+
+
+def _misfit(name: str, tensor: Tensor, found: Tensor | None, exclude: Sequence[str]) -> str:
+    """Why a tensor is not taken over; empty when it is."""
+    if any(part in name for part in exclude):
+        return "left as it is"
+    if found is None:
+        return "not in the weights"
+    if found.shape != tensor.shape:
+        return f"other shape {tuple(tensor.shape)}, in the weights {tuple(found.shape)}"
+    return ""
 
 
 def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:

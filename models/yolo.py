@@ -21,7 +21,7 @@ from models.blocks.conv import fold_batch_norm
 from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
 from models.parse import Layer, parse_model, run_layers
-from models.summary import layer_table, summary_line
+from models.summary import layer_costs, layer_table, summary_line
 from utils.data.letterbox import round_up
 from utils.errors import UserError, run_command
 
@@ -142,13 +142,6 @@ class DetectionModel(nn.Module):
                 _fuse_sequence(module)
         return self
 
-    def info(self, imgsz: int | None = None) -> str:
-        """One line: layers, parameters, gradients; with `imgsz` also GFLOPs at that many pixels.
-
-        The operation counter takes a second to load, hence on request only.
-        """
-        return summary_line(self.model, self.layers, self.yaml["ch"], imgsz)
-
     @torch.no_grad()
     def measure_strides(self, source: str = "model") -> list[float]:
         """Run an empty image through the network; strides are its side over those of the head's maps.
@@ -169,7 +162,7 @@ class DetectionModel(nn.Module):
                 return x
             try:
                 y = module(x)
-            except Exception as error:  # shapes that do not fit fail anywhere inside torch
+            except Exception as error:  # torch, and a user's block, fail on shapes with any builtin error
                 raise UserError(f"{place}: {' '.join(str(error).split())[:300]}") from error
             if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[1] != layer.channels:
                 got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -211,9 +204,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--nc", type=int, help="number of classes instead of the yaml's")
     flags = parser.parse_args(argv)
     model = DetectionModel(flags.cfg, nc=flags.nc)
-    print(layer_table(model.model, model.layers, model.yaml["ch"], flags.imgsz))
-    costs = summary_line(model.model, model.layers, model.yaml["ch"], flags.imgsz, thop=True)
-    print(f"{Path(flags.cfg).stem}: {costs}")
+    ch = model.yaml["ch"]
+    costs = layer_costs(model.model, model.layers, ch, flags.imgsz)
+    print(layer_table(costs))
+    print(f"{Path(flags.cfg).stem}: {summary_line(model, costs, ch, flags.imgsz)}")
 
 
 if __name__ == "__main__":

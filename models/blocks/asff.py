@@ -28,7 +28,7 @@ def _check(level: int, channels: Sequence[int]) -> None:
         raise ValueError(f"ASFF: the level must be 0 (finest) to {LEVELS - 1}, got {level}")
 
 
-@register(_fused)
+@register(_fused, example=(1,), levels=LEVELS)
 class ASFF(nn.Module):
     """Fuse three pyramid levels at one of them: the sum of all, resized to it, with weights for every pixel.
 

@@ -113,7 +113,7 @@ class DWConv(Conv):
         super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
 
 
-@register(scaled)
+@register(scaled, example=(32, 4, 2, 1))
 class DWConvTranspose2d(nn.ConvTranspose2d):
     """Depthwise transposed convolution with bias; `p1` is its padding, `p2` its output padding."""
 

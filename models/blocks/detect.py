@@ -28,7 +28,7 @@ def anchors_per_level(anchors: Anchors) -> int:
     return anchors if isinstance(anchors, int) else len(anchors[0]) // 2
 
 
-@register(_detects)
+@register(_detects, example=(3, 2), levels=3)
 class Detect(nn.Module):
     """YOLOv5's head. Input: `nl` maps (B, c, H, W), one per level, finest first.
 
@@ -40,8 +40,7 @@ class Detect(nn.Module):
     Args:
         nc: number of classes.
         anchors: one row `w, h, w, h, …` of pixels per level, or the number of anchors per level: then the
-        shapes
-            are squares of 4 to 8 strides, a start for autoanchor.
+            shapes are squares of 4 to 8 strides, a start for autoanchor.
         ch: channels of the input maps.
 
     Attributes:

@@ -16,7 +16,7 @@ def round_to_eights(channels: float) -> int:
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
-@register(per_channel)
+@register(per_channel, example=(8,))
 class SqueezeExcite(nn.Module):
     """Scale each channel by what the whole map says about it (SE, arXiv 1709.01507). Keeps its shape.
 
@@ -65,7 +65,7 @@ def _inverted(row: Row) -> Wiring:
     return Wiring((row.c1, row.c2, hidden, *rest), row.c2, row.number)
 
 
-@register(_inverted)
+@register(_inverted, example=(32, 48, 3, 1, True))
 class InvertedResidual(nn.Module):
     """MobileNetV3's block (arXiv 1905.02244): widen, filter depthwise, weigh the channels, project.
 

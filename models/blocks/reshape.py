@@ -27,7 +27,7 @@ def _summed(row: Row) -> Wiring:
     return Wiring(row.args, sum(row.channels), joins=True)
 
 
-@register(_summed)
+@register(_summed, example=(1,))
 class Concat(nn.Module):
     """Concatenate a list of tensors along `dimension` (1: channels)."""
 
@@ -45,7 +45,7 @@ def _matched(row: Row) -> Wiring:
     return Wiring(row.args, row.channels[0], joins=True)
 
 
-@register(_matched)
+@register(_matched, example=())
 class Add(nn.Module):
     """The sum of a list of tensors of one shape."""
 
@@ -60,7 +60,7 @@ def _contracted(row: Row) -> Wiring:
     return Wiring(row.args, row.c1 * row.argument(0, 2) ** 2)
 
 
-@register(_contracted)
+@register(_contracted, example=(2,))
 class Contract(nn.Module):
     """Space to depth: (B, C, H, W) -> (B, C * gain^2, H / gain, W / gain); H and W are multiples of gain."""
 
@@ -82,7 +82,7 @@ def _expanded(row: Row) -> Wiring:
     return Wiring(row.args, c1 // gain**2)
 
 
-@register(_expanded)
+@register(_expanded, example=(2,))
 class Expand(nn.Module):
     """Depth to space, the inverse of Contract: (B, C, H, W) -> (B, C / gain^2, H * gain, W * gain)."""
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from typing import Any
 
 import torch
 
 from models.exporting.job import INPUT_NAME, OUTPUT_NAME, Job
+from models.exporting.quiet import quiet
 from utils.errors import UserError
 from utils.optional import require
 
 
+@quiet()
+@torch.no_grad()
 def export(job: Job) -> None:
     """Convert the network for images of exactly the job's shape; `half` computes in fp16.
 
@@ -24,30 +23,20 @@ def export(job: Job) -> None:
     Raises:
         UserError: coremltools is not installed, or describes another input or output than was asked for.
     """
-    noise = logging.getLogger("coremltools")
-    level = noise.level
-    noise.setLevel(logging.ERROR)  # it warns of every torch that is newer than itself, at import
-    try:
-        tools = require("coremltools", "coremltools")
-        image = job.image.contiguous()
-        # its bars of progress are written to stderr and cannot be turned off
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            shape = tuple(job.network(image).shape)
-            traced = torch.jit.trace(job.network, image, strict=False)
-            model = tools.convert(
-                traced,
-                inputs=[tools.TensorType(INPUT_NAME, shape=image.shape)],
-                outputs=[tools.TensorType(OUTPUT_NAME)],
-                convert_to="mlprogram",
-                compute_precision=tools.precision.FLOAT16 if job.half else tools.precision.FLOAT32,
-                skip_model_load=True,
-            )
-    finally:
-        noise.setLevel(level)
+    tools = require("coremltools", "coremltools")
+    image = job.image.contiguous()
+    precision = tools.precision.FLOAT16 if job.config.half else tools.precision.FLOAT32
+    model = tools.convert(
+        torch.jit.trace(job.network, image, strict=False),
+        inputs=[tools.TensorType(INPUT_NAME, shape=image.shape)],
+        outputs=[tools.TensorType(OUTPUT_NAME)],
+        convert_to="mlprogram",
+        compute_precision=precision,
+        skip_model_load=True,
+    )
     model.user_defined_metadata.update(job.metadata)
     model.save(str(job.target))
-    _check(tools.utils.load_spec(str(job.target)), tuple(image.shape), shape)
+    _check(tools.utils.load_spec(str(job.target)), tuple(image.shape), tuple(job.network(image).shape))
 
 
 def _check(spec: Any, images: tuple[int, ...], predictions: tuple[int, ...]) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from models.cfg import FOLDERS, load_cfg
+from models.detector import prepare
+from models.exporting.config import ExportConfig
+from models.runtimes.folder import checksum
 from models.yolo import DetectionModel
 from utils.data.images import read_image
-from utils.data.letterbox import letterbox
 from utils.errors import UserError
 from utils.files import ROOT
 
 PICTURES = ROOT / "data" / "images"
-SHA_BLOCK = 1 << 20  # bytes read at a time
 
 
 def example(size: tuple[int, int], batch: int) -> Tensor:
@@ -25,26 +24,22 @@ def example(size: tuple[int, int], batch: int) -> Tensor:
     files = sorted(PICTURES.glob("*.jpg"))
     if not files:
         raise UserError(f"no pictures in {PICTURES}, which exports are verified with; restore that folder")
-    images = []
-    for index in range(batch):
-        picture = read_image(str(files[index % len(files)]))
-        boxed, _, _ = letterbox(picture, size, auto=False)
-        images.append(torch.from_numpy(boxed[..., ::-1].transpose(2, 0, 1).copy()))  # HWC BGR -> CHW RGB
-    return torch.stack(images).float() / 255
+    pictures = [read_image(str(files[index % len(files)])) for index in range(batch)]
+    return prepare(pictures, size, stride=1, exact=True).images.float() / 255
 
 
 def metadata(
-    weights: Path, model: DetectionModel, size: tuple[int, int], *, batch: int, dynamic: bool
+    weights: Path, model: DetectionModel, size: tuple[int, int], config: ExportConfig
 ) -> dict[str, str]:
     """What an exported file says of itself; see `Job.metadata`."""
     return {
         "names": json.dumps(model.names, ensure_ascii=False),
         "stride": str(model.multiple),
         "imgsz": json.dumps(list(size)),
-        "batch": str(batch),
-        "dynamic": json.dumps(dynamic),
+        "batch": str(config.batch_size),
+        "dynamic": json.dumps(config.dynamic),
         "variant": variant_name(model),
-        "source": sha256(weights),
+        "source": checksum([weights]),
     }
 
 
@@ -57,12 +52,3 @@ def variant_name(model: DetectionModel) -> str:
         if [content.get(key) for key in rows] == own:
             return file.stem
     return "custom"
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(SHA_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript
+from models.exporting.config import ExportConfig
 from models.exporting.job import Exporter
+from models.runtimes.opening import OPENERS
 from utils.errors import UserError
+from utils.optional import check_installed
 
 
 @dataclass(frozen=True)
@@ -17,26 +19,26 @@ class Format:
     Attributes:
         suffix: of the file, or of the folder's name when it has no dot: best + .onnx, best + _openvino_model.
         needs: modules, each with what `pip install` has to be told.
-        runs_here: whether a backend of `models.runtimes` runs it, so that `detect.py` and `val.py` take it.
+        flags: which of --raw, --nms, --dynamic, --half and --int8 it knows.
         compared: whether anything here runs it, so that it can be verified.
-        raw, nms, dynamic, half: which of these flags it knows.
     """
 
     name: str
     suffix: str
     exporter: Exporter
     needs: tuple[tuple[str, str], ...] = ()
-    runs_here: bool = True
+    flags: tuple[str, ...] = ()
     compared: bool = True
-    raw: bool = False
-    nms: bool = False
-    dynamic: bool = False
-    half: bool = False
 
     @property
     def is_folder(self) -> bool:
         """Whether the artefact is a folder."""
         return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether `detect.py` and `val.py` take it."""
+        return self.suffix in OPENERS
 
 
 ONNX = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
@@ -44,25 +46,25 @@ OPENVINO = (("openvino", "openvino"), ("onnx", "onnx"))
 NCNN = (("ncnn", "ncnn"), ("pnnx", "pnnx"))
 EXECUTORCH, COREML = (("executorch", "executorch"),), (("coremltools", "coremltools"),)
 LITERT = (("litert_torch", litert.PIP),)
+TRACED, GRAPH = ("raw", "dynamic", "half"), ("raw", "nms", "dynamic", "half")
+FLAGS = (*GRAPH, "int8")
 
 FORMATS = {
     form.name: form
     for form in (
-        Format("torchscript", ".torchscript", torchscript.export, raw=True, dynamic=True, half=True),
-        Format("onnx", ".onnx", onnx.export, ONNX, raw=True, nms=True, dynamic=True, half=True),
-        Format(
-            "openvino", "_openvino_model", openvino.export, OPENVINO,
-            raw=True, nms=True, dynamic=True, half=True,
-        ),
-        Format("ncnn", "_ncnn_model", ncnn.export, NCNN, half=True),
+        Format("torchscript", ".torchscript", torchscript.export, (), TRACED),
+        Format("onnx", ".onnx", onnx.export, ONNX, FLAGS),
+        Format("openvino", "_openvino_model", openvino.export, OPENVINO, FLAGS),
+        Format("ncnn", "_ncnn_model", ncnn.export, NCNN, ("half",)),
         Format("executorch", ".pte", executorch.export, EXECUTORCH),
-        Format("litert", ".tflite", litert.export, LITERT, runs_here=False),
-        Format("coreml", ".mlpackage", coreml.export, COREML, runs_here=False, compared=False, half=True),
+        Format("litert", ".tflite", litert.export, LITERT),
+        Format("coreml", ".mlpackage", coreml.export, COREML, ("half",), compared=False),
         # TensorRT builds its engine on the GPU that will run it, from this ONNX
-        Format("tensorrt", ".onnx", onnx.export, ONNX, raw=True, nms=True, dynamic=True, half=True),
+        Format("tensorrt", ".onnx", onnx.export, ONNX, GRAPH),
     )
-}  # fmt: skip
+}
 
+INT8_FORMATS = tuple(name for name, form in FORMATS.items() if "int8" in form.flags)
 SYNONYMS = {
     "tflite": "litert",
     "engine": "tensorrt",
@@ -82,18 +84,27 @@ REFUSED = {
 }
 
 
-def formats_named(names: Sequence[str]) -> list[Format]:
-    """The formats that `--include` names, each once.
+def formats_of(config: ExportConfig) -> list[Format]:
+    """The formats that `--include` names, each once; all know the other flags, and their packages are there.
 
     Raises:
-        UserError: an unknown name, or that of a format of YOLOv5 that is not written here.
+        UserError: an unknown name, or that of a format of YOLOv5 that is not written here; a flag that a
+            format does not know; a missing package.
     """
     found: dict[str, Format] = {}
-    for given in names:
+    for given in config.include:
         name = SYNONYMS.get(given.lower(), given.lower())
         if name in REFUSED:
             raise UserError(f"--include {given}: {REFUSED[name]}")
         if name not in FORMATS:
             raise UserError(f"--include {given}: no such format; known are {', '.join(FORMATS)}")
         found[name] = FORMATS[name]
+    for flag in FLAGS:
+        for form in found.values():
+            if getattr(config, flag) and flag not in form.flags:
+                able = ", ".join(other.name for other in FORMATS.values() if flag in other.flags)
+                raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
+    for form in found.values():
+        for package in form.needs:
+            check_installed(*package)
     return list(found.values())

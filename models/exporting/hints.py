@@ -5,25 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from models.exporting.run import Artefact, Options
+from models.exporting.config import ExportConfig
+from models.exporting.run import Artefact
 
 GIGABYTE = 1024  # MiB, the unit of trtexec
 
 
-def hints(artefacts: Sequence[Artefact], options: Options, *, cache: str = "", workspace: int = 4) -> str:
-    """Lines with the commands that run the files.
-
-    Args:
-        cache: timing cache of TensorRT, none when empty.
-        workspace: memory for TensorRT in GB.
-    """
+def hints(artefacts: Sequence[Artefact], config: ExportConfig) -> str:
+    """Lines with the commands that run the files."""
     lines = []
     for artefact in artefacts:
         place = shlex.quote(str(artefact.path))
         if artefact.form.name == "tensorrt":
-            lines.append(f"engine:   {trtexec(artefact, options, cache, workspace)}")
+            lines.append(f"engine:   {trtexec(artefact, config)}")
             lines.append("          (TensorRT needs an NVIDIA GPU; this command is untested)")
-        elif artefact.form.runs_here and not options.raw and not options.suppression:
+        elif artefact.form.runs_here and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
             lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")
             if height == width:
@@ -31,20 +27,20 @@ def hints(artefacts: Sequence[Artefact], options: Options, *, cache: str = "", w
     return "\n".join(lines)
 
 
-def trtexec(artefact: Artefact, options: Options, cache: str, workspace: int) -> str:
+def trtexec(artefact: Artefact, config: ExportConfig) -> str:
     """The command that builds a TensorRT engine from the ONNX file on the machine that will run it."""
     engine = artefact.path.with_suffix(".engine")
     parts = ["trtexec", f"--onnx={artefact.path}", f"--saveEngine={engine}"]
-    parts.append(f"--memPoolSize=workspace:{workspace * GIGABYTE}")
-    if options.half:
+    parts.append(f"--memPoolSize=workspace:{config.workspace * GIGABYTE}")
+    if config.half:
         parts.append("--fp16")
-    if options.dynamic:
+    if config.dynamic:
         batch, _, height, width = artefact.shape
         shapes = {"min": (1, height, width), "opt": (batch, height, width),
                   "max": (2 * batch, 2 * height, 2 * width)}  # fmt: skip
         parts += [f"--{name}Shapes=images:{b}x3x{h}x{w}" for name, (b, h, w) in shapes.items()]
-    if options.verbose:
+    if config.verbose:
         parts.append("--verbose")
-    if cache:
-        parts.append(f"--timingCacheFile={cache}")
+    if config.cache:
+        parts.append(f"--timingCacheFile={config.cache}")
     return shlex.join(parts)

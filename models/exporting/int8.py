@@ -19,7 +19,6 @@ from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
 from utils.optional import require
 
-FORMATS = ("onnx", "openvino")
 CALIBRATION_IMAGES = 300  # at most; what NNCF takes by itself
 LARGEST_FALL = 0.02  # of mAP50-95, beyond which an export is refused
 
@@ -40,10 +39,9 @@ class Calibration:
             raise UserError(
                 f"--int8: {spec.file} has {len(self.dataset)} training images, fewer than a batch"
             )
-        loader = build_loader(self.dataset, batch, workers=0, shuffle=False)
+        keys = list(build_loader(self.dataset, batch, workers=0, shuffle=False).keys())
         wanted = min(max(CALIBRATION_IMAGES // batch, 1), whole)
-        chosen = {number * whole // wanted for number in range(wanted)}
-        self.keys = [key for number, key in enumerate(loader.keys()) if number in chosen]
+        self.keys = [keys[number * whole // wanted] for number in range(wanted)]
 
     def __len__(self) -> int:
         return len(self.keys)

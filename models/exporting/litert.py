@@ -6,9 +6,6 @@ and output keep PyTorch's shapes: images (B, 3, H, W) RGB 0–1, predictions (B,
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -16,12 +13,15 @@ import torch
 from torch import Tensor
 
 from models.exporting.job import Job
-from models.exporting.metadata import metadata_text
+from models.exporting.quiet import quiet
+from models.runtimes.metadata import YAML_FILE, yaml_text
 from utils.optional import require
 
 PIP = "-r requirements-litert.txt"
 
 
+@quiet()
+@torch.no_grad()
 def export(job: Job) -> None:
     """Convert the network for images of exactly the job's shape.
 
@@ -29,11 +29,9 @@ def export(job: Job) -> None:
         UserError: litert-torch is not installed.
     """
     converter = require("litert_torch", PIP)
-    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        converter.convert(job.network.eval(), (job.image.contiguous(),)).export(str(job.target))
+    converter.convert(job.network.eval(), (job.image.contiguous(),)).export(str(job.target))
     with zipfile.ZipFile(job.target, "a") as archive:
-        archive.writestr("metadata.yaml", metadata_text(job.metadata))
+        archive.writestr(YAML_FILE, yaml_text(job.metadata))
 
 
 def run(path: Path, images: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from models.exporting.job import Job
-from models.exporting.metadata import write_metadata
 from models.exporting.torchscript import save_trace
 from models.runtimes.folder import checksum
+from models.runtimes.metadata import write_yaml
 from utils.errors import UserError
 from utils.optional import require
 
@@ -34,19 +34,20 @@ def export(job: Job) -> None:
         # ncnn's maps have no batch axis, so one image is traced whatever the job's batch
         save_trace(job.network, job.image[:1].contiguous(), folder / "model.torchscript")
         sides = ",".join(str(side) for side in (1, *job.image.shape[1:]))
-        flags = [f"inputshape=[{sides}]f32", f"fp16={int(job.half)}"]
+        flags = [f"inputshape=[{sides}]f32", f"fp16={int(job.config.half)}"]
         result = subprocess.run(
             [program, "model.torchscript", *flags], cwd=folder, capture_output=True, text=True, check=False
         )
         files = [folder / f"{STEM}.param", folder / f"{STEM}.bin"]
         if result.returncode or not all(file.is_file() for file in files):
-            raise UserError(f"pnnx ends with status {result.returncode}: {_last_line(result.stderr)}")
+            last = result.stderr.strip().rpartition("\n")[2][:200] or "no message"
+            raise UserError(f"pnnx ends with status {result.returncode}: {last}")
         _check_layers(files[0])
         job.target.mkdir()
         for file in files:
             (job.target / file.name).write_bytes(file.read_bytes())
         own = {"batch": "1", "checksum": checksum(files)}  # ncnn itself notices little of a damage
-    write_metadata(job.target / "metadata.yaml", {**job.metadata, **own})
+    write_yaml(job.target, {**job.metadata, **own})
 
 
 def _check_layers(param: Path) -> None:
@@ -55,8 +56,3 @@ def _check_layers(param: Path) -> None:
     foreign = sorted({kind for line in lines if FOREIGN.search(kind := line.split()[0])})
     if foreign:
         raise UserError(f"ncnn has no layer for {', '.join(foreign)}; use onnx or openvino for this network")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +10,9 @@ import torch
 
 from models.exporting.job import INPUT_NAME, OUTPUT_NAME, Job
 from models.exporting.network import halved
+from models.exporting.quiet import quiet
 from utils.errors import UserError
 from utils.optional import require
-
-_STANDARD_OUTPUT = threading.Lock()
-OPSETS = range(12, 21)  # OpenCV reads 12; the exporter that follows a trace writes up to 20
 
 
 def export(job: Job) -> None:
@@ -30,70 +21,45 @@ def export(job: Job) -> None:
     Raises:
         UserError: onnx, or a simplifier that was asked for, is not installed.
     """
+    write(job, job.target, job.config.half)
+
+
+def write(job: Job, path: Path, half: bool) -> None:
+    """The same to a place of choice; `half` counts instead of the flag."""
     onnx = require("onnx", "onnx")
-    write_graph(job)
-    model = onnx.load(str(job.target))
-    if job.simplify:
+    network, image = halved(job.network, job.image) if half else (job.network, job.image)
+    names = [f"{OUTPUT_NAME[:-1]}{level}" for level in range(job.levels)]
+    # torch would rather see a newer exporter used, which needs a further package and writes opset 18 and
+    # later only
+    with quiet(), torch.no_grad():
+        torch.onnx.export(
+            network,
+            (image,),
+            str(path),
+            dynamo=False,
+            opset_version=job.config.opset,
+            input_names=[INPUT_NAME],
+            output_names=names,
+            dynamic_axes=_dynamic_axes(job, names),
+        )
+    model = onnx.load(str(path))
+    if job.config.simplify:
         model = simplified(model)
     drop_identities(model.graph)
     onnx.helper.set_model_props(model, job.metadata)
     onnx.checker.check_model(model)
-    onnx.save(model, str(job.target))
+    onnx.save(model, str(path))
 
 
-def write_graph(job: Job) -> None:
-    """Trace the network and write it as it comes out of torch."""
-    network, image = (halved(job.network), job.image.half()) if job.half else (job.network, job.image)
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), _silence():
-            # a trace makes shapes constant, which is what is wanted here; and torch would rather see a newer
-            # exporter used, which needs a further package and writes opset 18 and later only
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (image,),
-                str(job.target),
-                dynamo=False,
-                opset_version=job.opset,
-                input_names=[INPUT_NAME],
-                output_names=list(job.outputs),
-                dynamic_axes=_dynamic_axes(job),
-            )
-    finally:
-        noise.setLevel(level)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on standard output: before an error, torch prints the whole graph there, not through Python."""
-    if sys.stdout is None:  # it is closed, and its number may be that of another file
-        yield
-        return
-    with _STANDARD_OUTPUT:
-        sys.stdout.flush()
-        before = os.dup(1)
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
-        try:
-            yield
-        finally:
-            os.dup2(before, 1)
-            os.close(before)
-
-
-def _dynamic_axes(job: Job) -> dict[str, dict[int, str]]:
+def _dynamic_axes(job: Job, outputs: list[str]) -> dict[str, dict[int, str]]:
     """Names of the axes whose size is free, per input and output."""
     axes: dict[str, dict[int, str]] = {}
-    if job.dynamic:
+    if job.config.dynamic:
+        axes = {n: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, n in enumerate(outputs)}
+        if not job.config.raw:
+            axes = {OUTPUT_NAME: {0: "batch", 1: "predictions"}}
         axes[INPUT_NAME] = {0: "batch", 2: "height", 3: "width"}
-        if len(job.outputs) > 1:
-            axes |= {n: {0: "batch", 2: f"height{i}", 3: f"width{i}"} for i, n in enumerate(job.outputs)}
-        else:
-            axes[OUTPUT_NAME] = {0: "batch", 1: "predictions"}
-    if job.nms:
+    if job.config.nms:
         axes[OUTPUT_NAME] = {0: "detections"}
     return axes
 

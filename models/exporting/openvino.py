@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from models.exporting import onnx
 from models.exporting.job import Job
-from models.exporting.metadata import write_metadata
+from models.runtimes.metadata import write_yaml
 from utils.optional import require
 
 
@@ -21,10 +19,10 @@ def export(job: Job) -> None:
     # the folder is best_openvino_model, the files in it are best.xml and best.bin
     stem = job.target.name.removesuffix("_openvino_model")
     between = job.target / f"{stem}.onnx"
-    onnx.export(dataclasses.replace(job, target=between, half=False))
+    onnx.write(job, between, half=False)
     try:
         model = openvino.convert_model(str(between))
-        openvino.save_model(model, str(job.target / f"{stem}.xml"), compress_to_fp16=job.half)
+        openvino.save_model(model, str(job.target / f"{stem}.xml"), compress_to_fp16=job.config.half)
     finally:
         between.unlink()
-    write_metadata(job.target / "metadata.yaml", job.metadata)
+    write_yaml(job.target, job.metadata)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
+from models.exporting.config import ExportConfig
 from models.exporting.describe import example, metadata
-from models.exporting.formats import FORMATS, Format, formats_named
-from models.exporting.int8 import FORMATS as INT8_FORMATS
+from models.exporting.formats import Format, formats_of
 from models.exporting.int8 import quantised
-from models.exporting.job import OUTPUT_NAME, Job
+from models.exporting.job import Job
 from models.exporting.network import exported_network
-from models.exporting.nms import Suppression, WithSuppression
-from models.exporting.onnx import OPSETS
+from models.exporting.nms import WithSuppression
 from models.exporting.place import free_place, publish, temporary_folder
-from models.exporting.verify import HALF_TOLERANCE, TOLERANCE, Expectation
+from models.exporting.verify import difference
 from models.runtimes.base import first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
@@ -28,36 +24,6 @@ from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.optional import check_installed
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is exported.
-
-    Attributes:
-        include: names of formats.
-        size: (height, width) in pixels, rounded up to multiples of the stride.
-        batch: images per call.
-        folded: `deploy` the network first.
-        suppression: of `--nms`, None without.
-        data, int8, force: for quantisation.
-        verbose: for the command of TensorRT.
-    """
-
-    include: tuple[str, ...]
-    size: tuple[int, int] = (640, 640)
-    batch: int = 1
-    folded: bool = True
-    raw: bool = False
-    suppression: Suppression | None = None
-    dynamic: bool = False
-    half: bool = False
-    opset: int = 17
-    simplify: bool = False
-    int8: bool = False
-    data: str = ""
-    force: bool = False
-    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,145 +58,81 @@ class Artefact:
         return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
-def export(weights: Path, options: Options) -> list[Artefact]:
+def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     """Write the network of a weights file in each format that is asked for, beside the file.
 
     A format is written to a temporary folder and takes its place only when what it computes has been compared
     with PyTorch; until then an older file of the same name stays as it is.
 
     Raises:
-        UserError: a wish that cannot be met, a missing package, or a result that differs. What was finished
-            before stays.
+        UserError: a flag that a format does not know, a missing package, or a result that differs. What was
+            finished before stays.
     """
-    formats = formats_named(options.include)
-    check(options, formats)
-    for form in formats:
-        for package in form.needs:
-            check_installed(*package)
+    formats = formats_of(config)
+    if config.int8:
+        check_installed("nncf", "nncf")
+        load_data_spec(config.data)  # a mistake in it shows before the work
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
-    named = weights.with_name(f"{weights.stem}_int8{weights.suffix}") if options.int8 else weights
+    named = weights.with_name(f"{weights.stem}_int8{weights.suffix}") if config.int8 else weights
     places = {form.name: free_place(named, form) for form in formats}
     model = load_model(weights)
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
     model.requires_grad_(False)
-    height, width = (rounded_size(side, model.multiple, least=1) for side in options.size)
+    height, width = (
+        rounded_size(side, model.multiple, least=1) for side in (config.imgsz[0], config.imgsz[-1])
+    )
     size = height, width
-    described = metadata(weights, model, size, batch=options.batch, dynamic=options.dynamic)
-    network = network_of(model, options, size)
+    network = exported_network(
+        model, None if config.dynamic else size, folded=not config.no_deploy, raw=config.raw
+    )
+    job = Job(
+        network=WithSuppression(network, config).eval() if config.nms else network,
+        image=example(size, config.batch_size),
+        target=weights,
+        metadata=metadata(weights, model, size, config),
+        config=config,
+        levels=model.head.nl if config.raw else 1,
+    )
     done: dict[Path, Artefact] = {}
     for form in formats:
         place = places[form.name]
         if place not in done:  # onnx and tensorrt share a file
-            job = Job(
-                network=network,
-                image=example(size, options.batch),
-                target=place,
-                metadata=described,
-                dynamic=options.dynamic,
-                half=options.half,
-                opset=options.opset,
-                simplify=options.simplify,
-                nms=options.suppression is not None,
-                outputs=output_names(model, options),
-            )
-            done[place] = make(job, form, expectation(model, options), options)
+            done[place] = make(dataclasses.replace(job, target=place), form, model)
             LOGGER.info(str(done[place]))
     return [dataclasses.replace(done[places[form.name]], form=form) for form in formats]
 
 
-def make(job: Job, form: Format, expected: Expectation, options: Options) -> Artefact:
+def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
     """Write one format to a temporary place, verify it, and move it to the job's target."""
-    start = time.perf_counter()
-    accuracy = ""
+    start, config, accuracy = time.perf_counter(), job.config, ""
     with temporary_folder(job.target.parent) as folder:
         written = folder / job.target.name
         try:
             form.exporter(dataclasses.replace(job, target=written))
-            difference = verify(job, form, written, expected) if form.compared else None
-            if options.int8:
+            worst = verify(job, written, model) if form.compared else None
+            if config.int8:
                 plain, written = written, folder / "int8" / job.target.name
                 written.parent.mkdir()
-                accuracy = quantised(plain, written, options.data, job.image.shape[-1], force=options.force)
+                accuracy = quantised(plain, written, config.data, job.image.shape[-1], force=config.force)
         except UserError as error:
             raise UserError(f"{form.name}: {error}") from error
         except OSError:
             raise
-        except Exception as error:  # converters raise classes of their own for a layer that they do not know
+        except Exception as error:  # converters raise classes of their own, which derive from it alone
             LOGGER.debug("traceback", exc_info=True)
             raise UserError(f"{form.name} cannot express this network: {first_line(error)}") from error
         publish(written, job.target)
-    batch, channels, height, width = job.image.shape
-    return Artefact(
-        form,
-        job.target,
-        (batch, channels, height, width),
-        time.perf_counter() - start,
-        difference,
-        accuracy,
-    )
+    shape = (job.image.shape[0], job.image.shape[1], job.image.shape[2], job.image.shape[3])
+    return Artefact(form, job.target, shape, time.perf_counter() - start, worst, accuracy)
 
 
-def verify(job: Job, form: Format, written: Path, expected: Expectation) -> float:
+def verify(job: Job, written: Path, model: DetectionModel) -> float:
     """The largest difference to PyTorch on the example, and for a dynamic job also at another shape."""
     images = [job.image]
-    if job.dynamic:
+    if job.config.dynamic:
         batch, _, height, width = job.image.shape
-        step = int(job.metadata["stride"])
+        step = model.multiple
         images.append(example((height + step, max(width - step, step)), batch + 1))
-    return max(expected.difference(written, image) for image in images)
-
-
-def check(options: Options, formats: Sequence[Format]) -> None:
-    """Raise a UserError for wishes that exclude each other or that a format cannot meet."""
-    if options.raw and options.suppression:
-        raise UserError("--nms needs decoded boxes and --raw leaves them out; use one of them")
-    if options.int8 and options.half:
-        raise UserError("--int8 and --half exclude each other")
-    if options.int8:
-        check_int8(options, formats)
-    if options.opset not in OPSETS:
-        raise UserError(f"--opset must lie between {OPSETS[0]} and {OPSETS[-1]}, found {options.opset}")
-    wishes = {"raw": options.raw, "nms": bool(options.suppression), "dynamic": options.dynamic,
-              "half": options.half}  # fmt: skip
-    for wish in (name for name, wanted in wishes.items() if wanted):
-        for form in formats:
-            if not getattr(form, wish):
-                able = ", ".join(other.name for other in FORMATS.values() if getattr(other, wish))
-                raise UserError(f"--{wish} is not for {form.name}; it is for {able}")
-
-
-def check_int8(options: Options, formats: Sequence[Format]) -> None:
-    """Raise a UserError for a wish that leaves no accuracy to measure, and for formats without integers."""
-    if options.raw or options.suppression:
-        raise UserError("--int8 measures accuracy from decoded boxes; leave out --raw and --nms")
-    if options.size[0] != options.size[1]:
-        raise UserError(f"--int8 validates on squares; give one side to --imgsz, found {options.size}")
-    for form in formats:
-        if form.name not in INT8_FORMATS:
-            raise UserError(f"--int8 is not for {form.name}; it is for {', '.join(INT8_FORMATS)}")
-    check_installed("nncf", "nncf")
-    load_data_spec(options.data)  # a mistake in it shows before the work
-
-
-def network_of(model: DetectionModel, options: Options, size: tuple[int, int]) -> nn.Module:
-    """The network that is written; see `Job.network`."""
-    fixed = None if options.dynamic else size
-    network = exported_network(model, fixed, folded=options.folded, raw=options.raw)
-    if options.suppression:
-        network = WithSuppression(network, options.suppression)
-    return network.eval()
-
-
-def output_names(model: DetectionModel, options: Options) -> tuple[str, ...]:
-    """`output0`, and with `--raw` output0, output1, … from the finest level on."""
-    if not options.raw:
-        return (OUTPUT_NAME,)
-    return tuple(f"{OUTPUT_NAME[:-1]}{level}" for level in range(model.head.nl))
-
-
-def expectation(model: DetectionModel, options: Options) -> Expectation:
-    """What the files have to compute."""
-    tolerance = HALF_TOLERANCE if options.half else TOLERANCE
-    return Expectation(model, options.raw, options.suppression, tolerance)
+    return max(difference(written, image, model, job.config) for image in images)

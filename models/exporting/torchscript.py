@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.exporting.job import Job
 from models.exporting.network import halved
+from models.exporting.quiet import quiet
+from models.runtimes.metadata import CONFIG_FILE, config_text
 
 
 def export(job: Job) -> None:
     """Trace the network and write it; a trace of a dynamic job follows the shape of its input."""
-    network, image = (halved(job.network), job.image.half()) if job.half else (job.network, job.image)
-    save_trace(network, image, job.target, {"config.txt": json.dumps(_config(job))})
+    network, image = halved(job.network, job.image) if job.config.half else (job.network, job.image)
+    save_trace(network, image, job.target, {CONFIG_FILE: config_text(job.metadata, tuple(job.image.shape))})
 
 
+@quiet()  # of torch's plans for TorchScript, and of shapes that a trace makes constant, which is wanted here
+@torch.no_grad()
 def save_trace(network: nn.Module, image: Tensor, path: Path, extra: dict[str, str] | None = None) -> None:
     """Trace a network and write it; `extra` files, by name, go into the same archive."""
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch's plans for TorchScript, and shapes that a trace makes constant, which is what is wanted here
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(network, image, strict=False), str(path), _extra_files=extra or {})
-
-
-def _config(job: Job) -> dict[str, Any]:
-    """The metadata with YOLOv5's keys `shape`, `stride` and `names` as values, not texts."""
-    return {
-        **job.metadata,
-        "shape": list(job.image.shape),
-        "stride": int(job.metadata["stride"]),
-        "names": json.loads(job.metadata["names"]),
-        "dynamic": job.dynamic,
-    }
+    torch.jit.save(torch.jit.trace(network, image, strict=False), str(path), _extra_files=extra or {})

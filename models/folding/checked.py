@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import models.folding.rules  # noqa: F401  # registers every rule
 from models.blocks.detect import Detect
-from models.folding.fold import Folder
+from models.folding.fold import Folding
 from models.folding.slices import slices_wanted
 from models.folding.sources import changed
 from models.folding.trace import top_layers, trace
@@ -42,7 +42,7 @@ def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[st
             with contextlib.redirect_stderr(io.StringIO()):  # where fx shows the code of a graph that fails
                 folded, counts = _folded(plain, shape, whole)
                 same = all(_same(_outputs(folded, image), expected) for image, expected in probes)
-        except Exception:  # a block may fail, traced or folded, with anything
+        except Exception:
             LOGGER.debug("cannot fold", exc_info=True)
             continue
         if same:
@@ -54,23 +54,22 @@ def _folded(
     network: nn.Module, shape: tuple[int, ...], whole: set[nn.Module]
 ) -> tuple[nn.Module, dict[str, int]]:
     traced = trace(network, shape, whole)
-    first = Folder(traced)
+    first = Folding(traced)
     first.fold()
-    folder = Folder(traced, slices_wanted(first))
-    return folder.fold(), {name: count for name, count in folder.counts.items() if count}
+    folding = Folding(traced, slices_wanted(first))
+    return folding.fold(), {name: count for name, count in folding.counts.items() if count}
 
 
 def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:
     """Blocks to leave whole: none, each alone, all."""
     blocks = [
-        layer for layer in top_layers(network) if not isinstance(layer, Detect) and list(layer.children())
-    ]
-    blocks += [
-        layer for layer in top_layers(network) if not layer.__module__.startswith(("torch.nn", "models."))
+        layer
+        for layer in top_layers(network)
+        if not isinstance(layer, Detect)
+        and (list(layer.children()) or not layer.__module__.startswith(("torch.nn", "models.")))
     ]
     yield set()
-    for block in dict.fromkeys(blocks):
-        yield {block}
+    yield from ({block} for block in blocks)
     yield set(blocks)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from models.folding.builder import Builder
-from models.folding.sources import Free, Mapped, Part, Source, Tied, memory_order, read
+from models.folding.layout import Layout
+from models.folding.sources import Mapped, Part, Source, memory_order, read
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Stride, padding and dilation of a convolution."""
 
     stride: tuple[int, int]
@@ -44,7 +45,7 @@ POINTWISE = Settings(stride=(1, 1), padding=(0, 0), dilation=(1, 1))
 LEAST_CHANNELS = 8
 
 
-class Dense(Free):
+class Dense(Source):
     """A convolution over parts of other sources: `sum_p W_p * x_p + b`.
 
     It is emitted as that sum, one convolution a part, so that nothing is concatenated; slices and very narrow
@@ -56,38 +57,33 @@ class Dense(Free):
         weight: (rows, columns, kh, kw); the columns are the rows of the parts, one part after the other.
         bias: (rows,), or None.
         number: of the convolution of the traced network that it is, or is a piece of, in order.
+        terms: the convolutions that make up the sum.
     """
 
     def __init__(
         self, parts: Sequence[Part], weight: Tensor, bias: Tensor | None, like: Settings, number: int
     ) -> None:
-        super().__init__(len(weight))
         self.parts, self.weight, self.bias, self.like = tuple(parts), weight, bias, like
         self.number = number
+        self.terms = self._terms()
+        super().__init__([part.source for term in self.terms for part in term.parts], Layout(len(weight)))
 
-    def inputs(self) -> Sequence[Source]:
-        return [part.source for term in self.terms() for part in term.parts]
-
-    def terms(self) -> list[Term]:
-        """The convolutions that make up the sum."""
+    def _terms(self) -> list[Term]:
         pointwise = self.weight.shape[2:] == (1, 1) and self.like == POINTWISE
-        alone: list[Term] = []
-        together: list[tuple[Part, list[int]]] = []
+        terms: list[Term] = []
+        together = Term((), [], None)
         start = 0
         for part in self.parts:
             columns = list(range(start, start + len(part.rows)))
             start += len(columns)
             if pointwise and isinstance(part.source, Mapped) and repeats_pixels(part.source.layer):
-                low = Part(part.source.source, part.rows)
-                alone.append(Term((low,), columns, part.source.layer))
+                low = Part(part.source.inputs[0], part.rows)
+                terms.append(Term((low,), columns, part.source.layer))
             elif part.whole and len(columns) >= LEAST_CHANNELS:
-                alone.append(Term((part,), columns, None))
+                terms.append(Term((part,), columns, None))
             else:
-                together.append((part, columns))
-        if together:
-            parts, columns_of = zip(*together)
-            alone.append(Term(parts, [column for columns in columns_of for column in columns], None))
-        return alone
+                together = Term((*together.parts, part), together.columns + columns, None)
+        return [*terms, together] if together.parts else terms
 
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         """Make `scale * y + shift` of what it gives, both (rows,) double."""
@@ -96,25 +92,21 @@ class Dense(Free):
         self.weight, self.bias = weight.to(self.weight), bias.to(self.weight)
 
     def emit(self, builder: Builder) -> fx.Node:
-        bias = None if self.bias is None else self.bias[self.layout.order]
+        order = self.layout.order
+        bias = None if self.bias is None else self.bias[order]
         sums: dict[nn.Module | None, fx.Node] = {}
-        for term in self.terms():
+        for term in self.terms:
             columns = [term.columns[index] for index in memory_order(term.parts)]
-            conv = self.like.layer(self.weight[self.layout.order][:, columns], bias, groups=1)
+            conv = self.like.layer(self.weight[order][:, columns], bias, groups=1)
             bias = None  # once
             node = builder.call("conv", conv, read(builder, term.parts))
             before = sums.get(term.upsampling)
             sums[term.upsampling] = node if before is None else builder.add(before, node)
-        total: fx.Node | None = None
-        for upsampling, node in sums.items():
-            term_sum = node if upsampling is None else builder.call("upsample", upsampling, node)
-            total = term_sum if total is None else builder.add(total, term_sum)
-        assert total is not None
-        return total
+        enlarged = (node if up is None else builder.call("upsample", up, node) for up, node in sums.items())
+        return functools.reduce(builder.add, enlarged)
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     """One convolution of a sum: what it reads, the columns of the whole weight, and what comes after it."""
 
     parts: tuple[Part, ...]
@@ -122,36 +114,31 @@ class Term:
     upsampling: nn.Module | None
 
 
-class Grouped(Free):
+class Grouped(Source):
     """A convolution in groups, on one source whose rows lie in order; its own do too."""
 
     def __init__(
         self, source: Source, weight: Tensor, bias: Tensor | None, like: Settings, groups: int
     ) -> None:
-        super().__init__(len(weight))
-        self.source, self.weight, self.bias, self.like, self.groups = source, weight, bias, like, groups
-        self.freeze()
-
-    def inputs(self) -> Sequence[Source]:
-        return (self.source,)
+        super().__init__([source], Layout(len(weight), frozen=True))
+        self.conv = like.layer(weight, bias, groups)
 
     def emit(self, builder: Builder) -> fx.Node:
-        conv = self.like.layer(self.weight, self.bias, self.groups)
-        return builder.call("grouped", conv, builder.nodes[self.source])
+        return builder.call("grouped", self.conv, builder.nodes[self.inputs[0]])
 
 
-class Depthwise(Tied):
+class Depthwise(Source):
     """A depthwise convolution: `weight` is (rows, 1, kh, kw), each channel keeps its filter."""
 
     def __init__(self, source: Source, weight: Tensor, bias: Tensor | None, like: Settings) -> None:
-        super().__init__(source)
+        super().__init__([source], source.layout)
         self.weight, self.bias, self.like = weight, bias, like
 
     def emit(self, builder: Builder) -> fx.Node:
         order = memory_order([Part.all(self)])
         bias = None if self.bias is None else self.bias[order]
         conv = self.like.layer(self.weight[order], bias, groups=self.rows)
-        return builder.call("depthwise", conv, builder.nodes[self.source])
+        return builder.call("depthwise", conv, builder.nodes[self.inputs[0]])
 
 
 def repeats_pixels(layer: nn.Module) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from models.folding.builder import Builder
 from models.folding.convolution import Dense, Settings
@@ -27,7 +28,7 @@ from models.folding.sources import (
 # what a node of the traced network gives: the channels of a map (B, C, H, W); a tensor or number that hangs
 # on weights alone; a list of such values; or a node that stays
 Value: TypeAlias = Any
-Rule: TypeAlias = "Callable[[Folder, fx.Node], Value]"
+Rule: TypeAlias = "Callable[[Folding, fx.Node], Value]"
 RULES: dict[Any, Rule] = {}  # by type of module, function, or name of method
 
 
@@ -41,7 +42,7 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
     return enter
 
 
-class Folder:
+class Folding:
     """One walk.
 
     Attributes:
@@ -83,12 +84,12 @@ class Folder:
         found = {*image, *sources_in(output)}
         for source in reversed(self.sources):
             if source in found:
-                found.update(source.inputs())
+                found.update(source.inputs)
         return [source for source in self.sources if source in found]
 
     def _visit(self, node: fx.Node) -> Value:
         if node.op == "get_attr":
-            return attribute(self.network, str(node.target)).detach()
+            return operator.attrgetter(str(node.target))(self.network).detach()
         inputs = [self.values[source] for source in node.all_input_nodes]
         called = node.op in ("call_function", "call_method")
         if called and inputs and all(isinstance(value, (Tensor, int, float)) for value in inputs):
@@ -125,7 +126,7 @@ class Folder:
 
         return fx.node.map_arg(arguments, lambda node: settle(self.values[node]))
 
-    def module(self, node: fx.Node) -> nn.Module:
+    def module(self, node: fx.Node) -> Any:
         """What a node calls."""
         return self.network.get_submodule(str(node.target))
 
@@ -162,7 +163,7 @@ class Folder:
         parts = []
         for source, used in rows.items():
             wanted = tuple(sorted(used))
-            fits = len(wanted) == source.rows or source.require(wanted, exact=False)
+            fits = len(wanted) == source.rows or source.layout.require(wanted, exact=False)
             parts.append(Part(source, wanted) if fits else Part.all(source))
         return parts
 
@@ -176,23 +177,19 @@ class Folder:
         place: dict[Channel, int] = {}
         parts = []
         for part in self.parts(channels):
-            own = [channel for channel in channels if channel.source is part.source]
-            if len(part.rows) > len(own):  # they cannot be neighbours
-                part = Part.all(self.copied(part.source, sorted(channel.row for channel in own)))
-                own.sort(key=lambda channel: channel.row)
-                place |= {channel: len(place) + offset for offset, channel in enumerate(own)}
-            else:
-                rank = {row: offset for offset, row in enumerate(part.rows)}
-                place |= {channel: len(place) + rank[channel.row] for channel in own}
-            parts.append(part)
+            own = sorted(row for source, row in channels if source is part.source)
+            place |= {Channel(part.source, row): len(place) + offset for offset, row in enumerate(own)}
+            # more rows than these: they cannot be neighbours
+            surplus = len(part.rows) > len(own)
+            parts.append(Part.all(self.copied(part.source, own)) if surplus else part)
         whole = len(parts) == 1 and parts[0].whole
         return parts[0].source if whole else self.add(Joined(parts)), [place[channel] for channel in channels]
 
     def in_order(self, channels: Channels) -> Source:
         """One source in which these channels lie in this order."""
         source, rows = self.tensor(channels)
-        if source.require(rows, exact=True):
-            source.freeze()
+        if source.layout.require(rows, exact=True):
+            source.layout.freeze()
             return source
         return self.copied(source, rows)
 
@@ -203,13 +200,13 @@ class Folder:
         def fits() -> bool:
             return moved(a, rows_a, rows_b) == moved(b, rows_b, rows_b)
 
-        # asked again after each wish: it may have moved both, where they hang on one and the same order
-        granted = fits() or (b.require(moved(a, rows_a, rows_b), exact=True) and fits())
-        granted = granted or (a.require(moved(b, rows_b, rows_a), exact=True) and fits())
+        # asked again after each requirement: it may have moved both, where they share one order
+        granted = fits() or (b.layout.require(moved(a, rows_a, rows_b), exact=True) and fits())
+        granted = granted or (a.layout.require(moved(b, rows_b, rows_a), exact=True) and fits())
         if not granted:
             b = self.copied(b, moved(a, rows_a, rows_b))
-        a.freeze()
-        b.freeze()
+        a.layout.freeze()
+        b.layout.freeze()
         return a, rows_a, b
 
     def copied(self, source: Source, rows: Sequence[int]) -> Selected:
@@ -220,7 +217,7 @@ class Folder:
 
 def moved(source: Source, rows: Sequence[int], others: Sequence[int]) -> list[int]:
     """`others` in the order in which the corresponding `rows` of the source lie in memory."""
-    place = source.positions()
+    place = source.layout.positions()
     order = sorted(range(len(rows)), key=lambda index: place[rows[index]])
     return [others[index] for index in order]
 
@@ -228,10 +225,3 @@ def moved(source: Source, rows: Sequence[int], others: Sequence[int]) -> list[in
 def is_channels(value: Value) -> bool:
     """Whether a value is the channels of a map."""
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], Channel)
-
-
-def attribute(module: Any, path: str) -> Any:
-    """The attribute at a dotted path."""
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module

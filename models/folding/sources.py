@@ -17,29 +17,25 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.folding.builder import Builder
-from models.folding.layout import Layout, inverse, is_run
+from models.folding.layout import Layout, are_neighbours
 
 
 class Source(ABC):
-    """A tensor (B, rows, H, W) of the folded network."""
+    """A tensor (B, rows, H, W) of the folded network.
 
-    rows: int
+    Attributes:
+        inputs: the sources that it is made of.
+        layout: in which order its rows lie in memory. What works on each row of its input alone shares the
+            input's.
+    """
 
-    def inputs(self) -> Sequence[Source]:
-        """The sources that it is made of."""
-        return ()
+    def __init__(self, inputs: Sequence[Source], layout: Layout) -> None:
+        self.inputs, self.layout = tuple(inputs), layout
 
-    @abstractmethod
-    def require(self, rows: Sequence[int], exact: bool) -> bool:
-        """Have `rows` next to each other in memory, in that order when `exact`; False when that cannot be."""
-
-    @abstractmethod
-    def freeze(self) -> None:
-        """Keep the order of rows from now on."""
-
-    @abstractmethod
-    def positions(self) -> list[int]:
-        """Where each row lies in memory."""
+    @property
+    def rows(self) -> int:
+        """Number of channels."""
+        return len(self.layout)
 
     @abstractmethod
     def emit(self, builder: Builder) -> fx.Node:
@@ -82,7 +78,7 @@ def memory_order(parts: Sequence[Part]) -> list[int]:
     """For parts side by side, whose rows count through: the row at each place in memory."""
     order: list[int] = []
     for part in parts:
-        place, start = part.source.positions(), len(order)
+        place, start = part.source.layout.positions(), len(order)
         own = sorted(range(len(part.rows)), key=lambda index: place[part.rows[index]])
         order += [start + index for index in own]
     return order
@@ -100,152 +96,85 @@ def _piece(builder: Builder, part: Part) -> fx.Node:
     node = builder.nodes[part.source]
     if part.whole:
         return node
-    place = part.source.positions()
+    place = part.source.layout.positions()
     first = min(place[row] for row in part.rows)
     window = (slice(None), slice(first, first + len(part.rows)))
     return builder.once(part, lambda: builder.graph.call_function(operator.getitem, (node, window)))
 
 
-class Free(Source):
-    """A source whose rows can be written in any order."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.layout = Layout(rows)
-
-    def require(self, rows: Sequence[int], exact: bool) -> bool:
-        return self.layout.require(rows, exact)
-
-    def freeze(self) -> None:
-        self.layout.freeze()
-
-    def positions(self) -> list[int]:
-        return inverse(self.layout.order)
-
-
-class Tied(Source):
-    """A source whose rows are those of its input, each made from that one alone."""
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.rows = source, source.rows
-
-    def inputs(self) -> Sequence[Source]:
-        return (self.source,)
-
-    def require(self, rows: Sequence[int], exact: bool) -> bool:
-        return self.source.require(rows, exact)
-
-    def freeze(self) -> None:
-        self.source.freeze()
-
-    def positions(self) -> list[int]:
-        return self.source.positions()
-
-
-class Mapped(Tied):
+class Mapped(Source):
     """A layer without weights, applied to each channel: activation, pooling, resampling."""
 
     def __init__(self, source: Source, layer: nn.Module, kind: str) -> None:
-        super().__init__(source)
+        super().__init__([source], source.layout)
         self.layer, self.kind = layer, kind
 
     def emit(self, builder: Builder) -> fx.Node:
-        return builder.call(self.kind, self.layer, builder.nodes[self.source])
+        return builder.call(self.kind, self.layer, builder.nodes[self.inputs[0]])
 
 
-class Combined(Tied):
+class Combined(Source):
     """Sum or product of two sources whose rows lie alike, or of one and a map of a single channel."""
 
     def __init__(self, source: Source, other: Source, function: Callable[..., Tensor]) -> None:
-        super().__init__(source)
-        self.other, self.function = other, function
-
-    def inputs(self) -> Sequence[Source]:
-        return (self.source, self.other)
+        super().__init__([source, other], source.layout)
+        self.function = function
 
     def emit(self, builder: Builder) -> fx.Node:
-        return builder.graph.call_function(
-            self.function, (builder.nodes[self.source], builder.nodes[self.other])
-        )
+        return builder.graph.call_function(self.function, tuple(builder.nodes[s] for s in self.inputs))
 
 
 class Joined(Source):
     """Parts of other sources in one tensor; its rows are theirs, one part after the other."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__([part.source for part in parts], _JoinedLayout(parts))
         self.parts = tuple(parts)
-        self.rows = sum(len(part.rows) for part in parts)
-
-    def inputs(self) -> Sequence[Source]:
-        return [part.source for part in self.parts]
-
-    def require(self, rows: Sequence[int], exact: bool) -> bool:
-        start = 0
-        for part in self.parts:  # a wish that runs through the parts in turn is a wish of each
-            mine = [part.rows[row - start] for row in rows if start <= row < start + len(part.rows)]
-            if mine and not part.source.require(mine, exact):
-                return False
-            start += len(part.rows)
-        self.freeze()
-        place = self.positions()
-        places = [place[row] for row in rows]
-        return is_run(places if exact else sorted(places))
-
-    def freeze(self) -> None:
-        for part in self.parts:
-            part.source.freeze()
-
-    def positions(self) -> list[int]:
-        return inverse(memory_order(self.parts))
 
     def emit(self, builder: Builder) -> fx.Node:
         return read(builder, self.parts)
 
 
-class Rigid(Source):
-    """A source whose rows lie in order, whatever makes it."""
+class _JoinedLayout(Layout):
+    """The layouts of parts, one after the other."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def require(self, rows: Sequence[int], exact: bool) -> bool:
-        return is_run(rows if exact else sorted(rows))
-
-    def freeze(self) -> None:
-        """It always is."""
+    def __init__(self, parts: Sequence[Part]) -> None:
+        super().__init__(sum(len(part.rows) for part in parts))
+        self.parts = parts
 
     def positions(self) -> list[int]:
-        return list(range(self.rows))
+        self.order = memory_order(self.parts)
+        return super().positions()
+
+    def freeze(self) -> None:
+        for part in self.parts:
+            part.source.layout.freeze()
+
+    def require(self, rows: Sequence[int], exact: bool) -> bool:
+        start = 0
+        for part in self.parts:  # what runs through the parts in turn is required of each
+            own = [part.rows[row - start] for row in rows if start <= row < start + len(part.rows)]
+            if own and not part.source.layout.require(own, exact):
+                return False
+            start += len(part.rows)
+        self.freeze()
+        return are_neighbours(memory_order(self.parts), rows, exact)
 
 
-class Selected(Rigid):
+class Selected(Source):
     """Rows of another source in a given order, copied one by one: what is left when nothing cheaper works."""
 
     def __init__(self, source: Source, rows: Sequence[int]) -> None:
-        super().__init__(len(rows))
-        self.source, self.order = source, tuple(rows)
-
-    def inputs(self) -> Sequence[Source]:
-        return (self.source,)
+        super().__init__([source], Layout(len(rows), frozen=True))
+        self.order = tuple(rows)
 
     def emit(self, builder: Builder) -> fx.Node:
-        place = self.source.positions()
-        index = torch.tensor([place[row] for row in self.order])
-        return builder.call("select", _Select(index), builder.nodes[self.source])
+        place = self.inputs[0].layout.positions()
+        index = builder.constant(torch.tensor([place[row] for row in self.order]))
+        return builder.graph.call_function(torch.index_select, (builder.nodes[self.inputs[0]], 1, index))
 
 
-class _Select(nn.Module):
-    index: Tensor
-
-    def __init__(self, index: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("index", index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
-
-
-class Foreign(Rigid):
+class Foreign(Source):
     """A node of the traced network that stays: the image, the head, and what no rule knows.
 
     Args:
@@ -258,17 +187,13 @@ class Foreign(Rigid):
     def __init__(
         self, node: fx.Node, module: nn.Module | None, args: Any, kwargs: dict[str, Any], rows: int
     ) -> None:
-        super().__init__(rows)
+        super().__init__(sources_in((args, kwargs)), Layout(rows, frozen=True))
         self.node, self.module, self.args, self.kwargs = node, module, args, kwargs
-
-    def inputs(self) -> Sequence[Source]:
-        return sources_in((self.args, self.kwargs))
 
     def emit(self, builder: Builder) -> fx.Node:
         if self.node.op == "placeholder":
             return builder.graph.placeholder("images")
-        args = changed(self.args, builder.nodes.__getitem__, builder.constant)
-        kwargs = changed(self.kwargs, builder.nodes.__getitem__, builder.constant)
+        args, kwargs = changed((self.args, self.kwargs), builder.nodes.__getitem__, builder.constant)
         if self.module is not None:
             return builder.call(type(self.module).__name__.lower(), self.module, *args, **kwargs)
         return builder.graph.create_node(self.node.op, self.node.target, tuple(args), kwargs)
@@ -276,17 +201,13 @@ class Foreign(Rigid):
 
 def changed(value: Any, source: Callable[[Source], Any], tensor: Callable[[Tensor], Any]) -> Any:
     """A nest of containers with every source and every tensor in it changed."""
-    if isinstance(value, Source):
-        return source(value)
-    if isinstance(value, Tensor):
-        return tensor(value)
-    if isinstance(value, slice):
-        return slice(*(changed(item, source, tensor) for item in (value.start, value.stop, value.step)))
-    if isinstance(value, (list, tuple)):
-        return type(value)(changed(item, source, tensor) for item in value)
-    if isinstance(value, dict):
-        return {key: changed(item, source, tensor) for key, item in value.items()}
-    return value
+
+    def change(leaf: Any) -> Any:
+        if isinstance(leaf, Source):
+            return source(leaf)
+        return tensor(leaf) if isinstance(leaf, Tensor) else leaf
+
+    return fx.node.map_aggregate(value, change)
 
 
 def sources_in(value: Any) -> list[Source]:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from models.blocks.detect import Detect
 from models.blocks.reshape import shuffle_channels
-from models.parse import run_layers
+from models.parse import Layer, run_layers
 from models.yolo import DetectionModel
 
 
@@ -30,14 +30,24 @@ class _Tracer(fx.Tracer):
 
 
 class Flow(nn.Module):
-    """The layers of a model and their wiring alone, without what a detection model is besides."""
+    """The layers of a model and their wiring alone, without what a detection model is besides.
 
-    def __init__(self, model: DetectionModel) -> None:
+    Args:
+        raw: end at the head's convolutions: (B, na * (5 + nc), h, w) of logits per level, channels anchor by
+            anchor, x, y, w, h, objectness, classes.
+    """
+
+    def __init__(self, model: DetectionModel, raw: bool = False) -> None:
         super().__init__()
-        self.model, self.layers = model.model, model.layers
+        self.model, self.layers, self.raw = model.model, model.layers, raw
 
     def forward(self, image: Tensor) -> Any:
-        return run_layers(self.model, self.layers, image)
+        return run_layers(self.model, self.layers, image, self._call)
+
+    def _call(self, layer: Layer, module: nn.Module, x: Any) -> Any:
+        if self.raw and isinstance(module, Detect):
+            return tuple(conv(features) for conv, features in zip(module.m, x))
+        return module(x)
 
 
 def top_layers(network: nn.Module) -> list[nn.Module]:
@@ -58,18 +68,14 @@ def trace(
     layers = [layer for layer in top_layers(network) if not isinstance(layer, Detect)]
     opaque = {layer for layer in layers if layer in whole or not _traceable(layer)}
     graph = fx.GraphModule(network, _Tracer(opaque).trace(network))
-    image = torch.zeros(shape, dtype=next(network.parameters()).dtype)
-    try:
-        _Shapes(graph, without_data=True).run(image.to("meta"))
-    except (RuntimeError, NotImplementedError):  # a block looks at values, or has no counterpart without them
-        _Shapes(graph, without_data=False).run(image)
+    _Shapes(graph).run(torch.zeros(shape, dtype=next(network.parameters()).dtype))
     return graph
 
 
 def _traceable(layer: nn.Module) -> bool:
     try:
         _Tracer(set()).trace(nn.Sequential(layer))
-    except Exception:  # a block may fail on a stand-in for its input with anything
+    except Exception:
         return False
     return True
 
@@ -77,23 +83,7 @@ def _traceable(layer: nn.Module) -> bool:
 class _Shapes(fx.Interpreter):
     """Runs a graph and keeps what every node gives, as tensors without data."""
 
-    def __init__(self, graph: fx.GraphModule, without_data: bool) -> None:
-        super().__init__(graph)
-        self.without_data = without_data
-
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         n.meta["value"] = value.to("meta") if isinstance(value, Tensor) else value
         return value
-
-    def fetch_attr(self, target: str) -> Any:
-        found = super().fetch_attr(target)
-        return found.to("meta") if self.without_data and isinstance(found, Tensor) else found
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.without_data:
-            return super().call_module(target, args, kwargs)
-        module = self.fetch_attr(target)
-        state = dict(module.named_parameters()) | dict(module.named_buffers())
-        empty = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-        return torch.func.functional_call(module, empty, args, kwargs)

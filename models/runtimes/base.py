@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from models.runtimes.metadata import DEFAULT_STRIDE, Description, Names
 from utils.errors import UserError
 
-DEFAULT_STRIDE = 32
 MOST_THREADS = 1024
 LEAST_COLUMNS = 6  # box, objectness, one class
-Names = dict[int, str]
 
 
 class Backend(nn.Module):
     """A network ready to run.
 
+    The backend of a file is made of its path, the device, `half` (fp16, in PyTorch on CUDA only) and
+    `threads` of inference on the CPU (None leaves their number to the runtime).
+
     Attributes:
-        names: class index to class name.
+        names: class index to class name; empty when the file does not tell.
         stride: image sides must be multiples of this.
         shape: (height, width) of images when only one is possible, else None.
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
-        pt: whether this is a PyTorch model with all that it offers (any shape, augmentation, tracing).
+        pt: whether this is a PyTorch model in this process, which can run in several threads at once.
     """
 
-    names: Names
-    stride: int
     shape: tuple[int, int] | None = None
     batch: int | None = None
     any_shape = False
@@ -35,7 +38,22 @@ class Backend(nn.Module):
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()
         self.device = device
-        self.dtype = torch.float16 if half else torch.float32
+        self.dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+        self.names: Names = {}
+        self.stride = DEFAULT_STRIDE
+
+    def configure(self, path: Path, description: Description, sides: Sequence[int | None]) -> None:
+        """Take over what a file says of itself, and the sides of its input, None where any size goes.
+
+        Raises:
+            UserError: the input is not (B, 3, H, W).
+        """
+        if len(sides) != 4 or sides[1] not in (3, None):
+            raise UserError(f"'{path}' takes {list(sides)}, not images (B, 3, H, W)")
+        self.names, self.stride = description.names, description.stride
+        self.batch, _, height, width = sides
+        self.shape = (height, width) if height and width else None
+        self.any_shape = self.shape is None
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         """(B, 3, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
@@ -59,25 +77,24 @@ class Backend(nn.Module):
         count = len(images)
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
-        output = self.run(images)
+        output = self.run(images)[0]
         if output.ndim != 3 or len(output) != size or output.shape[2] < LEAST_COLUMNS:
             raise UserError(
                 f"the weights give {tuple(output.shape)} instead of predictions ({size}, N, 5 + classes); "
                 "export them without --raw and --nms"
             )
-        return output[:count]
+        return output[:count].to(self.device)
 
-    def run(self, images: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} does not define how to run")
-
-
-def check_threads(threads: int | None) -> None:
-    """Raise a UserError unless a number of threads can be asked for; None leaves it to the runtime."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Every output of the network for a batch that it takes."""
+        raise NotImplementedError
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that says something, at most 200 characters."""
+    """The first line of a message that says something, at most 200 characters.
+
+    OpenVINO's begin with lines that name places in its source.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0][:200]

@@ -1,8 +1,15 @@
-"""What an exported file says of itself. It may come from anywhere: every value is checked and none is run."""
+"""What an exported file says of itself: reading and writing it, in every form.
+
+Each holds the texts of `models.exporting.describe.metadata`: ONNX and CoreML as properties, TorchScript as
+JSON in the extra file `config.txt`, ExecuTorch as JSON that the method `metadata` gives, a folder as
+`metadata.yaml`, LiteRT as a `metadata.yaml` that is appended. A file may come from anywhere: every value is
+checked and none is run.
+"""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,20 +19,18 @@ from typing import Any
 
 import yaml
 
-from models.runtimes.base import DEFAULT_STRIDE, Names
 from utils.errors import UserError
 
+Names = dict[int, str]
+DEFAULT_STRIDE = 32
 LARGEST_STRIDE = 1024
 LARGEST_SIDE = 16384
 LARGEST_FILE = 1 << 20  # bytes of a metadata.yaml; 1000 class names take 30 kB
-MALFORMED = (
-    ValueError,
-    SyntaxError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-)  # what parsers raise
+YAML_FILE = "metadata.yaml"
+CONFIG_FILE = "config.txt"
+METHOD = "metadata"  # of an ExecuTorch program
+# what parsers raise
+MALFORMED = (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -47,25 +52,45 @@ class Description:
     checksum: str = ""
 
 
+# ---- writing ----
+
+
+def yaml_text(metadata: Mapping[str, str]) -> str:
+    """The content of a `metadata.yaml`: plain texts; `yaml.safe_load` reads them back."""
+    return yaml.safe_dump(dict(metadata), allow_unicode=True, sort_keys=False)
+
+
+def write_yaml(folder: Path, metadata: Mapping[str, str]) -> None:
+    """Write the `metadata.yaml` of a folder."""
+    (folder / YAML_FILE).write_text(yaml_text(metadata), encoding="utf-8")
+
+
+def config_text(metadata: Mapping[str, str], shape: tuple[int, ...]) -> str:
+    """The content of a `config.txt`: YOLOv5's keys `shape`, `stride` and `names` as values, not texts."""
+    values = {key: json.loads(metadata[key]) for key in ("stride", "names", "dynamic")}
+    return json.dumps({**metadata, "shape": shape, **values})
+
+
+# ---- reading ----
+
+
 def described(values: Mapping[str, Any], path: Path) -> Description:
     """Metadata from values, or from their texts as `Job.metadata` has them.
 
     Raises:
         UserError: a damaged value; the message names the file and the key.
     """
-    size = _value(values, "imgsz", path)
-    sides = None
-    if size is not None:
-        sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
-        if len(sides) != 2:
-            raise UserError(f"'{path}': its imgsz is damaged: {str(size)[:60]}")
-        sides = [_within(side, "imgsz", LARGEST_SIDE, path) for side in sides]
-    stride, batch = _value(values, "stride", path), _value(values, "batch", path)
+    shape = values.get("shape")  # (B, 3, H, W) of a trace, as YOLOv5 writes it
+    if isinstance(shape, list) and len(shape) == 4:
+        values = {**values, "batch": shape[0], "imgsz": shape[2:]}
+    size = _numbers(values, "imgsz", 2, LARGEST_SIDE, path)
+    stride = _numbers(values, "stride", 1, LARGEST_STRIDE, path)
+    batch = _numbers(values, "batch", 1, LARGEST_SIDE, path)
     return Description(
         names=clean_names(values.get("names"), path),
-        stride=DEFAULT_STRIDE if stride is None else _within(stride, "stride", LARGEST_STRIDE, path),
-        shape=(sides[0], sides[1]) if sides else None,
-        batch=None if batch is None else _within(batch, "batch", LARGEST_SIDE, path),
+        stride=stride[0] if stride else DEFAULT_STRIDE,
+        shape=(size[0], size[1]) if size else None,
+        batch=batch[0] if batch else None,
         dynamic=str(values.get("dynamic", "")).lower() in ("true", "1"),
         checksum=str(values.get("checksum", "")),
     )
@@ -77,7 +102,7 @@ def read_yaml(folder: Path) -> Description:
     Raises:
         UserError: unreadable, or not a mapping.
     """
-    path = folder / "metadata.yaml"
+    path = folder / YAML_FILE
     if not path.is_file():
         return Description()
     if path.stat().st_size > LARGEST_FILE:
@@ -91,19 +116,19 @@ def read_yaml(folder: Path) -> Description:
     return described(values, path)
 
 
-def read_json(text: str, path: Path) -> dict[str, Any]:
-    """The object of a JSON text inside a file; an empty text has no values.
+def read_json(text: str, path: Path) -> Description:
+    """The metadata in a JSON text inside a file; an empty text has none.
 
     Raises:
-        UserError: no JSON object.
+        UserError: no JSON object, or a damaged value.
     """
     try:
         values = json.loads(text) if text else {}
-    except MALFORMED as error:
-        raise UserError(f"'{path}': its metadata is damaged: {text[:60]!r}") from error
+    except MALFORMED:
+        values = None
     if not isinstance(values, dict):
         raise UserError(f"'{path}': its metadata is damaged: {text[:60]!r}")
-    return values
+    return described(values, path)
 
 
 def clean_names(names: Any, path: Path) -> Names:
@@ -112,48 +137,38 @@ def clean_names(names: Any, path: Path) -> Names:
     Raises:
         UserError: anything else.
     """
-    value = _parsed(names) if isinstance(names, str) and names else names
-    try:
-        if isinstance(value, Mapping):
+    value = _parsed(names) or {}
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        with contextlib.suppress(*MALFORMED):
             found = {int(index): str(name) for index, name in value.items()}
-            if sorted(found) != list(range(len(found))):
-                raise ValueError("numbers with gaps")
-            return found
-        if value is None or isinstance(value, (list, tuple)) or value == "":
-            return {index: str(name) for index, name in enumerate(value or ())}
-    except MALFORMED:
-        pass
+            if sorted(found) == list(range(len(found))):
+                return found
     raise UserError(f"'{path}': its class names are damaged: {str(names)[:60]!r}")
 
 
-def _parsed(text: str) -> Any:
-    """The value of a text in JSON or in Python's literals, which YOLOv5 writes; False when it is neither."""
+def _parsed(value: Any) -> Any:
+    """A value, or that of a text in JSON or Python's literals, which YOLOv5 writes; else the text itself."""
     for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except MALFORMED:
-            continue
-    return False
+        if isinstance(value, str):
+            with contextlib.suppress(*MALFORMED):
+                return parse(value)
+    return value
 
 
-def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
-    """A value, parsed when it is a text; None when it is absent.
+def _numbers(values: Mapping[str, Any], key: str, count: int, most: int, path: Path) -> list[int]:
+    """So many whole numbers from 1 to `most`; one alone stands for all. None at all when the key is absent.
 
     Raises:
-        UserError: a text that is no value.
+        UserError: anything else.
     """
-    value = values.get(key)
-    if not isinstance(value, str) or not value:
-        return value or None
-    parsed = _parsed(value)
-    if parsed is False or parsed is None:
-        raise UserError(f"'{path}': its {key} is damaged: {value[:60]!r}")
-    return parsed
-
-
-def _within(value: Any, key: str, most: int, path: Path) -> int:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    whole = number and value == int(value)
-    if not whole or not 1 <= value <= most:
-        raise UserError(f"'{path}': its {key} must lie between 1 and {most}, found {str(value)[:60]!r}")
-    return int(value)
+    value = _parsed(values.get(key)) or []
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value] * count
+    real = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    whole = real and all(number == int(number) and 1 <= number <= most for number in numbers)
+    if not whole or (numbers and len(numbers) != count):
+        expected = "a whole number" if count == 1 else f"{count} whole numbers"
+        found = str(values[key])[:60]
+        raise UserError(f"'{path}': its {key} must be {expected} from 1 to {most}, found {found!r}")
+    return [int(number) for number in numbers]

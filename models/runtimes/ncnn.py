@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,9 @@ class NcnnBackend(Backend):
     """A network in ncnn on the CPU (optional package), one image at a time.
 
     Half precision is off, which ncnn would use where the CPU has it: pixel coordinates do not survive that.
-
-    Args:
-        threads: that a layer is split over, None for as many as there are fast cores.
     """
 
-    def __init__(self, folder: Path, device: torch.device, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         ncnn = require("ncnn", "ncnn")
         param, weights = the_pair(folder, ".param")
@@ -40,8 +38,7 @@ class NcnnBackend(Backend):
             raise UserError(
                 f"'{folder}' was changed after its export: {param.name} or {weights.name} is damaged"
             )
-        self.names, self.stride = description.names, description.stride
-        self.shape, self.batch = description.shape, 1
+        self.configure(folder, description, (1, 3, *description.shape))
         net = ncnn.Net()
         net.opt.num_threads = threads or net.opt.num_threads
         for name in HALF:
@@ -53,15 +50,14 @@ class NcnnBackend(Backend):
             raise UserError(f"'{folder}' has {len(inputs)} inputs and {len(outputs)} outputs, not one each")
         self.net, self.matrix, self.ends = net, ncnn.Mat, (inputs[0], outputs[0])
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Sequence[Tensor]:
         array = np.ascontiguousarray(images[0].cpu().float().numpy())
         extractor = self.net.create_extractor()
         extractor.input(self.ends[0], self.matrix(array))
         status, output = extractor.extract(self.ends[1])
         if status:
             raise UserError(f"ncnn cannot run the network on an image of {self.shape}; export it again")
-        # a copy: the memory belongs to the extractor
-        return torch.from_numpy(np.array(output, np.float32))[None].to(self.device)
+        return [torch.from_numpy(np.array(output, np.float32))[None]]  # a copy: the extractor owns the memory
 
 
 def check_param(path: Path) -> None:

@@ -6,38 +6,21 @@ objectness and class scores between 0 and 1.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models.runtimes.base import DEFAULT_STRIDE, Backend, Names, check_threads
+from models.runtimes.base import MOST_THREADS, Backend
 from models.runtimes.executorch import ExecuTorchBackend
 from models.runtimes.ncnn import NcnnBackend
 from models.runtimes.onnx import OnnxBackend, OpenCVBackend
 from models.runtimes.openvino import OpenVINOBackend
-from models.runtimes.pytorch import PyTorchBackend, TorchScriptBackend
-from models.weights import load_model
+from models.runtimes.pytorch import TorchScriptBackend, open_pytorch
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
-
-__all__ = [
-    "DEFAULT_STRIDE",
-    "OPENERS",
-    "Backend",
-    "Ensemble",
-    "ExecuTorchBackend",
-    "Names",
-    "NcnnBackend",
-    "OnnxBackend",
-    "OpenCVBackend",
-    "OpenVINOBackend",
-    "PyTorchBackend",
-    "TorchScriptBackend",
-    "load_backend",
-]
 
 
 class Ensemble(Backend):
@@ -48,15 +31,13 @@ class Ensemble(Backend):
         super().__init__(first.device, first.dtype == torch.float16)
         for member in members[1:]:
             if member.names != first.names:
-                raise UserError(
-                    f"the weights of an ensemble must have the same classes; found {_summary(first.names)} "
-                    f"and {_summary(member.names)}"
-                )
+                lists = (f"{len(m.names)} {reprlib.repr([*m.names.values()])}" for m in (first, member))
+                raise UserError(f"weights of an ensemble need the same classes; found {' and '.join(lists)}")
         self.members = nn.ModuleList(members)
         self.names, self.stride = first.names, max(m.stride for m in members)
         shapes = {m.shape for m in members if m.shape}
         if len(shapes) > 1:
-            raise UserError(f"the weights of an ensemble need one image size; found {sorted(shapes)}")
+            raise UserError(f"weights of an ensemble need one image size; found {sorted(shapes)}")
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
@@ -65,41 +46,16 @@ class Ensemble(Backend):
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How weights are to be run; see `load_backend`."""
-
-    device: torch.device
-    half: bool = False
-    fuse: bool = True
-    threads: int | None = None
-
-
-def _open_pytorch(path: Path, wish: Wish) -> Backend:
-    _set_torch_threads(wish)
-    return PyTorchBackend(load_model(path, device="cpu"), wish.device, half=wish.half, fuse=wish.fuse)
-
-
-def _open_torchscript(path: Path, wish: Wish) -> Backend:
-    _set_torch_threads(wish)
-    return TorchScriptBackend(path, wish.device, wish.half)
-
-
-def _set_torch_threads(wish: Wish) -> None:
-    if wish.threads is not None:
-        torch.set_num_threads(wish.threads)
-
-
-OPENVINO_FOLDER, NCNN_FOLDER = "_openvino_model", "_ncnn_model"  # ends of the names of folders
-Opener = Callable[[Path, Wish], Backend]
+Opener = Callable[[Path, torch.device, bool, int | None], Backend]  # path, device, half, threads
+# by the ends of the names of files, and of folders, which have no dot
 OPENERS: dict[str, Opener] = {
-    ".pt": _open_pytorch,
-    ".safetensors": _open_pytorch,
-    ".torchscript": _open_torchscript,
-    ".onnx": lambda path, wish: OnnxBackend(path, wish.device, wish.threads),
-    OPENVINO_FOLDER: lambda path, wish: OpenVINOBackend(path, wish.device, wish.threads),
-    NCNN_FOLDER: lambda path, wish: NcnnBackend(path, wish.device, wish.threads),
-    ".pte": lambda path, wish: ExecuTorchBackend(path, wish.device, wish.threads),
+    ".pt": open_pytorch,
+    ".safetensors": open_pytorch,
+    ".torchscript": TorchScriptBackend,
+    ".onnx": OnnxBackend,
+    "_openvino_model": OpenVINOBackend,
+    "_ncnn_model": NcnnBackend,
+    ".pte": ExecuTorchBackend,
 }
 
 
@@ -110,7 +66,6 @@ def load_backend(
     dnn: bool = False,
     half: bool = False,
     data: str | Path | None = None,
-    fuse: bool = True,
     threads: int | None = None,
 ) -> Backend:
     """Open weights in whatever form they are; several of them become an ensemble.
@@ -120,7 +75,6 @@ def load_backend(
         dnn: run ONNX files with OpenCV DNN.
         half: half precision, on CUDA only.
         data: dataset yaml that names the classes when the file does not.
-        fuse: fold batch norm into convolutions.
         threads: CPU threads of inference, None for the runtime's own choice. PyTorch, OpenCV and ExecuTorch
             have one number for the whole process, the others one per network.
 
@@ -131,16 +85,17 @@ def load_backend(
     files = [weights] if isinstance(weights, (str, Path)) else list(weights)
     if not files:
         raise UserError("no weights given")
-    check_threads(threads)
-    wish = Wish(torch.device(device), half=half, fuse=fuse, threads=threads)
-    members = [_load_one(Path(file), wish, dnn) for file in files]
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
+    members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
     for member in members:
         if not member.names and data:
             member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
-def _load_one(path: Path, wish: Wish, dnn: bool) -> Backend:
+def _opener(path: Path, dnn: bool) -> Opener:
+    """What opens a file or folder that is there."""
     form = next((end for end in OPENERS if path.name.lower().endswith(end)), None)
     if form is None:
         found = path.suffix or "no suffix"
@@ -149,13 +104,6 @@ def _load_one(path: Path, wish: Wish, dnn: bool) -> Backend:
         raise UserError(f"weights '{path}' not found")
     if form.startswith(".") != path.is_file():
         raise UserError(f"weights '{path}' must be a {'file' if form.startswith('.') else 'folder'}")
-    if dnn:
-        if form != ".onnx":
-            raise UserError(f"--dnn runs .onnx files, found '{path}'")
-        return OpenCVBackend(path, wish.device, wish.threads)
-    return OPENERS[form](path, wish)
-
-
-def _summary(names: Names) -> str:
-    some = ", ".join(list(names.values())[:3])
-    return f"{len(names)} ({some}{', …' if len(names) > 3 else ''})"
+    if dnn and form != ".onnx":
+        raise UserError(f"--dnn runs .onnx files, found '{path}'")
+    return OpenCVBackend if dnn else OPENERS[form]

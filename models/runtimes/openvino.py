@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,9 @@ class OpenVINOBackend(Backend):
 
     Computes in single precision even where the CPU has a quicker half precision: pixel coordinates do not
     survive that. Integer layers stay integer.
-
-    Args:
-        threads: of inference, None for as many as there are cores.
     """
 
-    def __init__(self, folder: Path, device: torch.device, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         openvino = require("openvino", "openvino")
         xml, weights = the_pair(folder, ".xml")
@@ -46,29 +44,18 @@ class OpenVINOBackend(Backend):
             config["INFERENCE_NUM_THREADS"] = threads
         try:
             core = shared_core()
-            model = core.read_model(str(xml), str(weights))
-            self.compiled = core.compile_model(model, "CPU", config)
-        except Exception as error:  # plain RuntimeErrors and openvino's own
-            raise UserError(f"'{folder}' cannot be run by OpenVINO: {reason(error)}") from error
+            self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
+        except RuntimeError as error:
+            raise UserError(f"'{folder}' cannot be run by OpenVINO: {first_line(error)}") from error
         entry = self.compiled.inputs[0]
+        self.input_type = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
         shape = entry.get_partial_shape()
-        if shape.rank.is_dynamic or len(shape) != 4:
-            raise UserError(f"'{folder}' takes {shape}, not images (B, 3, H, W)")
-        batch, _, height, width = [None if side.is_dynamic else side.get_length() for side in shape]
-        self.shape = (height, width) if height and width else None
-        self.any_shape, self.batch = self.shape is None, batch
-        self.kind = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
-        description = read_yaml(folder)
-        self.names, self.stride = description.names, description.stride
+        sides = [] if shape.rank.is_dynamic else shape
+        lengths = [None if side.is_dynamic else side.get_length() for side in sides]
+        self.configure(folder, read_yaml(folder), lengths)
 
-    def run(self, images: Tensor) -> Tensor:
-        array = np.ascontiguousarray(images.cpu().numpy().astype(self.kind, copy=False))
-        output = self.compiled([array])[0]
-        return torch.from_numpy(np.asarray(output, np.float32)).to(self.device)
-
-
-def reason(error: Exception) -> str:
-    """The line of OpenVINO's message that says what is wrong; those before it name places in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from", "Check '", "Check "))]
-    return said[-1][:200] if said else first_line(error)
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        results = self.compiled(
+            [np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))]
+        )
+        return [torch.from_numpy(np.array(results[port], np.float32)) for port in self.compiled.outputs]

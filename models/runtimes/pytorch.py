@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.runtimes.base import Backend, first_line
-from models.runtimes.metadata import described, read_json
+from models.runtimes.metadata import CONFIG_FILE, read_json
+from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.errors import UserError
+
+
+def open_pytorch(path: Path, device: torch.device, half: bool, threads: int | None) -> PyTorchBackend:
+    """The detector in a checkpoint, fused; `threads` are those of PyTorch in this process."""
+    set_threads(threads)
+    return PyTorchBackend(load_model(path), device, half=half)
+
+
+def set_threads(threads: int | None) -> None:
+    """Have PyTorch compute with so many threads in this process, None for as many as it likes."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 class PyTorchBackend(Backend):
@@ -27,10 +41,8 @@ class PyTorchBackend(Backend):
     def __init__(
         self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True
     ) -> None:
-        half = half and device.type == "cuda"  # CPUs compute half precision slower than single
         super().__init__(device, half)
-        self.names = dict(model.names)
-        self.stride = model.multiple
+        self.names, self.stride = dict(model.names), model.multiple
         model.eval().requires_grad_(False)
         if fuse:
             model.fuse()
@@ -50,9 +62,10 @@ class PyTorchBackend(Backend):
 class TorchScriptBackend(Backend):
     """A traced or scripted module; class names and stride stand in its extra file `config.txt` (JSON)."""
 
-    def __init__(self, path: Path, device: torch.device, half: bool = False) -> None:
-        super().__init__(device, half and device.type == "cuda")
-        extra = {"config.txt": ""}
+    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
+        super().__init__(device, half)
+        set_threads(threads)
+        extra = {CONFIG_FILE: ""}
         try:
             with warnings.catch_warnings():
                 # torch's plans for TorchScript are no user's fault
@@ -61,17 +74,13 @@ class TorchScriptBackend(Backend):
         except (RuntimeError, ValueError) as error:
             raise UserError(f"'{path}' is not a TorchScript file: {first_line(error)}") from error
         self.module.eval().to(self.dtype)
-        text = extra["config.txt"]
-        config = read_json(text.decode(errors="replace") if isinstance(text, bytes) else text, path)
-        shape = config.get("shape")  # (B, 3, H, W) that the trace was made with
-        if isinstance(shape, list) and len(shape) == 4:
-            config = {**config, "batch": shape[0], "imgsz": shape[2:]}
-        description = described(config, path)
-        self.names, self.stride = description.names, description.stride
-        self.any_shape = description.dynamic
-        if not description.dynamic:
-            self.batch, self.shape = description.batch, description.shape
+        text = extra[CONFIG_FILE]
+        description = read_json(text.decode(errors="replace") if isinstance(text, bytes) else text, path)
+        fixed = None if description.dynamic else description.shape
+        batch = None if description.dynamic else description.batch
+        self.configure(path, description, (batch, 3, *(fixed or (None, None))))
+        self.any_shape = description.dynamic  # a trace may keep its shape without saying so
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Tensor) -> Sequence[Tensor]:
         output = self.module(images.to(self.device, self.dtype))
-        return output[0] if isinstance(output, (tuple, list)) else output
+        return [output] if isinstance(output, Tensor) else output

@@ -44,7 +44,7 @@ def test_every_layout_means_the_same_in_double_precision_without_a_shuffle(name:
         assert_same(deployed(x), model(x), rtol=1e-9)
     assert isinstance(deployed.network, fx.GraphModule)
     called = {str(node.target) for node in deployed.network.graph.nodes}
-    assert not any("shuffle_channels" in target or target.startswith("select") for target in called)
+    assert not any("shuffle_channels" in target or "index_select" in target for target in called)
 
 
 @pytest.mark.slow
@@ -97,19 +97,6 @@ def test_half_precision_stays_half() -> None:
     assert {p.dtype for p in deployed.parameters()} == {torch.bfloat16}
     x = images(model, 1).bfloat16()
     assert_same(deployed(x), model(x), rtol=0.05)
-
-
-def test_the_summary_adds_up() -> None:
-    text = deploy(small("yolov5n-gsconv-all")).summary()
-    assert re.search(r"^ +8 {2}channel permutations carried into weights$", text, flags=re.M)
-    rows = {
-        m[1]: (m[2], m[3], float(m[4]))
-        for m in re.finditer(r"^(\S.*?) +([\d,]+) +([\d,]+) +([\d.]+)$", text, re.M)
-    }
-    assert set(rows) == {"parameters", "multiply-adds, 10^6", "bytes moved, 10^3", "kernels"}
-    for before, after, ratio in rows.values():
-        assert int(after.replace(",", "")) / int(before.replace(",", "")) == pytest.approx(ratio, abs=6e-4)
-    assert rows["bytes moved, 10^3"][2] < 1
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from models.detector import Detector, load_picture, prepare
-from models.runtimes.opening import Backend, load_backend
+from models.runtimes.base import Backend
+from models.runtimes.opening import load_backend
 from models.yolo import DetectionModel
 from utils.data.images import read_image
 from utils.detections.results import Results

@@ -70,7 +70,7 @@ def test_only_modules_are_blocks(name: str) -> None:
 
 
 def test_torch_layers_resolve_by_name() -> None:
-    assert lookup("nn.Upsample") == (nn.Upsample, same)
+    assert lookup("nn.Upsample")[:2] == (nn.Upsample, same)
     assert lookup("nn.ConvTranspose2d").rule is scaled
 
 
@@ -84,3 +84,24 @@ def test_a_class_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lookup("Fresh").block is Fresh
     with pytest.raises(ValueError, match="'Fresh' is registered twice"):
         register(scaled)(Fresh)
+
+
+def test_an_example_follows_from_the_rule_or_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BLOCKS", {})
+    for rule, example in ((scaled, (32,)), (stacked, (32,)), (same, ()), (per_channel, ())):
+        register(rule, "Fresh")(nn.Module)
+        assert registry.BLOCKS.pop("Fresh") == (nn.Module, rule, example, 1)
+    register(scaled, "Fresh", example=(16, 3), levels=2)(nn.Module)
+    assert registry.BLOCKS["Fresh"][2:] == ((16, 3), 2)
+
+
+def test_a_missing_rule_is_named() -> None:
+    class Fresh(nn.Module):
+        pass
+
+    complaint = r"block 'Fresh' needs a rule.*stock rules are scaled, stacked, same, per_channel$"
+    with pytest.raises(TypeError, match=complaint):
+        register(Fresh)
+    for no_rule in (None, "scaled", 3):
+        with pytest.raises(TypeError, match=complaint):
+            register(no_rule)(Fresh)

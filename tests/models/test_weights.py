@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import weights
-from models.weights import LayerTransfer, find_weights, load_model, transfer
+from models.weights import Counts, find_weights, load_model, transfer
 from models.yolo import DetectionModel
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.errors import UserError
@@ -178,8 +178,9 @@ def test_transfer_to_other_classes_takes_all_but_the_head(official: DetectionMod
     # Parameters of the head: 3 * (5 + 3) = 24 outputs from 64, 128 and 256 channels, with a bias each:
     # 24 * (64 + 128 + 256) + 3 * 24 = 10,824 of the 1,767,976
     assert str(report) == ("342 of 349 tensors taken over, 99.4% of the parameters (1,757,152 of 1,767,976)")
-    assert len(report.unlike) == 6 and report.missing == () and report.excluded == ("model.24.anchors",)
-    assert len(report.details()) == 7
+    assert report.kept.pop("model.24.anchors") == "left as it is"
+    assert len(report.kept) == len(report.details()) == 6
+    assert all(reason.startswith("other shape (24,") for reason in report.kept.values())
     for name, tensor in own.items():
         assert torch.equal(tensor, head.get(name, source[name]))
 
@@ -203,11 +204,11 @@ def test_transfer_counts_by_layer_and_converts() -> None:
     # layer 2: two of 16 * 16 + 16 + 16 = 288 each, 256 of which are missing: 320 of 576, 11 of 12 tensors
     # layer 3: 2 * (5 + 1) = 12 outputs, 12 * 16 + 12 = 204 parameters in 2 tensors, and the anchors
     # in all 16 of 21 tensors and 384 of 860 parameters: 44.65 %
-    assert report.layers == (
-        LayerTransfer(0, "Conv", 5, 6, 64, 80),
-        LayerTransfer(2, "Conv", 11, 12, 320, 576),
-        LayerTransfer(3, "Detect", 0, 3, 0, 204),
-    )
+    assert report.layers == {
+        (0, "Conv"): Counts(5, 6, 64, 80),
+        (2, "Conv"): Counts(11, 12, 320, 576),
+        (3, "Detect"): Counts(0, 3, 0, 204),
+    }
     assert str(report) == "16 of 21 tensors taken over, 44.7% of the parameters (384 of 860)"
     assert report.share == 384 / 860
     assert report.table().splitlines() == [
@@ -217,9 +218,11 @@ def test_transfer_counts_by_layer_and_converts() -> None:
         "    3  Detect              0 of 3                 0 of 204    0.0%",
         "       all               16 of 21               384 of 860   44.7%",
     ]
-    assert report.unlike == ("model.0.bn.bias (16,), in the weights (4,)",)
-    assert report.missing == ("model.2.1.conv.weight",)
-    assert report.excluded == ("model.3.anchors", "model.3.m.0.weight", "model.3.m.0.bias")
+    assert report.kept == {
+        "model.0.bn.bias": "other shape (16,), in the weights (4,)",
+        "model.2.1.conv.weight": "not in the weights",
+        **dict.fromkeys(("model.3.anchors", "model.3.m.0.weight", "model.3.m.0.bias"), "left as it is"),
+    }
     weight = model.model[0].conv.weight
     assert (weight == 0.5).all() and weight.dtype == torch.float32 and weight.requires_grad
     assert torch.equal(model.head.m[0].bias, before)

@@ -128,7 +128,7 @@ def wired(channels: tuple[int, ...], args: tuple[Any, ...]) -> None:
 
 
 def test_a_row_gives_the_level_and_takes_its_channels() -> None:
-    block, rule = BLOCKS["ASFF"]
+    block, rule, *_ = BLOCKS["ASFF"]
     wiring = rule(Row(CHANNELS, (2,), 1, scale=lambda c: c // 4))  # channels of layers are final already
     assert (wiring.c2, wiring.joins) == (16, True)
     assert block(*wiring.args)(pyramid()).shape[1] == 16

@@ -130,7 +130,7 @@ def test_a_trace_with_large_offsets_serves_other_sizes(form: dict[str, Any]) -> 
 
 
 def test_a_row_gives_scale_and_style() -> None:
-    block, rule = BLOCKS["DySample"]
+    block, rule, *_ = BLOCKS["DySample"]
     wiring = rule(Row((16,), (4, "pl"), 1, scale=lambda c: c // 2))
     assert wiring.c2 == 16
     assert block(*wiring.args)(noise(1, 16, 2, 3)).shape == (1, 16, 8, 12)

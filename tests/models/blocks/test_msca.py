@@ -77,7 +77,7 @@ def test_a_pair_of_strips_reaches_a_square(strip: str, reach: int) -> None:
 
 
 def test_a_row_needs_no_arguments() -> None:
-    block, rule = BLOCKS["MSCA"]
+    block, rule, *_ = BLOCKS["MSCA"]
     wiring = rule(Row((24,), (), 1, scale=lambda c: c // 2))
     assert wiring.c2 == 24
     assert block(*wiring.args)(torch.zeros(2, 24, 4, 6)).shape == (2, 24, 4, 6)

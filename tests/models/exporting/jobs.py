@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.exporting.config import ExportConfig
 from models.exporting.describe import example
 from models.exporting.job import Job
 from models.exporting.network import exported_network
@@ -47,7 +48,8 @@ def job_of(
         "source": "0",
     }  # fmt: skip
     network = exported_network(model, None if dynamic else size)
-    return Job(network, example(size, batch), target, metadata, dynamic=dynamic, half=half)
+    config = ExportConfig(dynamic=dynamic, half=half)
+    return Job(network, example(size, batch), target, metadata, config)
 
 
 def shares(found: Tensor, expected: Tensor) -> list[float]:

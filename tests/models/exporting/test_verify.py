@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from models.exporting import verify
+from models.exporting.config import ExportConfig
 from models.exporting.describe import example
-from models.exporting.network import RawMaps, exported_network, halved, interleaved
-from models.exporting.nms import Suppression, WithSuppression
-from models.exporting.verify import Expectation
+from models.exporting.network import exported_network, halved
+from models.exporting.nms import WithSuppression
+from models.exporting.verify import difference
 from models.yolo import DetectionModel
 from tests.layouts import DISTINCT, images, small
 from tests.models.exporting.weights import lively, spread
@@ -20,6 +21,7 @@ from utils.errors import UserError
 from utils.nms import non_max_suppression
 
 PLACE = Path("best.onnx")
+PLAIN = ExportConfig()
 
 
 @pytest.fixture
@@ -35,13 +37,14 @@ def test_boxes_and_scores_count_alike(model: DetectionModel, monkeypatch: pytest
     x = example((64, 64), 1)
     rows = model(x)[0]
     gives(monkeypatch, rows)
-    assert Expectation(model).difference(PLACE, x) == 0
+    assert difference(PLACE, x, model, PLAIN) == 0
     wrong = rows.clone()
     wrong[0, 0, 6] += 0.001 * rows[..., 4:].max()  # nothing beside coordinates of up to 64
     gives(monkeypatch, wrong)
     with pytest.raises(UserError, match=r"differs from PyTorch by 0\.001"):
-        Expectation(model).difference(PLACE, x)
-    assert Expectation(model, tolerance=0.01).difference(PLACE, x) == pytest.approx(0.001, rel=0.01)
+        difference(PLACE, x, model, PLAIN)
+    half = ExportConfig(half=True)  # tolerates more
+    assert difference(PLACE, x, model, half) == pytest.approx(0.001, rel=0.01)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -53,29 +56,34 @@ def test_undefined_values_are_no_match(
     rows[0, 3, 1] = value
     gives(monkeypatch, rows)
     with pytest.raises(UserError, match="differs"):
-        Expectation(model).difference(PLACE, x)
+        difference(PLACE, x, model, PLAIN)
 
 
 def test_other_shapes_are_named(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     x = example((64, 64), 1)
     gives(monkeypatch, model(x)[0][:, :-1])
     with pytest.raises(UserError, match=r"gives \[\(1, 251, 8\)\] where PyTorch gives \[\(1, 252, 8\)\]"):
-        Expectation(model).difference(PLACE, x)
+        difference(PLACE, x, model, PLAIN)
 
 
-def detections(model: DetectionModel, x: Tensor, rule: Suppression) -> Tensor:
-    found = non_max_suppression(model(x)[0], rule.conf_thres, rule.iou_thres, max_det=rule.most)
+def suppressing(conf_thres: float, iou_thres: float, most: int) -> ExportConfig:
+    return ExportConfig(
+        nms=True, conf_thres=conf_thres, iou_thres=iou_thres, topk_all=most, topk_per_class=most
+    )
+
+
+def detections(model: DetectionModel, x: Tensor, config: ExportConfig) -> Tensor:
+    found = non_max_suppression(model(x)[0], config.conf_thres, config.iou_thres, max_det=config.topk_all)
     return torch.cat(
         [torch.cat((rows.new_full((len(rows), 1), i), rows), dim=1) for i, rows in enumerate(found)]
     )
 
 
 def test_each_detection_needs_a_partner(model: DetectionModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, rule = example((64, 64), 2), Suppression(conf_thres=0.2, most=1000, most_per_class=1000)
-    rows = detections(model, x, rule)
-    expected = Expectation(model, suppression=rule)
+    x, config = example((64, 64), 2), suppressing(0.2, 0.45, most=1000)
+    rows = detections(model, x, config)
     gives(monkeypatch, rows)
-    assert len(rows) > 10 and expected.difference(PLACE, x) == 0
+    assert len(rows) > 10 and difference(PLACE, x, model, config) == 0
     moved, renamed, elsewhere = rows.clone(), rows.clone(), rows.clone()
     moved[0, 1] += 1  # a pixel
     renamed[0, 6] = (renamed[0, 6] + 1) % 3
@@ -83,16 +91,16 @@ def test_each_detection_needs_a_partner(model: DetectionModel, monkeypatch: pyte
     for wrong in (moved, renamed, elsewhere, rows[1:], torch.cat((rows, moved[:1])), rows[:0]):
         gives(monkeypatch, wrong)
         with pytest.raises(UserError, match="differs"):
-            expected.difference(PLACE, x)
+            difference(PLACE, x, model, config)
 
 
 def test_suppression_in_pytorch_is_that_of_detect() -> None:
     model = spread(small("yolov5n")).requires_grad_(False).double()  # which amplifies rounding
     # noise: in the grey of a letterbox cells have equal scores, and their order is nobody's business
     x = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)).double()
-    rule = Suppression(conf_thres=0.3, iou_thres=0.3, most=10, most_per_class=10)
-    rows = WithSuppression(exported_network(model, (64, 96)), rule)(x)
-    assert torch.allclose(rows, detections(model, x, rule).to(rows), atol=0.05) and len(rows) == 30
+    config = suppressing(0.3, 0.3, most=10)
+    rows = WithSuppression(exported_network(model, (64, 96)), config)(x)
+    assert torch.allclose(rows, detections(model, x, config).to(rows), atol=0.05) and len(rows) == 30
 
 
 @pytest.mark.parametrize(
@@ -112,22 +120,14 @@ def test_raw_maps_are_the_logits(name: str) -> None:
             assert float((again - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
-def test_boxes_and_scores_side_by_side() -> None:
-    # two anchors; channels of boxes are 0–7, of scores (objectness and one class) 100–103
-    box = torch.arange(8.0).reshape(1, 8, 1, 1)
-    score = 100 + torch.arange(4.0).reshape(1, 4, 1, 1)
-    expected = [0, 1, 2, 3, 100, 101, 4, 5, 6, 7, 102, 103]
-    assert interleaved(box, score, anchors=2).flatten().tolist() == expected
-
-
 @pytest.mark.parametrize("folded", [True, False])
 def test_half_decodes_in_single_precision(folded: bool, model: DetectionModel) -> None:
     network = exported_network(model, (64, 64), folded=folded)
-    half = halved(network)
-    x = example((64, 64), 1)
-    rows = half(x.half())
+    half, x = halved(network, example((64, 64), 1))
+    assert x.dtype == torch.float16
+    rows = half(x)
     assert rows.dtype == torch.float32 and next(network.parameters()).dtype == torch.float32
     assert {p.dtype for p in half.parameters()} == {torch.float16}
     assert not torch.equal(rows, rows.half().float())  # values that fp16 cannot hold
-    raw = halved(RawMaps(model))(x.half())
-    assert {level.dtype for level in raw} == {torch.float16}
+    maps, x = halved(exported_network(model, (64, 64), folded=folded, raw=True), x.float())
+    assert {level.dtype for level in maps(x)} == {torch.float16}

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.runtimes.base import Backend
 from models.runtimes.metadata import described
-from models.runtimes.opening import Backend, Ensemble, PyTorchBackend, load_backend
+from models.runtimes.opening import Ensemble, load_backend
+from models.runtimes.pytorch import PyTorchBackend
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.checkpoints.files import write_checkpoint
@@ -208,7 +210,7 @@ def test_an_ensemble_puts_predictions_side_by_side(checkpoint: Path) -> None:
 
 def test_an_ensemble_needs_the_same_classes(checkpoint: Path, tmp_path: Path) -> None:
     other = write_torchscript(tmp_path / "toy.torchscript", names=["x", "b", "c"])
-    with pytest.raises(UserError, match=r"same classes; found 3 \(a, b, c\) and 3 \(x, b, c\)"):
+    with pytest.raises(UserError, match=r"same classes; found 3 \['a', 'b', 'c'\] and 3 \['x', 'b', 'c'\]"):
         load_backend([checkpoint, other])
 
 
