@@ -26,7 +26,7 @@ from utils.console import LOGGER, setup_console
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
-from utils.data.loader import Loader, build_loader
+from utils.data.loader import Loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.device import select_device
 from utils.errors import UserError, run_command
@@ -174,7 +174,7 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
         stride=backend.stride,
         pad=0.5 if backend.any_shape else 0.0,
     )
-    return build_loader(dataset, config.batch_size, workers=config.workers, shuffle=False)
+    return Loader(dataset, workers=config.workers, shuffle=False)
 
 
 def image_size(config: ValConfig, backend: Backend) -> int:

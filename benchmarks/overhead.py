@@ -31,7 +31,7 @@ from models.weights import load_model
 from training.optim import build_optimizer
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
@@ -86,7 +86,7 @@ def validation_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
     model = load_model(args.weights, fuse=True)
     index = build_index(spec.val, spec.names)
     dataset = DetectionDataset(index, args.imgsz, rect=True, batch_size=args.batch_size, stride=32, pad=0.5)
-    loader = build_loader(dataset, args.batch_size, workers=0, shuffle=False)
+    loader = Loader(dataset, workers=0, shuffle=False)
     batches = [batch.images.float() / 255 for batch in loader]
 
     @torch.inference_mode()
@@ -112,8 +112,8 @@ def training_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
     criterion = DetectionLoss(model.head.anchors, model.nc, scaled)
     optimizer = build_optimizer(model, "SGD", hyp, hyp.weight_decay)
     index = build_index(spec.train, spec.names)
-    dataset = DetectionDataset(index, args.imgsz, hyp=hyp, augment=True, stride=32)
-    loader = build_loader(dataset, args.batch_size, workers=0, shuffle=True)
+    dataset = DetectionDataset(index, args.imgsz, hyp=hyp, augment=True, batch_size=args.batch_size)
+    loader = Loader(dataset, workers=0, shuffle=True)
     loader.set_epoch(0)
     batch = next(iter(loader))
     images = batch.images.float() / 255

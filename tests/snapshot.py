@@ -27,7 +27,7 @@ import torch
 
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.errors import run_command
 from utils.files import ROOT
@@ -105,7 +105,7 @@ def of_augmentation(data: str, args: argparse.Namespace) -> Iterator[tuple[str, 
 
 
 def digest_of_epoch(dataset: DetectionDataset, **options: bool) -> str:
-    loader = build_loader(dataset, 16, workers=0, **options)
+    loader = Loader(dataset, workers=0, **options)
     loader.set_epoch(1)
     return digest((batch.images, batch.targets, [Path(p).name for p in batch.paths]) for batch in loader)
 

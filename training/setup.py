@@ -24,7 +24,7 @@ from utils.console import LOGGER
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import rounded_size
-from utils.data.loader import Loader, build_loader
+from utils.data.loader import Loader
 from utils.data.report import LabelReport
 from utils.data.spec import DataSpec
 from utils.device import amp_dtype
@@ -129,28 +129,18 @@ def open_training_data(
         raise UserError(f"--batch-size {batch_size} must be a multiple of the {process.world_size} processes")
     share = batch_size // process.world_size
 
-    def index_of(split: str) -> DatasetIndex:
+    def open_split(split: str, batch_size: int, **more: Any) -> DetectionDataset:
         sources = getattr(spec, split)
         index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
         LOGGER.info(f"{split}: {index.report.summary()}")
-        return index
+        return DetectionDataset(
+            index, imgsz, batch_size=batch_size, stride=stride, cache=config.cache, **more
+        )
 
-    train_index = index_of("train")
-    train_set = DetectionDataset(
-        train_index,
-        imgsz,
-        hyp=hyp,
-        augment=True,
-        rect=config.rect,
-        batch_size=share,
-        stride=stride,
-        cache=config.cache,
-        seed=config.seed,
-    )
-    reports = {"train": train_index.report}
-    loader = build_loader(
+    train_set = open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed)
+    reports = {"train": train_set.index.report}
+    loader = Loader(
         train_set,
-        share,
         workers=config.workers,
         shuffle=True,
         seed=config.seed,
@@ -160,20 +150,11 @@ def open_training_data(
     )
     val_loader = None
     if process.is_main:
-        val_index = index_of("val")
-        reports["val"] = val_index.report
-        val_set = DetectionDataset(
-            val_index,
-            imgsz,
-            rect=True,
-            batch_size=share * 2,
-            stride=stride,
-            pad=0.5,
-            cache=config.cache,
-        )
-        val_loader = build_loader(val_set, share * 2, workers=config.workers, shuffle=False)
+        val_set = open_split("val", share * 2, rect=True, pad=0.5)
+        reports["val"] = val_set.index.report
+        val_loader = Loader(val_set, workers=config.workers, shuffle=False)
     return TrainingData(
-        spec.classes(config.single_cls), train_index, loader, val_loader, reports, batch_size, imgsz
+        spec.classes(config.single_cls), train_set.index, loader, val_loader, reports, batch_size, imgsz
     )
 
 

@@ -13,7 +13,7 @@ from models.runtimes.opening import Backend, load_backend
 from models.runtimes.openvino import shared_core
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
@@ -33,13 +33,13 @@ class Calibration:
     """
 
     def __init__(self, spec: DataSpec, side: int, batch: int) -> None:
-        self.dataset = DetectionDataset(build_index(spec.train, spec.names), side)
+        self.dataset = DetectionDataset(build_index(spec.train, spec.names), side, batch_size=batch)
         whole = len(self.dataset) // batch
         if not whole:
             raise UserError(
                 f"--int8: {spec.file} has {len(self.dataset)} training images, fewer than a batch"
             )
-        keys = list(build_loader(self.dataset, batch, workers=0, shuffle=False).keys())
+        keys = list(Loader(self.dataset, workers=0, shuffle=False).keys())
         wanted = min(max(CALIBRATION_IMAGES // batch, 1), whole)
         self.keys = [keys[number * whole // wanted] for number in range(wanted)]
 
@@ -87,8 +87,8 @@ def quantise(source: Path, target: Path, images: Calibration) -> None:
 
 def mean_average_precision(backend: Backend, spec: DataSpec, side: int) -> float:
     """mAP50-95 of a network on the validation images, letterboxed to squares."""
-    dataset = DetectionDataset(build_index(spec.val, spec.names), side)
-    loader = build_loader(dataset, backend.batch or 1, workers=2, shuffle=False)
+    dataset = DetectionDataset(build_index(spec.val, spec.names), side, batch_size=backend.batch or 1)
+    loader = Loader(dataset, workers=2, shuffle=False)
     return evaluate(backend, loader, backend.device, spec.names).summary()[3]
 
 

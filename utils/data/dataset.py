@@ -47,10 +47,12 @@ class DetectionDataset:
             hyp: strength of the augmentations; the defaults when None.
             augment: draw mosaics, warps, colours and flips; with `rect`, no mosaics.
             rect: give each batch the smallest shape that holds its images, sorted by aspect ratio.
-            batch_size: images that share a shape when `rect`.
+            batch_size: images of a batch, which share a shape when `rect`.
             pad: added to the shape of rectangular batches, in strides.
             cache: keep scaled images in memory or beside their sources.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self.index, self.size, self.augment, self.rect = index, imgsz, augment, rect
         self.seed, self.batch_size = seed, batch_size
         self.store = open_store(index, imgsz, augment=augment, cache=cache)

@@ -27,21 +27,29 @@ AHEAD = 2  # batches that a worker process, or all threads together, may be ahea
 
 
 class Loader:
-    """Iterating gives the `Batch`es of one epoch; see `build_loader`."""
+    """Iterating gives the `Batch`es of one epoch, in an order of its own.
+
+    Args:
+        dataset: its `batch_size` is that of one rank.
+        workers: processes (training) or threads (validation), at most one a core; 0 makes batches on demand.
+        shuffle: a new order each epoch, the same on all ranks; each rank gets every `world_size`-th image,
+            and equally many. Without it, ranks may differ by a batch and no image comes twice.
+        quad: four pictures in one of twice the side; the batch has a quarter of the images.
+
+    """
 
     def __init__(
         self,
         dataset: DetectionDataset,
-        batch_size: int,
         *,
         workers: int,
         shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-        quad: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        quad: bool = False,
     ) -> None:
-        self.dataset, self.batch_size, self.shuffle = dataset, batch_size, shuffle
+        self.dataset, self.batch_size, self.shuffle = dataset, dataset.batch_size, shuffle
         self.seed, self.rank, self.world_size, self.quad = seed, rank, world_size, quad
         self.workers = min(workers, os.cpu_count() or 1, len(self))
         self.epoch, self.start_batch = 0, 0
@@ -175,40 +183,3 @@ def _as_tensors(arrays: BatchArrays) -> Batch:
     if torch.cuda.is_available():
         images = images.pin_memory()
     return Batch(images, torch.from_numpy(arrays.targets), arrays.paths, arrays.shapes)
-
-
-def build_loader(
-    dataset: DetectionDataset,
-    batch_size: int,
-    *,
-    workers: int,
-    shuffle: bool,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    quad: bool = False,
-) -> Loader:
-    """Make a loader.
-
-    Args:
-        batch_size: images of a batch on one rank; that of the data set when it is rectangular.
-        workers: processes (training) or threads (validation), at most one a core; 0 makes batches on demand.
-        shuffle: a new order each epoch, the same on all ranks; each rank gets every `world_size`-th image,
-            and equally many. Without it, ranks may differ by a batch and no image comes twice.
-        quad: four pictures in one of twice the side; the batch has a quarter of the images.
-
-    Raises:
-        ValueError: `batch_size` below 1, or not that of a rectangular data set.
-    """
-    if batch_size < 1 or (dataset.rect and batch_size != dataset.batch_size):
-        raise ValueError(f"batch_size {batch_size}: must be positive and that of a rectangular data set")
-    return Loader(
-        dataset,
-        batch_size,
-        workers=workers,
-        shuffle=shuffle,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        quad=quad,
-    )

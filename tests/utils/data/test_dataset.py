@@ -11,7 +11,7 @@ from utils.data.cache import ImageStore, open_store, scaled_shape
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 from utils.data.rectangles import plan_rectangles
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
@@ -37,8 +37,8 @@ def index(tmp_path: Path) -> DatasetIndex:
     return build(tmp_path)
 
 
-def batches(dataset: DetectionDataset, size: int = 4, **options: bool) -> list[Batch]:
-    return list(build_loader(dataset, size, workers=0, shuffle=False, **options))
+def batches(dataset: DetectionDataset, **options: bool) -> list[Batch]:
+    return list(Loader(dataset, workers=0, shuffle=False, **options))
 
 
 def same(left: list[Batch] | list[BatchArrays], right: list[Batch] | list[BatchArrays]) -> bool:
@@ -49,7 +49,7 @@ def same(left: list[Batch] | list[BatchArrays], right: list[Batch] | list[BatchA
 
 
 def test_plain_pictures(index: DatasetIndex) -> None:
-    (batch,) = batches(DetectionDataset(index, 128), size=8)
+    (batch,) = batches(DetectionDataset(index, 128, batch_size=8))
     assert batch.images.shape == (8, 3, 128, 128)
     assert batch.images.dtype == torch.uint8
     assert batch.targets.shape == (8, 6)
@@ -68,7 +68,7 @@ def test_plain_pictures(index: DatasetIndex) -> None:
 
 
 def test_shrinking_without_augmentation_averages(index: DatasetIndex) -> None:
-    (batch,) = batches(DetectionDataset(index, 64), size=8)
+    (batch,) = batches(DetectionDataset(index, 64, batch_size=8))
     image = cv2.resize(cv2.imread(index.path(5)), (41, 64), interpolation=cv2.INTER_AREA)  # 200 x 128
     expected = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())
     assert torch.equal(batch.images[5, :, :, 11:52], expected)  # (64 - 41) / 2 = 11.5: 11 left, 12 right
@@ -101,12 +101,12 @@ def test_rectangles() -> None:
 
 def test_rectangular_batches(index: DatasetIndex) -> None:
     dataset = DetectionDataset(index, 128, rect=True, batch_size=2)
-    found = batches(dataset, size=2)
+    found = batches(dataset)
     assert [tuple(batch.images.shape[2:]) for batch in found] == dataset.batch_shapes
     assert sorted(path for batch in found for path in batch.paths) == index.paths()
     ratios = [h0 / w0 for batch in found for (h0, w0), _ in batch.shapes]
     assert ratios == sorted(ratios)
-    trained = batches(DetectionDataset(index, 128, rect=True, batch_size=2, augment=True), size=2)
+    trained = batches(DetectionDataset(index, 128, rect=True, batch_size=2, augment=True))
     assert [batch.images.shape for batch in trained] == [batch.images.shape for batch in found]
 
 
@@ -149,7 +149,7 @@ def test_augmented_pictures_depend_on_their_key_only(index: DatasetIndex) -> Non
     ],
 )
 def test_augmented_targets_are_sound(index: DatasetIndex, hyp: Hyperparameters) -> None:
-    loader = build_loader(DetectionDataset(index, 96, augment=True, hyp=hyp), 8, workers=0, shuffle=True)
+    loader = Loader(DetectionDataset(index, 96, augment=True, hyp=hyp, batch_size=8), workers=0, shuffle=True)
     for epoch in range(4):
         loader.set_epoch(epoch)
         (batch,) = list(loader)

@@ -14,7 +14,7 @@ import torch
 from utils.data.batch import Batch, BatchKey
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
-from utils.data.loader import Loader, build_loader
+from utils.data.loader import Loader
 from utils.errors import UserError
 from utils.files import ROOT
 from utils.seeding import generator_for
@@ -40,8 +40,8 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(index: DatasetIndex, size: int = 4, **options: int) -> Loader:
-    dataset = DetectionDataset(index, 64, augment=True, seed=1)
-    return build_loader(dataset, size, shuffle=True, seed=1, **{"workers": 0, **options})
+    dataset = DetectionDataset(index, 64, augment=True, seed=1, batch_size=size)
+    return Loader(dataset, shuffle=True, seed=1, **{"workers": 0, **options})
 
 
 def same(left: list[Batch], right: list[Batch]) -> bool:
@@ -74,7 +74,7 @@ def test_workers_change_nothing(index: DatasetIndex, two_cores: None) -> None:
 
 def test_threads_change_nothing(index: DatasetIndex, two_cores: None) -> None:
     dataset = DetectionDataset(index, 64, rect=True, batch_size=4, pad=0.5)
-    alone, together = (build_loader(dataset, 4, workers=workers, shuffle=False) for workers in (0, 2))
+    alone, together = (Loader(dataset, workers=workers, shuffle=False) for workers in (0, 2))
     before = len(multiprocessing.active_children())
     for _ in range(2):
         assert same(list(alone), list(together))
@@ -82,7 +82,7 @@ def test_threads_change_nothing(index: DatasetIndex, two_cores: None) -> None:
 
 
 def test_threads_of_an_abandoned_iteration_end(index: DatasetIndex, two_cores: None) -> None:
-    loader = build_loader(DetectionDataset(index, 64), 2, workers=2, shuffle=False)
+    loader = Loader(DetectionDataset(index, 64, batch_size=2), workers=2, shuffle=False)
     for _ in loader:
         break
     assert len(list(loader)) == 11
@@ -122,7 +122,7 @@ def test_epochs_have_orders_of_their_own(index: DatasetIndex) -> None:
     assert orders[0] != orders[1] != orders[2]
     loader.set_epoch(0)
     assert images_of(loader) == orders[0]
-    plain = build_loader(DetectionDataset(index, 64), 4, workers=0, shuffle=False)
+    plain = Loader(DetectionDataset(index, 64, batch_size=4), workers=0, shuffle=False)
     assert images_of(plain) == list(range(COUNT))
 
 
@@ -146,7 +146,7 @@ def test_ranks_stay_in_step(index: DatasetIndex) -> None:
 
 def test_ranks_of_a_validation_see_each_image_once(index: DatasetIndex) -> None:
     dataset = DetectionDataset(index, 64, rect=True, batch_size=4)
-    loaders = [build_loader(dataset, 4, workers=0, shuffle=False, rank=r, world_size=4) for r in range(4)]
+    loaders = [Loader(dataset, workers=0, shuffle=False, rank=r, world_size=4) for r in range(4)]
     assert sorted(image for loader in loaders for image in images_of(loader)) == list(range(COUNT))
     assert [len(loader) for loader in loaders] == [2, 2, 1, 1]  # 6 batches
     assert all(len(keys_of(loader)) == len(loader) for loader in loaders)
@@ -154,7 +154,7 @@ def test_ranks_of_a_validation_see_each_image_once(index: DatasetIndex) -> None:
 
 def test_rectangles_are_shuffled_as_batches(index: DatasetIndex) -> None:
     dataset = DetectionDataset(index, 64, rect=True, batch_size=4)
-    loader = build_loader(dataset, 4, workers=0, shuffle=True)
+    loader = Loader(dataset, workers=0, shuffle=True)
     plain = [tuple(images) for images in np.array_split(dataset.order, range(4, COUNT, 4))]
     shuffled = [tuple(key.images[:, 0]) for key in keys_of(loader)]
     assert sorted(plain) == sorted(shuffled)
@@ -193,11 +193,9 @@ def test_quad(index: DatasetIndex, two_cores: None) -> None:
     assert same(batches, list(training(index, quad=True, workers=2)))
 
 
-def test_batch_size_of_rectangles_is_fixed(index: DatasetIndex) -> None:
-    with pytest.raises(ValueError, match="batch_size 8"):
-        build_loader(DetectionDataset(index, 64, rect=True, batch_size=4), 8, workers=0, shuffle=False)
-    with pytest.raises(ValueError, match="batch_size 0"):
-        build_loader(DetectionDataset(index, 64), 0, workers=0, shuffle=False)
+def test_a_batch_has_at_least_one_image(index: DatasetIndex) -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        DetectionDataset(index, 64, batch_size=0)
 
 
 # --- when things go wrong ---
@@ -213,9 +211,9 @@ def test_unreadable_image_names_its_file(
         cv2.imwrite(str(tmp_path / f"images/{number}.png"), np.zeros((32, 32, 3), np.uint8))
     index = build_index([tmp_path / "images"], {0: "a"}, cache=False)
     (tmp_path / "images/2.png").write_bytes(b"gone bad")
-    dataset = DetectionDataset(index, 32, augment=augment)
+    dataset = DetectionDataset(index, 32, augment=augment, batch_size=2)
     with pytest.raises(UserError, match=r"2\.png: unreadable image") as caught:
-        list(build_loader(dataset, 2, workers=workers, shuffle=False))
+        list(Loader(dataset, workers=workers, shuffle=False))
     assert "\n" not in str(caught.value)
 
 
@@ -224,11 +222,11 @@ import multiprocessing, os, signal, sys
 from pathlib import Path
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 from utils.errors import run_command
 os.cpu_count = lambda: 2
 index = build_index([Path(sys.argv[1])], {0: "a"}, cache=False)
-loader = build_loader(DetectionDataset(index, 64, augment=True), 1, workers=2, shuffle=True)
+loader = Loader(DetectionDataset(index, 64, augment=True, batch_size=1), workers=2, shuffle=True)
 def main():
     batches = iter(loader)
     next(batches)
@@ -256,10 +254,10 @@ import multiprocessing, os, signal, sys
 from pathlib import Path
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
-from utils.data.loader import build_loader
+from utils.data.loader import Loader
 os.cpu_count = lambda: 2
 index = build_index([Path(sys.argv[1])], {0: "a"}, cache=False)
-loader = build_loader(DetectionDataset(index, 64, augment=True), 2, workers=2, shuffle=True)
+loader = Loader(DetectionDataset(index, 64, augment=True, batch_size=2), workers=2, shuffle=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 told = False
 while True:
