@@ -44,7 +44,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     results = {name: step(name) for name in sys.argv[2:]}
     if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(json.dumps(results))
+        Path(sys.argv[1]).write_text(json.dumps(results), encoding="utf-8")
     dist.destroy_process_group()
 
 

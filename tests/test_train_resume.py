@@ -99,7 +99,9 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
     if to_all:  # torchrun passes it on
         process.terminate()
     else:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+        )
         os.kill(int(children[-1]), signal.SIGTERM)
     assert process.wait() != 0
     state = torch.load(last, weights_only=True)["resume"]

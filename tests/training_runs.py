@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) 
 
 
 def rows(results: Path) -> list[dict[str, str]]:
-    with results.open() as file:
+    with results.open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

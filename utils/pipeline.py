@@ -72,7 +72,7 @@ class Prefetch(Generic[Item]):
                     self._waiting.append((item, price))
                     self._held += price
                     self._changed.notify_all()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer raises it
             self._error = error
         finally:
             with self._changed:

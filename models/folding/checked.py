@@ -42,7 +42,7 @@ def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[st
             with contextlib.redirect_stderr(io.StringIO()):  # where fx shows the code of a graph that fails
                 folded, counts = _folded(plain, shape, whole)
                 same = all(_same(_outputs(folded, image), expected) for image, expected in probes)
-        except Exception:
+        except Exception:  # noqa: BLE001 - torch.fx and a user's block may fail with anything
             LOGGER.debug("cannot fold", exc_info=True)
             continue
         if same:
@@ -81,7 +81,7 @@ def _probes(network: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[Tensor
         image = torch.randn(probe, dtype=torch.float64, generator=generator)
         try:
             yield image, _outputs(network, image)
-        except Exception:  # it may need this very size
+        except Exception:  # noqa: BLE001 - a user's block may need this very size
             if probe == shape:
                 raise
             continue

@@ -75,7 +75,7 @@ def trace(
 def _traceable(layer: nn.Module) -> bool:
     try:
         _Tracer(set()).trace(nn.Sequential(layer))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a user's block may fail on torch.fx's stand-ins with anything
         return False
     return True
 

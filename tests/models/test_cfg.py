@@ -34,7 +34,7 @@ def test_names_need_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_file_of_the_user_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("yolov5n.yaml").write_text(yaml.safe_dump(TINY))
+    Path("yolov5n.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
     assert load_cfg("yolov5n.yaml") == TINY
     assert load_cfg(tmp_path / "yolov5n.yaml") == TINY
 

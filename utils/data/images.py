@@ -166,7 +166,7 @@ def _read_with_pillow(content: bytes, name: str) -> np.ndarray:
             image.seek(0)
             image.load()
             return _eight_bit_bgr(ImageOps.exif_transpose(image))
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
         decoded = _decode(content, cv2.IMREAD_COLOR) if content.startswith(_TIFF) else None
         if decoded is not None:  # Pillow knows no TIFF with 16 bits in each of three channels
             return decoded

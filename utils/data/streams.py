@@ -185,7 +185,7 @@ class ScreenSource:
         mss = require("mss", "mss")
         try:
             grabber = mss.mss()
-        except Exception as error:
+        except Exception as error:  # mss raises what the window system of the platform raises
             raise UserError(f"cannot capture the screen: {error}") from error
         with grabber:
             area = self._area(grabber.monitors)

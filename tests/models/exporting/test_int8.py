@@ -22,7 +22,7 @@ from utils.files import ROOT
 @pytest.fixture(scope="module")
 def three(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny data with the names of the classes that the weights know."""
-    content = yaml.safe_load(tiny_data.read_text())
+    content = yaml.safe_load(tiny_data.read_text(encoding="utf-8"))
     root = tiny_data.parent
     splits = {split: str(root / content.get("path", "") / content[split]) for split in ("train", "val")}
     file = tmp_path_factory.mktemp("three") / "data.yaml"

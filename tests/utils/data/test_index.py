@@ -21,7 +21,7 @@ def write_image(path: Path, width: int = 40, height: int = 30) -> None:
 
 def write_label(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
