@@ -39,7 +39,7 @@ from training.state import TrainingState
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
-from utils.device import amp_dtype, memory_format, select_device
+from utils.device import memory_format, select_device
 from utils.distributed import (
     Process,
     broadcast,
@@ -128,16 +128,7 @@ def train(
         running=state.iou_loss,
         average=mean_over_processes,
     )
-    options = TrainingOptions(
-        device=device,
-        process=process,
-        dtype=amp_dtype(config.amp, device),
-        imgsz=data.imgsz,
-        stride=model.multiple,
-        seed=config.seed,
-        multi_scale=config.multi_scale,
-        quad=config.quad,
-    )
+    options = TrainingOptions(config, data.imgsz, model.multiple, process, device)
     run = run or open_run(config, process)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)

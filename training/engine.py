@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.config import TrainConfig
 from training.optim import Schedule
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
 from utils.data.loader import Loader
-from utils.device import autocast, memory_format
+from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
 from utils.interrupt import StopRequest
@@ -35,18 +36,14 @@ class TrainingOptions:
     """What the training loop needs to know besides the state.
 
     Attributes:
-        dtype: of mixed precision, None for full precision.
-        stride: sizes that `multi_scale` draws are multiples of it.
+        imgsz: in pixels, a multiple of `stride`, as are the sizes that `--multi-scale` draws.
     """
 
-    device: torch.device
-    process: Process
-    dtype: torch.dtype | None
+    config: TrainConfig
     imgsz: int
     stride: int
-    seed: int
-    multi_scale: bool = False
-    quad: bool = False
+    process: Process
+    device: torch.device
 
 
 def train_one_epoch(
@@ -74,7 +71,8 @@ def train_one_epoch(
         NonFiniteLoss: before the weights take a step from such a loss.
     """
     model.train()
-    scale = options.process.world_size * (4.0 if options.quad else 1.0)
+    dtype = amp_dtype(options.config.amp, options.device)
+    scale = options.process.world_size * (4.0 if options.config.quad else 1.0)
     visible, total = None if options.process.is_main else False, len(loader)
     with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
         for batch in batches:
@@ -84,7 +82,7 @@ def train_one_epoch(
                 on_batch(step, batch)
             images = _to_model(batch.images, options, state)
             targets = batch.targets.to(options.device)
-            with autocast(options.device, options.dtype):
+            with autocast(options.device, dtype):
                 predictions = model(images)
             loss, items = criterion(predictions, targets)
             broken, stopping = any_process(
@@ -123,10 +121,10 @@ def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) ->
     """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
     layout = memory_format(options.device)
     pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
-    if not options.multi_scale:
+    if not options.config.multi_scale:
         return pixels
     low, high = math.ceil(options.imgsz / 2 / options.stride), options.imgsz * 3 // 2 // options.stride
-    rng = generator_for(options.seed, state.epoch, state.batch)
+    rng = generator_for(options.config.seed, state.epoch, state.batch)
     side = int(rng.integers(low, high, endpoint=True)) * options.stride
     factor = side / max(pixels.shape[2:])
     shape = [round_up(length * factor, options.stride) for length in pixels.shape[2:]]

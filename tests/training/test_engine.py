@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from training.config import TrainConfig
 from training.engine import TrainingOptions, _to_model
 from utils.distributed import Process
 
-OPTIONS = TrainingOptions(torch.device("cpu"), Process(), None, imgsz=128, stride=32, seed=0)
+OPTIONS = TrainingOptions(TrainConfig(), 128, 32, Process(), torch.device("cpu"))
 
 
 def at(epoch: int, batch: int) -> Any:
@@ -36,21 +37,21 @@ def test_pixels_become_fractions_of_the_same_size() -> None:
 def test_multi_scale_draws_every_multiple_of_the_stride_within_half_the_size(
     imgsz: int, allowed: set[int]
 ) -> None:
-    options = dataclasses.replace(OPTIONS, imgsz=imgsz, multi_scale=True)
+    options = dataclasses.replace(OPTIONS, imgsz=imgsz, config=TrainConfig(multi_scale=True))
     drawn = sides(options, 0, (imgsz, imgsz))
     assert {height for height, _ in drawn} == allowed
     assert all(height == width for height, width in drawn)
 
 
 def test_multi_scale_keeps_the_shape_of_rectangles() -> None:
-    options = dataclasses.replace(OPTIONS, multi_scale=True)
+    options = dataclasses.replace(OPTIONS, config=TrainConfig(multi_scale=True))
     for height, width in sides(options, 0, (64, 128)):
         assert width in {64, 96, 128, 160, 192}
         assert height == -(-width // 64) * 32  # half of it, rounded up to a multiple of 32
 
 
 def test_multi_scale_depends_on_seed_epoch_and_batch_alone() -> None:
-    options = dataclasses.replace(OPTIONS, multi_scale=True)
+    options = dataclasses.replace(OPTIONS, config=TrainConfig(multi_scale=True))
     drawn = sides(options, 0)
     torch.manual_seed(99)  # draws nothing from the global generators
     assert sides(options, 0) == drawn
