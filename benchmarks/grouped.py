@@ -20,11 +20,11 @@ from benchmarks.pages import console_table
 from benchmarks.stopwatch import OPENERS, measure
 from models.exporting import onnx
 from models.exporting.job import Job
+from models.folding.convolution import LEAST_CHANNELS
 from utils.errors import run_command
 
 MAPS = {16: 160, 32: 80, 64: 40, 128: 20}  # channels of yolov5n-csphet's HetConv, and the side of their maps
 SETS = 4
-NARROWEST = 8  # channels of a group in the folded network
 LAYERS, ROUNDS, WARMUP, THREADS = 6, 100, 10, 2
 
 
@@ -42,7 +42,7 @@ class Folded(nn.Module):
 
 def forms_of(channels: int) -> dict[str, nn.Module]:
     """The forms by name; the first is that of the folded network."""
-    groups = min(SETS, channels // NARROWEST)
+    groups = min(SETS, channels // LEAST_CHANNELS)
     forms = {
         f"{count} groups": nn.Sequential(*(Folded(channels, count) for _ in range(LAYERS)))
         for count in (groups, groups // 2)

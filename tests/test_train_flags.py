@@ -20,7 +20,7 @@ from training.config import TrainConfig
 from training.setup import TrainingData, open_training_data
 from training.state import TrainingState
 from utils.data.batch import Batch
-from utils.data.cache import DiskStore, ImageStore, MemoryStore
+from utils.data.image_cache import DiskStore, ImageStore, MemoryStore
 from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.distributed import Process

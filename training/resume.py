@@ -1,4 +1,7 @@
-"""Continuing a run: what its checkpoint says, checked against what the command line says."""
+"""Which run `--resume` continues, and with which settings: its checkpoint against the command line.
+
+What is put back, weights, optimizer and all else that changes, is in `state.py: TrainingState`.
+"""
 
 from __future__ import annotations
 

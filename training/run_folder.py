@@ -1,4 +1,7 @@
-"""The folder of a training run."""
+"""The folder of a training run: what lies where in it, and the newest one.
+
+Its number, exp2 after exp, comes from `utils.files.increment_path`, as for `val.py` and `detect.py`.
+"""
 
 from __future__ import annotations
 

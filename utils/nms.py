@@ -1,4 +1,7 @@
-"""From raw predictions to detections: confidence filter and non-maximum suppression."""
+"""From raw predictions to detections: confidence filter and non-maximum suppression.
+
+What `export.py --nms` writes into a file is `models/exporting/nms.py`.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from utils.errors import UserError
 from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, CommandConfig, at_least, between, flag
 
 # flags of YOLOv5 that ask for something that is not made here, and what there is instead
-REFUSED = {
+REFUSED_FLAGS = {
     "keras": "TensorFlow formats are not written; use --include litert",
     "mlmodel": "use --include coreml, which writes an .mlpackage",
     "optimize": "was for PyTorch Mobile, which has ended; use --include executorch",
@@ -57,7 +57,7 @@ class ExportConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, advice in REFUSED.items():
+        for name, advice in REFUSED_FLAGS.items():
             if getattr(self, name):
                 raise UserError(f"--{name.replace('_', '-')}: {advice}")
         if len(self.weights) > 1:

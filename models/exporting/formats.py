@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript
 from models.exporting.config import ExportConfig
@@ -29,6 +30,10 @@ class Format:
     needs: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
     compared: bool = True
+
+    def path(self, weights: Path, int8: bool) -> Path:
+        """Where the artefact of a weights file goes: best.pt -> best.onnx, best_int8.onnx."""
+        return weights.with_name(f"{weights.stem}{'_int8' if int8 else ''}{self.suffix}")
 
     @property
     def is_folder(self) -> bool:
@@ -73,7 +78,7 @@ SYNONYMS = {
     "xml": "openvino",
 }
 TENSORFLOW = "TensorFlow formats are not written; use litert (.tflite), or onnx"
-REFUSED = {
+REFUSED_FORMATS = {
     "keras": TENSORFLOW,
     "saved_model": TENSORFLOW,
     "pb": TENSORFLOW,
@@ -94,8 +99,8 @@ def formats_of(config: ExportConfig) -> list[Format]:
     found: dict[str, Format] = {}
     for given in config.include:
         name = SYNONYMS.get(given.lower(), given.lower())
-        if name in REFUSED:
-            raise UserError(f"--include {given}: {REFUSED[name]}")
+        if name in REFUSED_FORMATS:
+            raise UserError(f"--include {given}: {REFUSED_FORMATS[name]}")
         if name not in FORMATS:
             raise UserError(f"--include {given}: no such format; known are {', '.join(FORMATS)}")
         found[name] = FORMATS[name]

@@ -15,13 +15,13 @@ from utils.interrupt import ending_cleanly
 EXPORTED = (".yaml", ".xml", ".bin", ".param")  # what the folders of exports hold
 
 
-def free_place(weights: Path, form: Format) -> Path:
+def free_place(weights: Path, form: Format, int8: bool) -> Path:
     """Where a format goes: beside the weights, under their name.
 
     Raises:
         UserError: something is there that no export has made.
     """
-    place = weights.with_name(weights.stem + form.suffix)
+    place = form.path(weights, int8)
     if place.is_symlink() or not place.exists():
         return place
     if place.is_dir() != form.is_folder or not _is_export(place):

@@ -74,8 +74,7 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         load_data_spec(config.data)  # a mistake in it shows before the work
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
-    named = weights.with_name(f"{weights.stem}_int8{weights.suffix}") if config.int8 else weights
-    places = {form.name: free_place(named, form) for form in formats}
+    places = {form.name: free_place(weights, form, config.int8) for form in formats}
     model = load_model(weights)
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")

@@ -13,7 +13,7 @@ from utils.data.augment.picture import Draw, Picture
 from utils.data.augment.quad import quadruple
 from utils.data.augment.recipe import recipe
 from utils.data.batch import BatchArrays, BatchKey, Sample
-from utils.data.cache import CacheMode, open_store
+from utils.data.image_cache import CacheMode, open_store
 from utils.data.index import DatasetIndex
 from utils.data.letterbox import BACKGROUND, fit
 from utils.data.rectangles import plan_rectangles

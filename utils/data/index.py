@@ -1,14 +1,11 @@
 """One scan of a split becomes a packed index: a handful of flat arrays, however many images there are.
 
 Lists of Python objects would be copied into every worker process page by page, as their reference counts
-change; these arrays are shared. The index is kept in an .npz beside the labels, and is read back from there
-while nothing changes.
+change; these arrays are shared. `label_cache.py` keeps what was found beside the labels.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Sequence
@@ -16,22 +13,19 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
-from utils.console import LOGGER, progress
-from utils.data.folders import find_orphans, is_writable, list_images
+from utils.console import progress
+from utils.data import label_cache
+from utils.data.folders import find_orphans, list_images
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
 from utils.data.labels import Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
 from utils.data.workers import SharedArray, WorkerPool
 from utils.errors import UserError
-from utils.files import atomic_write
 
-VERSION = 1  # raise it when the scan changes what it finds, so that older caches are not believed
 SMALLEST_SIDE = 10  # pixels
-SUFFIX = ".lean5-index.npz"
 CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
 
@@ -121,13 +115,14 @@ def build_index(
         places = ", ".join(f"'{source}'" for source in sources)
         raise UserError(f"no images found in {places}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}")
     labels = [label_path(image) for image in images]
-    key = _fingerprint(images, labels, len(names))
-    file = _cache_file(sources, labels[0])
-    index = _load(file, key, names) if cache else None
-    if index is None:
-        index = _scan(images, labels, names)
+    key = label_cache.fingerprint(images, labels, len(names))
+    file = label_cache.cache_file(sources, labels[0])
+    found = label_cache.load(file, key, ARRAYS) if cache else None
+    if found is None:
+        found = _scan(images, labels, len(names))
         if cache:
-            _save(file, key, index)
+            label_cache.save(file, key, *found)
+    index = _assemble(*found, names)
     index.report.faults.extend(find_orphans(sources, labels))
     if strict:
         index.report.raise_if_any()
@@ -139,22 +134,22 @@ def build_index(
     return index
 
 
-def _scan(images: list[str], labels: list[str], names: dict[int, str]) -> DatasetIndex:
+def _scan(images: list[str], labels: list[str], classes: int) -> _Part:
     """Threads wait for the disk together; for a large set, processes parse together as well."""
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
     cores = os.cpu_count() or 1
     many = len(images) >= PROCESSES_FROM and cores > 1
     pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))
     try:
-        jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], len(names)) for chunk in chunks]
+        jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], classes) for chunk in chunks]
         parts = [job.result() for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return _concatenate(parts, names)
+    return _concatenate(parts)
 
 
 class _Part(NamedTuple):
-    """A few images; arrays as in `DatasetIndex`."""
+    """Some images; arrays as in `DatasetIndex`."""
 
     arrays: dict[str, np.ndarray]
     faults: list[Fault]
@@ -215,7 +210,7 @@ def _unusable(kind: str, detail: str, file: str) -> _Found:
     return _Found(None, Labels(), [Fault(kind, 0, detail, file)])
 
 
-def _concatenate(parts: list[_Part], names: dict[int, str]) -> DatasetIndex:
+def _concatenate(parts: list[_Part]) -> _Part:
     def joined(name: str) -> np.ndarray:
         arrays = [part.arrays[name] for part in parts]
         if not name.endswith("offsets"):
@@ -223,7 +218,7 @@ def _concatenate(parts: list[_Part], names: dict[int, str]) -> DatasetIndex:
         return _ends(length for array in arrays for length in np.diff(array))
 
     faults = [fault for part in parts for fault in part.faults]
-    return _assemble({name: joined(name) for name in ARRAYS}, names, faults)
+    return _Part({name: joined(name) for name in ARRAYS}, faults)
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:
@@ -231,62 +226,7 @@ def _ends(lengths: Iterable[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))]).astype(np.int64)
 
 
-def _assemble(arrays: dict[str, np.ndarray], names: dict[int, str], faults: list[Fault]) -> DatasetIndex:
+def _assemble(arrays: dict[str, np.ndarray], faults: list[Fault], names: dict[int, str]) -> DatasetIndex:
     empty = int((np.diff(arrays["offsets"]) == 0).sum())
     report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
     return DatasetIndex(**arrays, names=names, report=report)
-
-
-def _fingerprint(images: list[str], labels: list[str], classes: int) -> str:
-    """A hash over name, size and modification time of every image and label file."""
-    digest = hashlib.blake2b(f"{VERSION} {classes}".encode(), digest_size=16)
-    for pair in zip(images, labels):
-        for path in pair:
-            try:
-                status = os.stat(path)  # noqa: PTH116
-                state = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                state = "absent"
-            digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
-    return digest.hexdigest()
-
-
-def _cache_file(sources: Sequence[Path], first_label: str) -> Path:
-    """Beside the label folder of the first image; the name tells apart splits that share that folder."""
-    folder = Path(first_label).parent
-    which = hashlib.blake2b("\0".join(map(str, sources)).encode(), digest_size=4).hexdigest()
-    return folder.parent / f"{folder.name}-{which}{SUFFIX}"
-
-
-def _save(file: Path, key: str, index: DatasetIndex) -> None:
-    faults = "\n".join("\t".join(map(str, fault)) for fault in map(_one_line, index.report.faults))
-    arrays = {name: getattr(index, name) for name in ARRAYS}
-    arrays["faults"] = np.frombuffer(faults.encode("utf-8", "surrogateescape"), np.uint8)
-    arrays["key"] = np.frombuffer(key.encode(), np.uint8)
-    try:
-        if not is_writable(file.parent):
-            raise PermissionError(errno.EACCES, "folder is read-only")
-        with atomic_write(file) as stream:
-            np.savez(stream, **arrays)
-    except OSError as error:
-        LOGGER.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
-
-
-def _one_line(fault: Fault) -> Fault:
-    clean = [str(value).replace("\t", " ").replace("\n", " ") for value in (fault.detail, fault.file)]
-    return fault._replace(detail=clean[0], file=clean[1])
-
-
-def _load(file: Path, key: str, names: dict[int, str]) -> DatasetIndex | None:
-    """The cached index, or None when there is none, it is damaged, or anything has changed."""
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            if archive["key"].tobytes().decode() != key:
-                return None
-            arrays = {name: archive[name] for name in ARRAYS}
-            lines = archive["faults"].tobytes().decode("utf-8", "surrogateescape").splitlines()
-        rows = [line.split("\t") for line in lines]
-        faults = [Fault(kind, int(line), *text) for kind, line, *text in rows]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile):
-        return None
-    return _assemble(arrays, names, faults)

@@ -1,7 +1,7 @@
 """The box loss: what a predicted box costs beside its label, for each choice of the hyper-parameter `iou`.
 
-Most choices are 1 - overlap for an overlap measure of `utils.boxes`. Two weight such a loss pair by pair, so
-that some qualities of answers teach more than others.
+Most choices are 1 - overlap for an overlap measure (IoU, CIoU, …) of `utils.boxes.iou`. Two weight such a
+loss pair by pair, so that some qualities of answers teach more than others.
 """
 
 from __future__ import annotations

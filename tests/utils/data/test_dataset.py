@@ -7,8 +7,8 @@ import torch
 
 from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
-from utils.data.cache import ImageStore, open_store, scaled_shape
 from utils.data.dataset import DetectionDataset
+from utils.data.image_cache import ImageStore, open_store, scaled_shape
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
@@ -214,7 +214,7 @@ def test_disk_cache_beside_read_only_images(index: DatasetIndex, caplog: pytest.
 def test_memory_is_not_overdrawn(
     index: DatasetIndex, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.data.cache.available_memory", lambda: 1000)
+    monkeypatch.setattr("utils.data.image_cache.available_memory", lambda: 1000)
     assert type(open_store(index, 64, augment=False, cache="ram")) is ImageStore
     assert "not cached" in caplog.text
 

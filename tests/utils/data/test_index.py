@@ -8,7 +8,8 @@ import pytest
 
 import utils.data.index as index_module
 from utils.data.folders import list_images
-from utils.data.index import SUFFIX, DatasetIndex, build_index
+from utils.data.index import DatasetIndex, build_index
+from utils.data.label_cache import SUFFIX
 from utils.errors import UserError
 
 NAMES = {0: "zero", 1: "one", 2: "two"}
@@ -164,7 +165,7 @@ def test_full_disk_is_a_notice(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(index_module.np, "savez", fail)
+    monkeypatch.setattr(np, "savez", fail)
     check(build(folder), folder)
     assert "No space left" in caplog.text
     assert sorted(path.name for path in (folder / "labels").iterdir()) == ["train"]

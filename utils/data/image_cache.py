@@ -1,6 +1,7 @@
 """Images scaled to the training size: decoded each time, or kept in memory or on disk.
 
-All three ways give the same pixels, so a cache changes the speed of a run and nothing else.
+What `--cache` chooses. All three ways give the same pixels, so a cache changes the speed of a run and nothing
+else. (What the scan of the labels found is kept by `label_cache.py`.)
 """
 
 from __future__ import annotations

@@ -1,0 +1,69 @@
+"""What a scan of images and labels found, kept in an .npz beside the labels while nothing changes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from utils.console import LOGGER
+from utils.data.folders import is_writable
+from utils.data.report import Fault
+from utils.files import atomic_write
+
+VERSION = 2  # raise it when the scan changes what it finds, so that older caches are not believed
+SUFFIX = ".lean5-index.npz"
+
+
+def fingerprint(images: Sequence[str], labels: Sequence[str], classes: int) -> str:
+    """A hash over name, size and modification time of every image and label file; another one: stale."""
+    digest = hashlib.blake2b(f"{VERSION} {classes}".encode(), digest_size=16)
+    for pair in zip(images, labels):
+        for path in pair:
+            try:
+                status = os.stat(path)  # noqa: PTH116
+                state = f"{status.st_size} {status.st_mtime_ns}"
+            except OSError:
+                state = "absent"
+            digest.update(os.fsencode(path) + b"\0" + state.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def cache_file(sources: Sequence[Path], first_label: str) -> Path:
+    """Beside the label folder of the first image; the name tells apart splits that share that folder."""
+    folder = Path(first_label).parent
+    which = hashlib.blake2b("\0".join(map(str, sources)).encode(), digest_size=4).hexdigest()
+    return folder.parent / f"{folder.name}-{which}{SUFFIX}"
+
+
+def save(file: Path, key: str, arrays: dict[str, Any], faults: Sequence[Fault]) -> None:
+    """Keep what was found under the key of its files; a folder that cannot be written to costs a warning."""
+    texts = {"key": key, "faults": json.dumps(faults)}
+    coded: dict[str, Any] = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+    try:
+        if not is_writable(file.parent):
+            raise PermissionError(errno.EACCES, "folder is read-only")
+        with atomic_write(file) as stream:
+            np.savez(stream, **arrays, **coded)
+    except OSError as error:
+        LOGGER.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
+
+
+def load(file: Path, key: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Fault]] | None:
+    """The arrays `names` and the faults; None: no file, a damaged one, or something has changed."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            if archive["key"].tobytes().decode() != key:
+                return None
+            rows = json.loads(archive["faults"].tobytes())
+            faults = [Fault(str(kind), int(line), str(what), str(place)) for kind, line, what, place in rows]
+            return {name: archive[name] for name in names}, faults
+    except (OSError, ValueError, KeyError, EOFError, TypeError, RecursionError, BadZipFile):
+        return None
