@@ -95,10 +95,11 @@ def test_started_runs_are_resumed_where_they_compute_now(trial: Run, tmp_path: P
 
 # ends with 143 after the first SIGTERM, as train.py does after a batch; a SIGINT before it is a request, too
 PATIENT = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 stop = []
 signal.signal(signal.SIGINT, lambda *_: stop.append(2))
 signal.signal(signal.SIGTERM, lambda *_: stop.append(15))
+pathlib.Path(sys.argv[0]).with_name("pid").write_text(str(os.getpid()))
 pathlib.Path(sys.argv[0]).with_name("ready").touch()
 while 15 not in stop:
     time.sleep(0.01)
@@ -136,8 +137,8 @@ def test_a_second_interrupt_ends_both_at_once(
         once_ready(tmp_path, interrupt_twice)
         with pytest.raises(KeyboardInterrupt):
             carry_out(trial, TrainConfig(), stop)
-    with pytest.raises(ChildProcessError):  # there is no process left to wait for
-        os.waitpid(-1, os.WNOHANG)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def once_ready(folder: Path, act: Callable[[], None]) -> None:
