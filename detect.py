@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,7 +176,8 @@ def in_parallel(
     shares = min(cores, MOST_WORKERS) if detector.backend.pt and detector.device.type == "cpu" else 1
     threads = partial(torch.set_num_threads, cores // shares)
     try:
-        yield from ordered_map(detect, groups, workers=shares, initializer=threads)
+        with ThreadPoolExecutor(shares, initializer=threads) as pool:
+            yield from ordered_map(pool, detect, groups, depth=2 * shares)
     finally:
         torch.set_num_threads(cores)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -81,27 +81,23 @@ class Prefetch(Generic[Item]):
 
 
 def ordered_map(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int,
-    initializer: Callable[[], object] | None = None,
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, depth: int
 ) -> Generator[Result, None, None]:
-    """`map` with `workers` threads at once; results come in the order of the items, an error in its place.
+    """`map` in a pool; results come in the order of the items, an error in its place.
 
-    Twice as many items as workers are taken ahead. `initializer` runs first in each thread.
+    At most `depth` items are under way at once. What has not begun when the map is closed is cancelled.
     """
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=initializer)
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= 2 * workers:
+            if len(pending) >= depth:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for job in pending:
+            job.cancel()
 
 
 class JobQueue:

@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -81,8 +82,9 @@ def test_ordered_map_keeps_the_order_whatever_finishes_first() -> None:
         time.sleep(0.02 if number % 3 == 0 else 0)
         return number * number
 
-    assert list(ordered_map(slow_start, range(20), workers=3)) == [n * n for n in range(20)]
-    assert list(ordered_map(slow_start, [], workers=3)) == []
+    with ThreadPoolExecutor(3) as pool:
+        assert list(ordered_map(pool, slow_start, range(20), depth=6)) == [n * n for n in range(20)]
+        assert list(ordered_map(pool, slow_start, [], depth=6)) == []
 
 
 def test_ordered_map_works_side_by_side_and_takes_few_items_ahead() -> None:
@@ -94,26 +96,28 @@ def test_ordered_map_works_side_by_side_and_takes_few_items_ahead() -> None:
             taken.append(number)
             yield number
 
-    results = ordered_map(lambda number: together.wait() * 0 + number, items(), workers=2)
-    assert next(results) == 0 and len(taken) <= 5
-    results.close()
-    assert len(taken) <= 5
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda number: together.wait() * 0 + number, items(), depth=4)
+        assert next(results) == 0 and len(taken) == 4
+        results.close()
+        assert len(taken) == 4
+
+
+def test_a_closed_ordered_map_cancels_what_has_not_begun() -> None:
+    done: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        results = ordered_map(pool, lambda n: (time.sleep(0.05), done.append(n)), range(100), depth=20)
+        next(results)
+        results.close()
+    assert len(done) <= 3
 
 
 def test_ordered_map_raises_an_error_in_its_place() -> None:
-    results = ordered_map(lambda number: 6 // (3 - number), range(5), workers=2)
-    assert [next(results), next(results), next(results)] == [2, 3, 6]
-    with pytest.raises(ZeroDivisionError):
-        next(results)
-
-
-def test_ordered_map_prepares_each_thread() -> None:
-    local = threading.local()
-
-    def prepare() -> None:
-        local.ready = True
-
-    assert list(ordered_map(lambda n: local.ready, range(6), workers=3, initializer=prepare)) == [True] * 6
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda number: 6 // (3 - number), range(5), depth=4)
+        assert [next(results), next(results), next(results)] == [2, 3, 6]
+        with pytest.raises(ZeroDivisionError):
+            next(results)
 
 
 def test_jobs_run_in_order_and_close_waits() -> None:

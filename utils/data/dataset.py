@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import partial
 
 import cv2
 import numpy as np
@@ -66,28 +67,19 @@ class DetectionDataset:
     def __len__(self) -> int:
         return len(self.index)
 
-    def shape_of(self, key: BatchKey) -> tuple[int, int]:
-        """Height and width of the batch."""
-        return self.batch_shapes[key.number] if self.rect else (self.size, self.size)
-
-    def batch(self, key: BatchKey, *, quad: bool = False) -> BatchArrays:
+    def batch(self, key: BatchKey, *, quad: bool = False, pool: Executor | None = None) -> BatchArrays:
         """Make a batch: a pure function of its key.
+
+        Args:
+            pool: threads that make its pictures side by side.
 
         Raises:
             UserError: an image has gone or changed since it was indexed.
         """
-        images = self.empty(key)
-        samples = [self.draw(key, i, planes) for i, planes in enumerate(images)]
-        return self.assemble(key, images, samples, quad=quad)
-
-    def empty(self, key: BatchKey) -> np.ndarray:
-        """Room for the images of a batch."""
-        return np.empty((len(key.positions), 3, *self.shape_of(key)), np.uint8)
-
-    def assemble(
-        self, key: BatchKey, images: np.ndarray, samples: Sequence[Sample], *, quad: bool = False
-    ) -> BatchArrays:
-        """Put together what `draw` gave for each image of a batch."""
+        shape = self.batch_shapes[key.number] if self.rect else (self.size, self.size)
+        images = np.empty((len(key.positions), 3, *shape), np.uint8)
+        draw_all = pool.map if pool else map
+        samples = list(draw_all(partial(self.draw, key), range(len(images)), images))
         counts = [len(sample.labels) for sample in samples]
         targets = np.zeros((sum(counts), 6), np.float32)
         targets[:, 0] = np.repeat(np.arange(len(samples)), counts)
@@ -150,7 +142,7 @@ def keep(dataset: DetectionDataset) -> None:
     _own = dataset
 
 
-def make_batch(key: BatchKey, quad: bool) -> BatchArrays:
+def make_batch(key: BatchKey, *, quad: bool) -> BatchArrays:
     """A batch of the data set that is held."""
     try:
         return _own.batch(key, quad=quad)

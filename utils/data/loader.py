@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import PARTNERS, DetectionDataset, keep, make_batch
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
+from utils.pipeline import ordered_map
 from utils.seeding import generator_for
 
 AHEAD = 2  # batches that a worker process, or all threads together, may be ahead
@@ -139,43 +140,22 @@ class Loader:
             self._processes = None
 
     def _from_threads(self) -> Iterator[BatchArrays]:
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="images")
-
-        def start(key: BatchKey) -> Callable[[], BatchArrays]:
-            images = self.dataset.empty(key)
-            jobs = [pool.submit(self.dataset.draw, key, i, planes) for i, planes in enumerate(images)]
-            return lambda: self.dataset.assemble(key, images, [job.result() for job in jobs], quad=self.quad)
-
-        try:
-            yield from self._ahead(start, depth=AHEAD + 1)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """The threads share the images of each batch, so that the first one comes soon."""
+        with ThreadPoolExecutor(self.workers) as images, ThreadPoolExecutor(AHEAD) as batches:
+            make = partial(self.dataset.batch, quad=self.quad, pool=images)
+            yield from ordered_map(batches, make, self.keys(), depth=AHEAD + 1)
 
     def _from_processes(self) -> Iterator[BatchArrays]:
         if self._processes is None:
             self.dataset.index.share()
             self._processes = WorkerPool(self.workers, keep, self.dataset)
-        pool = self._processes
+        make = partial(make_batch, quad=self.quad)
         try:
-            yield from self._ahead(
-                lambda key: pool.submit(make_batch, key, self.quad).result, depth=AHEAD * self.workers
-            )
+            yield from ordered_map(self._processes, make, self.keys(), depth=AHEAD * self.workers)
         except BrokenProcessPool as error:
             self.close()
             hint = "out of memory? Try fewer --workers, or 0"
             raise UserError(f"a data loading process has died; {hint}") from error
-
-    def _ahead(
-        self, start: Callable[[BatchKey], Callable[[], BatchArrays]], depth: int
-    ) -> Iterator[BatchArrays]:
-        """The batches in order, `depth` of them under way at once; `start` gives what waits for a batch."""
-        keys, coming = self.keys(), deque[Callable[[], BatchArrays]]()
-        while True:
-            while len(coming) < depth and (key := next(keys, None)) is not None:
-                coming.append(start(key))
-            if not coming:
-                return
-            yield coming.popleft()()
 
 
 def _as_tensors(arrays: BatchArrays) -> Batch:
