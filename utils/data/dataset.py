@@ -16,7 +16,7 @@ from utils.data.augment.recipe import recipe
 from utils.data.batch import BatchArrays, BatchKey, Sample
 from utils.data.image_cache import CacheMode, open_store
 from utils.data.index import DatasetIndex
-from utils.data.letterbox import BACKGROUND, fit
+from utils.data.letterbox import letterbox
 from utils.data.rectangles import plan_rectangles
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
@@ -105,22 +105,16 @@ class DetectionDataset:
         image = self.store.load(number)
         height, width = image.shape[:2]
         target = (planes.shape[1], planes.shape[2])
-        plan = fit((height, width), target, auto=False, scaleup=False)
-        inner_h, inner_w = plan.inner
-        if plan.inner != (height, width):
-            image = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
-        top, _, left, _ = plan.borders
-        if any(plan.borders):
-            planes.fill(BACKGROUND)
-        planes[:, top : top + inner_h, left : left + inner_w] = cv2.split(image)[::-1]
+        boxed, (scale, _), pad = letterbox(image, target, auto=False, scaleup=False)
+        cv2.split(boxed, list(planes[::-1]))  # BGR into RGB
         source_h, source_w = self.store.source_shape(number)
-        ratio = (plan.scale * height / source_h, plan.scale * width / source_w)
+        ratio = (scale * height / source_h, scale * width / source_w)
         labels = self.index.labels(number).copy()
-        side = np.array([width * plan.scale, height * plan.scale], np.float32)
+        side = np.array([width * scale, height * scale], np.float32)
         whole = np.array([target[1], target[0]], np.float32)
-        labels[:, 1:3] = (labels[:, 1:3] * side + np.array(plan.pad, np.float32)) / whole
+        labels[:, 1:3] = (labels[:, 1:3] * side + np.array(pad, np.float32)) / whole
         labels[:, 3:5] *= side / whole
-        return Sample(labels, ((source_h, source_w), (ratio, plan.pad)))
+        return Sample(labels, ((source_h, source_w), (ratio, pad)))
 
     def _load(self, draw: Draw) -> Picture:
         """The first image that is drawn, with what is on it."""

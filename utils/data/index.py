@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from utils.errors import UserError
 SMALLEST_SIDE = 10  # pixels
 CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
+Found: TypeAlias = tuple[dict[str, np.ndarray], list[Fault]]  # arrays as in `DatasetIndex`, and all faults
 
 
 @dataclass
@@ -122,8 +123,11 @@ def build_index(
         found = _scan(images, labels, len(names))
         if cache:
             label_cache.save(file, key, *found)
-    index = _assemble(*found, names)
-    index.report.faults.extend(find_orphans(sources, labels))
+    arrays, faults = found
+    empty = int((np.diff(arrays["offsets"]) == 0).sum())
+    faults = [*faults, *find_orphans(sources, labels)]
+    report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
+    index = DatasetIndex(**arrays, names=names, report=report)
     if strict:
         index.report.raise_if_any()
     if not len(index):
@@ -134,7 +138,7 @@ def build_index(
     return index
 
 
-def _scan(images: list[str], labels: list[str], classes: int) -> _Part:
+def _scan(images: list[str], labels: list[str], classes: int) -> Found:
     """Threads wait for the disk together; for a large set, processes parse together as well."""
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
     cores = os.cpu_count() or 1
@@ -148,21 +152,14 @@ def _scan(images: list[str], labels: list[str], classes: int) -> _Part:
     return _concatenate(parts)
 
 
-class _Part(NamedTuple):
-    """Some images; arrays as in `DatasetIndex`."""
-
-    arrays: dict[str, np.ndarray]
-    faults: list[Fault]
-
-
-def _scan_chunk(images: list[str], labels: list[str], classes: int) -> _Part:
+def _scan_chunk(images: list[str], labels: list[str], classes: int) -> Found:
     paths: list[bytes] = []
     shapes: list[tuple[int, int]] = []
     rows: list[Labels] = []
     faults: list[Fault] = []
     for image, label in zip(images, labels):
-        shape, content, wrong = _scan_one(image, label, classes)
-        faults += wrong
+        shape, content = _scan_one(image, label, classes)
+        faults += content.faults
         if shape is not None:
             paths.append(os.fsencode(image))
             shapes.append(shape)
@@ -177,56 +174,41 @@ def _scan_chunk(images: list[str], labels: list[str], classes: int) -> _Part:
         "points": np.concatenate([np.zeros((0, 2), np.float32), *polygons]),
         "point_offsets": _ends(len(polygon) for polygon in polygons),
     }
-    return _Part(arrays, faults)
+    return arrays, faults
 
 
-class _Found(NamedTuple):
-    """One image: no shape when it cannot be used."""
-
-    shape: tuple[int, int] | None
-    labels: Labels
-    faults: list[Fault]
-
-
-def _scan_one(image: str, label: str, classes: int) -> _Found:
+def _scan_one(image: str, label: str, classes: int) -> tuple[tuple[int, int] | None, Labels]:
+    """Height and width of an image, None when it cannot be used, and its labels with all faults."""
     try:
         shape = image_shape(image)
     except ImageError as error:
-        return _unusable(f"{error.kind} image", error.reason, image)
+        return None, Labels(faults=[Fault(f"{error.kind} image", 0, error.reason, image)])
     if min(shape) < SMALLEST_SIDE:
         detail = f"{shape[1]}x{shape[0]} pixels, at least {SMALLEST_SIDE} a side are needed"
-        return _unusable("image too small", detail, image)
+        return None, Labels(faults=[Fault("image too small", 0, detail, image)])
+    labels = Labels()
     try:
         with open(label, "rb") as file:  # noqa: PTH123
             labels = parse_labels(file.read(), classes)
     except FileNotFoundError:
-        labels = Labels()
+        pass
     except OSError as error:
-        return _unusable("unreadable label file", error.strerror or str(error), label)
-    return _Found(shape, labels, [fault._replace(file=label) for fault in labels.faults])
+        detail = error.strerror or str(error)
+        return None, Labels(faults=[Fault("unreadable label file", 0, detail, label)])
+    labels.faults = [fault._replace(file=label) for fault in labels.faults]
+    return shape, labels
 
 
-def _unusable(kind: str, detail: str, file: str) -> _Found:
-    return _Found(None, Labels(), [Fault(kind, 0, detail, file)])
-
-
-def _concatenate(parts: list[_Part]) -> _Part:
+def _concatenate(parts: list[Found]) -> Found:
     def joined(name: str) -> np.ndarray:
-        arrays = [part.arrays[name] for part in parts]
+        arrays = [part[name] for part, _ in parts]
         if not name.endswith("offsets"):
             return np.concatenate(arrays)
         return _ends(length for array in arrays for length in np.diff(array))
 
-    faults = [fault for part in parts for fault in part.faults]
-    return _Part({name: joined(name) for name in ARRAYS}, faults)
+    return {name: joined(name) for name in ARRAYS}, [fault for _, faults in parts for fault in faults]
 
 
 def _ends(lengths: Iterable[int]) -> np.ndarray:
     """Offsets (n + 1,) int64 of runs of these lengths."""
     return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))]).astype(np.int64)
-
-
-def _assemble(arrays: dict[str, np.ndarray], faults: list[Fault], names: dict[int, str]) -> DatasetIndex:
-    empty = int((np.diff(arrays["offsets"]) == 0).sum())
-    report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
-    return DatasetIndex(**arrays, names=names, report=report)

@@ -18,7 +18,7 @@ from utils.data.folders import is_writable
 from utils.data.report import Fault
 from utils.files import atomic_write
 
-VERSION = 2  # raise it when the scan changes what it finds, so that older caches are not believed
+VERSION = 3  # raise it when the scan changes what it finds, so that older caches are not believed
 SUFFIX = ".lean5-index.npz"
 
 
@@ -45,13 +45,11 @@ def cache_file(sources: Sequence[Path], first_label: str) -> Path:
 
 def save(file: Path, key: str, arrays: dict[str, Any], faults: Sequence[Fault]) -> None:
     """Keep what was found under the key of its files; a folder that cannot be written to costs a warning."""
-    texts = {"key": key, "faults": json.dumps(faults)}
-    coded: dict[str, Any] = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     try:
         if not is_writable(file.parent):
             raise PermissionError(errno.EACCES, "folder is read-only")
         with atomic_write(file) as stream:
-            np.savez(stream, **arrays, **coded)
+            np.savez(stream, **arrays, key=np.array(key), faults=np.array(json.dumps(faults)))
     except OSError as error:
         LOGGER.warning("label index not kept beside the labels: %s: %s", file.parent, error.strerror)
 
@@ -60,9 +58,9 @@ def load(file: Path, key: str, names: Sequence[str]) -> tuple[dict[str, np.ndarr
     """The arrays `names` and the faults; None: no file, a damaged one, or something has changed."""
     try:
         with np.load(file, allow_pickle=False) as archive:
-            if archive["key"].tobytes().decode() != key:
+            if str(archive["key"]) != key:
                 return None
-            rows = json.loads(archive["faults"].tobytes())
+            rows = json.loads(str(archive["faults"]))
             faults = [Fault(str(kind), int(line), str(what), str(place)) for kind, line, what, place in rows]
             return {name: archive[name] for name in names}, faults
     except (OSError, ValueError, KeyError, EOFError, TypeError, RecursionError, BadZipFile):

@@ -62,7 +62,8 @@ def parse_labels(content: bytes, classes: int) -> Labels:
             if key in rows:
                 raise _Bad("duplicate row", f"same as line {rows[key]}")
         except _Bad as bad:
-            faults.append(Fault(bad.kind, number, bad.detail))
+            kind, detail = bad.args
+            faults.append(Fault(kind, number, detail))
             continue
         if clipped:
             faults.append(Fault("slightly out of bounds", number, clipped))
@@ -73,11 +74,7 @@ def parse_labels(content: bytes, classes: int) -> Labels:
 
 
 class _Bad(Exception):
-    """A row that has to be dropped."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(kind)
-        self.kind, self.detail = kind, detail
+    """A row that has to be dropped; its arguments are the kind and the detail of a `Fault`."""
 
 
 def _parse_sound_boxes(content: bytes, classes: int) -> Labels | None:

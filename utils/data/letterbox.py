@@ -1,7 +1,7 @@
 """Fitting an image of any shape into the network's input: one scale for both axes, grey around it.
 
-`fit` says where the image goes, for all. `letterbox` puts one there for detection; for training and
-validation `augment/fit.py` and `dataset.py` do, from images that `image_cache.py` has scaled already.
+`fit` says where the image goes, for all. `letterbox` puts one there for detection and validation; for
+training `augment/fit.py` does.
 """
 
 from __future__ import annotations
