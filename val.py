@@ -192,7 +192,7 @@ def study(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> 
     for size in STUDY_SIZES:
         at_size = dataclasses.replace(config, imgsz=size, iou_thres=0.7, noplots=True)
         result = validate(at_size, backend, spec, folder)
-        rows.append([size, *result.summary(), *result.speeds.values()])
+        rows.append([size, *result.summary(), *result.report["speed_ms_per_image"].values()])
     plot_study(np.array(rows), folder)
     LOGGER.info(f"study over {len(rows)} sizes in {folder}")
 

@@ -15,6 +15,8 @@ from typing import Any
 
 MAX_PICKLE_BYTES = 16 << 20  # the largest official model needs 0.4 MB
 MAX_INTEGER_BITS = 256  # states of random generators are 128 bits wide
+EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+SINGLE = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 # `module name` of everything that a YOLOv5 checkpoint names. All of it is inert; what is not needed for
 # weights (devices, dates, paths) is here so that files that mention it can be read.
@@ -122,11 +124,8 @@ class _Machine:
                 self.set_items([key, value])
             case "SETITEMS":
                 self.set_items(self.pop_mark())
-            case "APPEND":
-                value = self.pop()
-                self.top(list).append(value)
-            case "APPENDS":
-                values = self.pop_mark()
+            case "APPEND" | "APPENDS":
+                values = [self.pop()] if opcode == "APPEND" else self.pop_mark()
                 self.top(list).extend(values)
             case "ADDITEMS":
                 values = self.pop_mark()
@@ -157,8 +156,10 @@ class _Machine:
                         "its pickle makes an object with keyword arguments, which no checkpoint needs"
                     )
                 return self.value("NEWOBJ", None)
-            case "EMPTY_TUPLE":
-                return ()
+            case "EMPTY_TUPLE" | "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
+                return EMPTY[opcode]()
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                return SINGLE[opcode]
             case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4":
                 if argument.bit_length() > MAX_INTEGER_BITS:
                     raise RefusedError(f"holds an integer of {argument.bit_length()} bits")
@@ -167,21 +168,11 @@ class _Machine:
                 return argument
             case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
                 return argument
-            case "NONE":
-                return None
-            case "NEWTRUE" | "NEWFALSE":
-                return opcode == "NEWTRUE"
             case "TUPLE":
                 return tuple(self.pop_mark())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 values = [self.pop() for _ in range(int(opcode[-1]))]
                 return tuple(reversed(values))
-            case "EMPTY_LIST":
-                return []
-            case "EMPTY_DICT":
-                return {}
-            case "EMPTY_SET":
-                return set()
             case "FROZENSET":
                 return frozenset(map(_key, self.pop_mark()))
             case "GLOBAL":

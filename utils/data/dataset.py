@@ -107,7 +107,7 @@ class DetectionDataset:
         target = (planes.shape[1], planes.shape[2])
         boxed, (scale, _), pad = letterbox(image, target, auto=False, scaleup=False)
         cv2.split(boxed, list(planes[::-1]))  # BGR into RGB
-        source_h, source_w = self.store.source_shape(number)
+        source_h, source_w = self.index.shape(number)
         ratio = (scale * height / source_h, scale * width / source_w)
         labels = self.index.labels(number).copy()
         side = np.array([width * scale, height * scale], np.float32)

@@ -28,13 +28,6 @@ CacheMode = Literal["ram", "disk"]
 SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
 
 
-def scaled_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """Height and width of an image of `shape` (height, width) whose long side is scaled to `size`."""
-    height, width = shape
-    longest = max(height, width)
-    return math.ceil(height * size / longest), math.ceil(width * size / longest)
-
-
 class ImageStore:
     """Gives image `i` of an index as (h, w, 3) uint8 BGR, its long side `size` pixels. Do not write to it."""
 
@@ -43,11 +36,13 @@ class ImageStore:
 
     def shape(self, i: int) -> tuple[int, int]:
         """Height and width of `load(i)`."""
-        return scaled_shape(self.source_shape(i), self.size)
+        height, width = self.index.shape(i)
+        longest = max(height, width)
+        return math.ceil(height * self.size / longest), math.ceil(width * self.size / longest)
 
-    def source_shape(self, i: int) -> tuple[int, int]:
-        height, width = self.index.shapes[i]
-        return int(height), int(width)
+    def bytes_of(self, i: int) -> int:
+        """What `load(i)` takes in memory."""
+        return 3 * math.prod(self.shape(i))
 
     def load(self, i: int) -> np.ndarray:
         """Decode and scale.
@@ -55,7 +50,7 @@ class ImageStore:
         Raises:
             UserError: the file is gone, or is another picture than the one that was indexed.
         """
-        height, width = source = self.source_shape(i)
+        height, width = source = self.index.shape(i)
         shape = self.shape(i)
         image = read_image(self.index.path(i))
         if image.shape[:2] != source:
@@ -76,11 +71,9 @@ class MemoryStore(ImageStore):
 
     def __init__(self, index: DatasetIndex, size: int, *, augment: bool) -> None:
         super().__init__(index, size, augment=augment)
-        areas = [math.prod(self.shape(i)) for i in range(len(index))]
-        self.offsets = np.concatenate([[0], np.cumsum(np.array(areas, np.int64) * 3)])
+        self.offsets = np.cumsum([0, *map(self.bytes_of, range(len(index)))])
         self.memory = SharedArray((int(self.offsets[-1]),), np.uint8)
-        cores = os.cpu_count() or 1
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = pool.map(self._fill, range(len(index)))
             list(progress(jobs, "caching images", total=len(index), unit=" images"))
 
@@ -97,9 +90,7 @@ class DiskStore(ImageStore):
     The copy carries the modification time of the source, and counts only while both agree.
     """
 
-    def __init__(self, index: DatasetIndex, size: int, *, augment: bool) -> None:
-        super().__init__(index, size, augment=augment)
-        self.writable = True
+    writable = True
 
     def copy_of(self, i: int) -> Path:
         return Path(f"{self.index.path(i)}.{self.size}{'t' if self.augment else 'v'}.npy")
@@ -129,8 +120,9 @@ class DiskStore(ImageStore):
 
 def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMode | None) -> ImageStore:
     """The store for `--cache`; one that keeps nothing when memory is short or the images are read-only."""
+    plain = ImageStore(index, size, augment=augment)
     if cache == "ram":
-        needed = sum(3 * math.prod(scaled_shape((int(h), int(w)), size)) for h, w in index.shapes)
+        needed = sum(map(plain.bytes_of, range(len(index))))
         free = available_memory()
         if free is None or needed * SPARE < free:
             LOGGER.info("caching %d images in memory: %.2f GB", len(index), needed / 1e9)
@@ -143,7 +135,7 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
         if is_writable(folder):
             return DiskStore(index, size, augment=augment)
         LOGGER.warning("images are not cached on disk: %s is read-only", folder)
-    return ImageStore(index, size, augment=augment)
+    return plain
 
 
 def available_memory() -> int | None:

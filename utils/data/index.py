@@ -53,6 +53,11 @@ class DatasetIndex:
         """The path of image `i`, absolute or relative to the working directory as the source was."""
         return os.fsdecode(self.path_bytes[self.path_offsets[i] : self.path_offsets[i + 1]].tobytes())
 
+    def shape(self, i: int) -> tuple[int, int]:
+        """Height and width of image `i` in pixels, upright."""
+        height, width = self.shapes[i]
+        return int(height), int(width)
+
     def paths(self) -> list[str]:
         return [self.path(i) for i in range(len(self))]
 

@@ -44,7 +44,7 @@ class _Camera:
     def __init__(self, address: str, stride: int, changed: threading.Condition, first_delay: float) -> None:
         self.address, self.stride, self.changed, self.first_delay = address, stride, changed, first_delay
         self.image: np.ndarray | None = None  # None once it has been taken
-        self.number = -1
+        self.number = -1  # of that frame
         self.ended = False
         self.stopping = threading.Event()
         self.capture = open_capture(address)
@@ -139,20 +139,10 @@ class StreamSource:
             taken = []
             for index, camera in enumerate(cameras):
                 if camera.image is not None:
-                    taken.append(self._frame(index, camera, camera.image))
+                    place = {"index": index, "count": len(cameras), "number": camera.number}
+                    taken.append(Frame(camera.image, camera.address, "stream", fps=camera.fps, **place))
                     camera.image = None
             return taken
-
-    def _frame(self, index: int, camera: _Camera, image: np.ndarray) -> Frame:
-        return Frame(
-            image,
-            camera.address,
-            "stream",
-            index=index,
-            count=len(self._cameras),
-            number=camera.number,
-            fps=camera.fps,
-        )
 
 
 class ScreenSource:

@@ -41,26 +41,16 @@ class CocoJson:
         name: int | str = int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else path.stem
         self.images.append({"id": name, "file_name": path.name, "height": height, "width": width})
         number = len(self.images)  # stands for the id in the rows until they are written
-        for row, box in zip(result.detections.tolist(), _corner_boxes(result.detections[:, :4])):
-            self.predictions.append(
-                {
-                    "image_id": number,
-                    "category_id": self.ids[int(row[5])],
-                    "bbox": box,
-                    "score": round(row[4], 5),
-                }
-            )
-        for row, box in zip(result.labels.tolist(), _corner_boxes(result.labels[:, 1:])):
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": number,
-                    "category_id": self.ids[int(row[0])],
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+
+        def row(cls: float, box: list[float]) -> dict[str, Any]:
+            return {"image_id": number, "category_id": self.ids[int(cls)], "bbox": box}
+
+        boxes = _corner_boxes(result.detections[:, :4])
+        for (*_, confidence, cls), box in zip(result.detections.tolist(), boxes):
+            self.predictions.append({**row(cls, box), "score": round(confidence, 5)})
+        for (cls, *_), box in zip(result.labels.tolist(), _corner_boxes(result.labels[:, 1:])):
+            place = len(self.annotations) + 1
+            self.annotations.append({"id": place, **row(cls, box), "area": box[2] * box[3], "iscrowd": 0})
 
     def write(self, folder: Path) -> None:
         """Write both files."""

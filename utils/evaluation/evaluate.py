@@ -63,17 +63,15 @@ class Evaluation:
 
     Attributes:
         metrics: per class, of classes that have labels.
-        report: plain numbers for `metrics.json`, overall and per class.
+        report: plain numbers for `metrics.json`, overall and per class, and under `speed_ms_per_image` those
+            of each of `STAGES`.
         losses: box, objectness and class loss a batch; zeros without a criterion.
-        speeds: milliseconds an image of each of `STAGES`.
     """
 
     metrics: ClassMetrics
     confusion: ConfusionMatrix
     report: dict[str, Any]
     losses: list[float]
-    speeds: dict[str, float]
-    names: dict[int, str]
 
     def summary(self) -> list[float]:
         """Mean precision, recall, mAP50 and mAP50-95."""
@@ -82,7 +80,7 @@ class Evaluation:
     @property
     def maps(self) -> NDArray[np.float64]:
         """(nc,) mAP50-95 of each class; the mean for classes without labels."""
-        maps = np.full(len(self.names), self.report["mAP50_95"])
+        maps = np.full(len(self.metrics.names), self.report["mAP50_95"])
         maps[self.metrics.classes] = self.metrics.ap.mean(axis=1)
         return maps
 
@@ -128,15 +126,9 @@ def evaluate(
                 losses += criterion(logits, targets)[1]
             suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
     metrics = scorer.metrics.compute()
-    speeds = {stage: seconds / max(scorer.metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
-    return Evaluation(
-        metrics=metrics,
-        confusion=scorer.confusion,
-        report=scorer.metrics.as_dict(metrics) | {"speed_ms_per_image": speeds},
-        losses=(losses / max(len(loader), 1)).tolist(),
-        speeds=speeds,
-        names=names,
-    )
+    speeds = {stage: seconds / max(metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
+    report = metrics.as_dict() | {"speed_ms_per_image": speeds}
+    return Evaluation(metrics, scorer.confusion, report, (losses / max(len(loader), 1)).tolist())
 
 
 class _Scorer:

@@ -7,6 +7,7 @@ pixels of the same image. C counts the classes that have labels, T the IoU thres
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,7 @@ class ClassMetrics:
             each, over `GRID`.
         best: the place in `GRID` of the confidence with the best smoothed mean F1.
         names: class number to name.
+        images: how many were looked at.
     """
 
     classes: np.ndarray
@@ -74,6 +76,7 @@ class ClassMetrics:
     curves: dict[str, np.ndarray]
     best: int
     names: dict[int, str]
+    images: int
 
     def name(self, row: int) -> str:
         """Name of the class in `row`, its number when it has none; both when another class has that name."""
@@ -90,6 +93,26 @@ class ClassMetrics:
         """Means of the scores over the classes; all 0 without labels."""
         return {key: float(values.mean()) if values.size else 0.0 for key, values in self.scores().items()}
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers for json, overall and per class."""
+        means, scores = self.means(), self.scores()
+        classes = {
+            self.name(row): {
+                "class": int(cls),
+                "labels": int(self.labels[row]),
+                **{key: float(values[row].mean()) for key, values in scores.items()},
+            }
+            for row, cls in enumerate(self.classes)
+        }
+        return {
+            "images": self.images,
+            "labels": int(self.labels.sum()),
+            **means,
+            "fitness": fitness(*(means[key] for key in SUMMARY)),
+            "confidence": float(GRID[self.best]),
+            "classes": classes,
+        }
+
 
 def ap_per_class(
     tp: np.ndarray,
@@ -97,6 +120,7 @@ def ap_per_class(
     pred_cls: np.ndarray,
     target_cls: np.ndarray,
     names: dict[int, str] | None = None,
+    images: int = 0,
 ) -> ClassMetrics:
     """Precision, recall, F1 and average precision of each class that has labels.
 
@@ -105,7 +129,7 @@ def ap_per_class(
         conf: (N,) confidences.
         pred_cls: (N,) predicted classes.
         target_cls: (M,) classes of all labels.
-        names: for reports.
+        names, images: for reports.
     """
     classes, labels = np.unique(target_cls.astype(int), return_counts=True)
     order = np.lexsort((-conf, pred_cls))
@@ -128,7 +152,7 @@ def ap_per_class(
     f1 = 2 * precision * recall / (precision + recall + EPS)
     best = int(_smooth(f1.mean(axis=0)).argmax()) if len(classes) else 0
     curves = {"precision": precision, "recall": recall, "f1": f1, "precision_by_recall": by_recall}
-    return ClassMetrics(classes, labels, ap, curves, best, names or {})
+    return ClassMetrics(classes, labels, ap, curves, best, names or {}, images)
 
 
 def _average_precision(recall: np.ndarray, precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,14 +191,12 @@ class DetectionMetrics:
 
     def __init__(self, names: dict[int, str]) -> None:
         self.names = names
-        self.images = 0
         self._right: list[np.ndarray] = []
         self._scored: list[np.ndarray] = []  # (n, 2) confidence, class
         self._labels: list[np.ndarray] = []  # (m,) classes
 
     def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
         """Add an image: predictions (n, 6), labels (m, 5)."""
-        self.images += 1
         self._right.append(match_predictions(predictions, labels))
         self._scored.append(predictions[:, 4:6])
         self._labels.append(labels[:, 0])
@@ -184,28 +206,7 @@ class DetectionMetrics:
         right = np.concatenate([np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool), *self._right])
         scored = np.concatenate([np.zeros((0, 2), dtype=np.float32), *self._scored])
         labels = np.concatenate([np.zeros(0, dtype=np.float32), *self._labels])
-        return ap_per_class(right, scored[:, 0], scored[:, 1], labels, self.names)
-
-    def as_dict(self, result: ClassMetrics | None = None) -> dict[str, object]:
-        """Plain numbers for json, overall and per class; `result` saves computing it again."""
-        result = result or self.compute()
-        means, scores = result.means(), result.scores()
-        classes = {
-            result.name(row): {
-                "class": int(result.classes[row]),
-                "labels": int(result.labels[row]),
-                **{key: float(values[row].mean()) for key, values in scores.items()},
-            }
-            for row in range(len(result.classes))
-        }
-        return {
-            "images": self.images,
-            "labels": int(result.labels.sum()),
-            **means,
-            "fitness": fitness(*(means[key] for key in SUMMARY)),
-            "confidence": float(GRID[result.best]),
-            "classes": classes,
-        }
+        return ap_per_class(right, scored[:, 0], scored[:, 1], labels, self.names, len(self._labels))
 
 
 class ConfusionMatrix:

@@ -23,7 +23,7 @@ MANY_CLASSES = 50  # beyond that the table has its own row for a class only with
 def class_table(result: Evaluation, verbose: bool = False) -> str:
     """A line for all classes together and one for each class that has labels."""
     rows = [("all", result.report)]
-    if verbose or 1 < len(result.names) <= MANY_CLASSES:
+    if verbose or 1 < len(result.metrics.names) <= MANY_CLASSES:
         rows += result.report["classes"].items()
     lines = [f"{'Class':>22}{'Images':>11}{'Instances':>11}{'P':>11}{'R':>11}{'mAP50':>11}{'mAP50-95':>11}"]
     for name, numbers in rows:
@@ -35,13 +35,13 @@ def class_table(result: Evaluation, verbose: bool = False) -> str:
 def report_validation(result: Evaluation, folder: Path, plots: bool = True, verbose: bool = False) -> None:
     """Print the class table and the speeds, write `metrics.json`, and draw curves and confusion matrix."""
     LOGGER.info(class_table(result, verbose))
-    speeds = ", ".join(f"{milliseconds:.1f} ms {stage}" for stage, milliseconds in result.speeds.items())
+    speeds = ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in result.report["speed_ms_per_image"].items())
     LOGGER.info(f"speed: {speeds} per image")
     with atomic_write(folder / "metrics.json") as file:
         file.write(json.dumps(result.report, indent=1).encode())
     if plots:
         plot_curves(result.metrics, folder)
-        plot_confusion_matrix(result.confusion, result.names, folder / "confusion_matrix.png")
+        plot_confusion_matrix(result.confusion, result.metrics.names, folder / "confusion_matrix.png")
 
 
 def write_labels(folder: Path, result: ImageResult, confidences: bool) -> None:

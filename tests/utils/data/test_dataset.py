@@ -1,4 +1,6 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import DetectionDataset
-from utils.data.image_cache import ImageStore, open_store, scaled_shape
+from utils.data.image_cache import ImageStore, open_store
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
@@ -238,7 +240,8 @@ def test_exchanged_image_is_an_error(index: DatasetIndex) -> None:
     ],
 )
 def test_scaled_shapes(shape: tuple[int, int], size: int, expected: tuple[int, int]) -> None:
-    assert scaled_shape(shape, size) == expected
+    index = cast(DatasetIndex, SimpleNamespace(shape=lambda number: shape))
+    assert ImageStore(index, size, augment=False).shape(0) == expected
 
 
 # --- quad ---

@@ -155,9 +155,9 @@ def test_accumulator_equals_one_call():
     labels = np.concatenate([t[:, 0] for _, t in images])
     expected = ap_per_class(np.concatenate(right), scored[:, 4], scored[:, 5], labels)
     result = metrics.compute()
-    assert np.array_equal(result.ap, expected.ap) and metrics.images == 5
+    assert np.array_equal(result.ap, expected.ap) and result.images == 5
 
-    report = metrics.as_dict(result)
+    report = result.as_dict()
     assert json.loads(json.dumps(report)) == report, "plain numbers only"
     assert report["images"] == 5 and report["labels"] == 40
     assert report["mAP50_95"] == pytest.approx(expected.ap.mean())
@@ -167,14 +167,14 @@ def test_accumulator_equals_one_call():
 
 
 def test_accumulator_without_images():
-    report = DetectionMetrics({0: "a"}).as_dict()
+    report = DetectionMetrics({0: "a"}).compute().as_dict()
     assert report["images"] == 0 and report["mAP50"] == 0.0 and report["classes"] == {}
 
 
 def test_classes_of_one_name_stay_apart_in_the_report():
     metrics = DetectionMetrics({0: "twin", 1: "twin"})
     metrics.update(np.zeros((0, 6)), np.array([[0, 0, 0, 1, 1], [1, 0, 0, 1, 1]]))
-    assert list(metrics.as_dict()["classes"]) == ["twin (0)", "twin (1)"]
+    assert list(metrics.compute().as_dict()["classes"]) == ["twin (0)", "twin (1)"]
 
 
 def test_confusion_matrix_by_hand():
