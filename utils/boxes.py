@@ -45,9 +45,7 @@ def denormalize(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
 
 def clip_boxes(boxes: Boxes, shape: tuple[int, int]) -> Boxes:
     """(..., 4) xyxy pixels, limited to an image of `shape` (height, width)."""
-    height, width = shape
-    x, y = boxes[..., 0::2].clip(0, width), boxes[..., 1::2].clip(0, height)
-    return _join(x[..., :1], y[..., :1], x[..., 1:], y[..., 1:])
+    return boxes.clip(_row(boxes, (0, 0, 0, 0)), _row(boxes, shape[::-1] * 2))
 
 
 def scale_boxes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import os
 import secrets
 import unicodedata
@@ -76,13 +77,12 @@ def increment_path(path: Path, exist_ok: bool = False) -> Path:
         if exist_ok:
             path.mkdir(exist_ok=True)
             return path
-        number = 1
-        while True:
+        for number in itertools.count(1):
             candidate = path if number == 1 else path.with_name(f"{path.name}{number}")
             with contextlib.suppress(FileExistsError):
                 candidate.mkdir()
-                return candidate
-            number += 1
+                break
+        return candidate
     except OSError as error:
         raise UserError(
             f"cannot create run folder '{path}': {error.strerror}; choose a writable --project"

@@ -54,24 +54,20 @@ def load_digits(part: str) -> Digits:
     return Digits((bundle.images[chosen] / 16).astype(np.float32), bundle.target[chosen].astype(np.int64))
 
 
-def generate_digits(folder: Path, scenes: dict[str, int] | None = None) -> None:
+def generate_digits(folder: Path) -> None:
     """Write `folder/images/{train,val}/*.jpg` and `folder/labels/…`; the folder appears when all is done.
-
-    Args:
-        scenes: number of scenes of each split; `SCENES` when None.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    scenes = SCENES if scenes is None else scenes
-    LOGGER.info("generating %d scenes of digits in %s", sum(scenes.values()), folder)
+    LOGGER.info("generating %d scenes of digits in %s", sum(SCENES.values()), folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     except OSError as error:
         raise UserError(f"cannot write the digits data set to '{folder}': {error.strerror}") from error
     try:
-        for split, count in scenes.items():
+        for split, count in SCENES.items():
             _write_split(draft, split, count)
         (draft / "README.txt").write_text(ORIGIN, encoding="utf-8")
         draft.chmod(0o755)

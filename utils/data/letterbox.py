@@ -50,19 +50,18 @@ def _split(half: float) -> tuple[int, int]:
 
 def fit(
     shape: tuple[int, int],
-    new_shape: int | tuple[int, int],
+    target: tuple[int, int],
     *,
     stride: int = 32,
     auto: bool = True,
     scaleup: bool = True,
 ) -> Fit:
-    """How an image of `shape` (height, width) goes into `new_shape` (a side, or height and width).
+    """How an image of `shape` goes into `target`, both (height, width).
 
-    `auto` pads only to the next multiple of `stride` not to the whole of `new_shape`; without `scaleup`
-    a small image keeps its size.
+    `auto` pads only to the next multiple of `stride` not to the whole of `target`; without `scaleup` a small
+    image keeps its size.
     """
     height, width = shape
-    target = (new_shape, new_shape) if isinstance(new_shape, int) else new_shape
     scale = min(target[0] / height, target[1] / width)
     if not scaleup:
         scale = min(scale, 1.0)
@@ -75,25 +74,23 @@ def fit(
 
 def letterbox(
     image: np.ndarray,
-    new_shape: int | tuple[int, int] = 640,
+    target: tuple[int, int],
     *,
     stride: int = 32,
     auto: bool = True,
     scaleup: bool = True,
-    color: int | tuple[int, int, int] = BACKGROUND,
 ) -> tuple[np.ndarray, tuple[float, float], tuple[float, float]]:
     """Resize (bilinear) and pad an image; see `fit` for the arguments.
 
     Args:
         image: (H, W, 3) uint8.
-        new_shape: the side of a square, or (height, width), in pixels.
-        color: the padding's value, one for all channels or one a channel.
+        target: (height, width) in pixels.
 
     Returns:
         The (H', W', 3) uint8 image, contiguous; the ratio (width, height) of output to source pixels; and the
         padding (left, top) before rounding, as boxes need it: `x' = x * ratio[0] + pad[0]`.
     """
-    plan = fit((image.shape[0], image.shape[1]), new_shape, stride=stride, auto=auto, scaleup=scaleup)
+    plan = fit((image.shape[0], image.shape[1]), target, stride=stride, auto=auto, scaleup=scaleup)
     inner_h, inner_w = plan.inner
     if (inner_h, inner_w) != image.shape[:2]:
         image = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
@@ -101,7 +98,6 @@ def letterbox(
     top, bottom, left, right = plan.borders
     if not any(plan.borders):
         return np.ascontiguousarray(image), ratio, plan.pad
-    canvas = np.empty((top + inner_h + bottom, left + inner_w + right, 3), np.uint8)
-    canvas[:] = color
+    canvas = np.full((top + inner_h + bottom, left + inner_w + right, 3), BACKGROUND, np.uint8)
     canvas[top : top + inner_h, left : left + inner_w] = image
     return canvas, ratio, plan.pad

@@ -112,11 +112,9 @@ class Loader:
                 yield start // self.batch_size, mine[start : start + self.batch_size]
 
     def _share(self, count: int) -> int:
-        return (
-            len(range(self.rank, count, self.world_size))
-            if not self.shuffle
-            else -(-count // self.world_size)
-        )
+        """How many of so many items this rank gets."""
+        first = 0 if self.shuffle else self.rank
+        return len(range(first, count, self.world_size))
 
     def _shard(self, items: np.ndarray) -> np.ndarray:
         """This rank's items. In training the first ones come twice where ranks would get out of step."""

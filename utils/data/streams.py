@@ -41,8 +41,8 @@ def open_capture(address: str) -> cv2.VideoCapture:
 class _Camera:
     """Keeps the newest frame of one stream; a thread reads, `changed` guards what it leaves."""
 
-    def __init__(self, address: str, stride: int, changed: threading.Condition, first_delay: float) -> None:
-        self.address, self.stride, self.changed, self.first_delay = address, stride, changed, first_delay
+    def __init__(self, address: str, stride: int, changed: threading.Condition) -> None:
+        self.address, self.stride, self.changed = address, stride, changed
         self.image: np.ndarray | None = None  # None once it has been taken
         self.number = -1  # of that frame
         self.ended = False
@@ -84,7 +84,7 @@ class _Camera:
         return image if good else None
 
     def _reconnect(self, failures: int) -> None:
-        delay = min(self.first_delay * 2**failures, LONGEST_DELAY)
+        delay = min(FIRST_DELAY * 2**failures, LONGEST_DELAY)
         warn(f"stream '{self.address}' gives no frames; reconnecting in {delay:g} s")
         self.capture.release()
         if not self.stopping.wait(delay):
@@ -101,12 +101,12 @@ class StreamSource:
     live = True
     length: int | None = None
 
-    def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1, first_delay: float = FIRST_DELAY):
+    def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1) -> None:
         self._changed = threading.Condition()
         self._cameras: list[_Camera] = []
         try:
             for address in addresses:
-                self._cameras.append(_Camera(address, vid_stride, self._changed, first_delay))
+                self._cameras.append(_Camera(address, vid_stride, self._changed))
         except UserError:
             for camera in self._cameras:
                 camera.capture.release()

@@ -109,7 +109,8 @@ def evaluate(
         on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
             the batch.
     """
-    scorer = _Scorer(names, options or EvaluationOptions(), on_image, on_batch)
+    metrics, confusion = DetectionMetrics(names), ConfusionMatrix(len(names))
+    scorer = _Scorer(metrics, confusion, options or EvaluationOptions(), on_image, on_batch)
     clocks = dict.fromkeys(STAGES, 0.0)
     losses = torch.zeros(3, device=device)
     # one thread of arithmetic for suppression: the network has the others
@@ -125,25 +126,21 @@ def evaluate(
             if criterion is not None:
                 losses += criterion(logits, targets)[1]
             suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
-    metrics = scorer.metrics.compute()
-    speeds = {stage: seconds / max(metrics.images, 1) * 1e3 for stage, seconds in clocks.items()}
-    report = metrics.as_dict() | {"speed_ms_per_image": speeds}
-    return Evaluation(metrics, scorer.confusion, report, (losses / max(len(loader), 1)).tolist())
+    result = metrics.compute()
+    speeds = {stage: seconds / max(result.images, 1) * 1e3 for stage, seconds in clocks.items()}
+    report = result.as_dict() | {"speed_ms_per_image": speeds}
+    return Evaluation(result, confusion, report, (losses / max(len(loader), 1)).tolist())
 
 
+@dataclass(frozen=True)
 class _Scorer:
     """Turns raw predictions into detections and compares them with the labels."""
 
-    def __init__(
-        self,
-        names: dict[int, str],
-        options: EvaluationOptions,
-        on_image: Callable[[ImageResult], None] | None,
-        on_batch: Callable[[int, Batch, list[Tensor]], None] | None,
-    ) -> None:
-        self.metrics = DetectionMetrics(names)
-        self.confusion = ConfusionMatrix(len(names))
-        self.options, self.on_image, self.on_batch = options, on_image, on_batch
+    metrics: DetectionMetrics
+    confusion: ConfusionMatrix
+    options: EvaluationOptions
+    on_image: Callable[[ImageResult], None] | None
+    on_batch: Callable[[int, Batch, list[Tensor]], None] | None
 
     @torch.inference_mode()
     def add(

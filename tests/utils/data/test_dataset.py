@@ -9,12 +9,11 @@ import torch
 
 from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
-from utils.data.dataset import DetectionDataset
+from utils.data.dataset import DetectionDataset, plan_rectangles
 from utils.data.image_cache import ImageStore, open_store
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
-from utils.data.rectangles import plan_rectangles
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.seeding import generator_for

@@ -17,14 +17,19 @@ from utils.seeding import generator_for
 FEW = {"train": 6, "val": 3}
 
 
+@pytest.fixture(autouse=True)
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits_module, "SCENES", FEW)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def test_generation_is_reproducible_to_the_byte(tmp_path: Path) -> None:
-    generate_digits(tmp_path / "one", FEW)
-    generate_digits(tmp_path / "sub/two", FEW)
+    generate_digits(tmp_path / "one")
+    generate_digits(tmp_path / "sub/two")
     found = checksums(tmp_path / "one")
     assert len(found) == 2 * 9 + 1
     assert len(set(found.values())) == len(found)
@@ -33,7 +38,7 @@ def test_generation_is_reproducible_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_generated_set_is_sound(tmp_path: Path) -> None:
-    generate_digits(tmp_path / "set", FEW)
+    generate_digits(tmp_path / "set")
     for split, count in FEW.items():
         index = build_index([tmp_path / f"set/images/{split}"], {i: str(i) for i in range(10)}, strict=True)
         assert len(index) == count
@@ -94,7 +99,7 @@ def test_interrupted_generation_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(digits_module, "compose_scene", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        generate_digits(tmp_path / "set", FEW)
+        generate_digits(tmp_path / "set")
     assert not list(tmp_path.iterdir())
 
 
@@ -103,14 +108,14 @@ def test_another_process_may_be_first(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "set/images").mkdir(parents=True, exist_ok=True)
 
     monkeypatch.setattr(digits_module, "_write_split", meanwhile)
-    generate_digits(tmp_path / "set", FEW)
+    generate_digits(tmp_path / "set")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the digits"):
-        generate_digits(tmp_path / "file/set", FEW)
+        generate_digits(tmp_path / "file/set")
 
 
 def test_shipped_files() -> None:

@@ -106,9 +106,12 @@ def test_two_cameras_give_batches(camera: Camera) -> None:
     assert {f.image.shape for f in max(groups, key=len)} == {(48, 64, 3), (32, 32, 3)}
 
 
-def test_a_broken_stream_is_reopened(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_stream_is_reopened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(streams, "FIRST_DELAY", 0.05)
     camera = Camera(hang_up_after=40)
-    stream = iter(StreamSource([camera.address], first_delay=0.05))
+    stream = iter(StreamSource([camera.address]))
     try:
         for _ in stream:
             if camera.connections >= 3:
@@ -123,8 +126,9 @@ def test_a_stream_that_stays_away_ends_the_source(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(streams, "ATTEMPTS", 3)
+    monkeypatch.setattr(streams, "FIRST_DELAY", 0.02)
     camera = Camera(hang_up_after=40)
-    source = StreamSource([camera.address], first_delay=0.02)
+    source = StreamSource([camera.address])
     camera.close()  # no new connection; the one that is open goes on to its end
     assert len(list(source)) > 0
     messages = capsys.readouterr().err
