@@ -153,19 +153,16 @@ def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:
 
 def _options_of_type(annotation: Any) -> dict[str, Any]:
     """argparse options for a field's type: `bool` is a switch, `tuple[T, ...]` takes several values."""
-    alternatives = [t for t in typing.get_args(annotation) or (annotation,) if t is not type(None)]
+    origin, inner = typing.get_origin(annotation), list(typing.get_args(annotation))
     if annotation is bool:
         return {"action": "store_true"}
-    first = alternatives[0]
-    if typing.get_origin(annotation) is Literal:
-        return {"type": type(first), "choices": list(alternatives)}
-    if typing.get_origin(first) is Literal:  # Literal[…] | None
-        return _options_of_type(first)
-    if typing.get_origin(annotation) is tuple:
-        return {"type": first, "nargs": "+"}
-    if typing.get_origin(first) is tuple:  # tuple[T, ...] | None
-        return {"type": typing.get_args(first)[0], "nargs": "+"}
-    return {"type": str if str in alternatives else first}
+    if origin is Literal:
+        return {"type": type(inner[0]), "choices": inner}
+    if origin is tuple:
+        return {"type": inner[0], "nargs": "+"}
+    if inner:  # A | B, A | None
+        return {"type": str} if str in inner else _options_of_type(inner[0])
+    return {"type": annotation}
 
 
 class _OneLineParser(argparse.ArgumentParser):

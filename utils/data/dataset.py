@@ -166,7 +166,4 @@ def keep(dataset: DetectionDataset) -> None:
 
 def make_batch(key: BatchKey, *, quad: bool) -> BatchArrays:
     """A batch of the data set that is held."""
-    try:
-        return _own.batch(key, quad=quad)
-    except UserError as error:
-        raise UserError(str(error)) from None  # subclasses with arguments of their own do not travel
+    return _own.batch(key, quad=quad)

@@ -8,7 +8,6 @@ function of its split and number; the digits of the splits are disjoint.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,20 +62,16 @@ def generate_digits(folder: Path) -> None:
     LOGGER.info("generating %d scenes of digits in %s", sum(SCENES.values()), folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    except OSError as error:
-        raise UserError(f"cannot write the digits data set to '{folder}': {error.strerror}") from error
-    try:
-        for split, count in SCENES.items():
-            _write_split(draft, split, count)
-        (draft / "README.txt").write_text(ORIGIN, encoding="utf-8")
-        draft.chmod(0o755)
-        os.rename(draft, folder)  # noqa: PTH104
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            draft = Path(temporary, folder.name)
+            draft.mkdir()
+            for split, count in SCENES.items():
+                _write_split(draft, split, count)
+            (draft / "README.txt").write_text(ORIGIN, encoding="utf-8")
+            os.rename(draft, folder)  # noqa: PTH104
     except OSError as error:
         if not folder.is_dir():  # otherwise another process, perhaps another rank, was first
             raise UserError(f"cannot write the digits data set to '{folder}': {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_split(folder: Path, split: str, count: int) -> None:

@@ -31,8 +31,11 @@ class ImageError(UserError):
     """An image that cannot be used: `reason` says why, `kind` is "unreadable", "truncated" or "missing"."""
 
     def __init__(self, name: str, reason: str, kind: str = "unreadable") -> None:
-        super().__init__(f"{name}: {kind} image ({reason})")
-        self.reason, self.kind = reason, kind
+        super().__init__(name, reason, kind)  # its own arguments, so that it can come from a process
+        self.name, self.reason, self.kind = name, reason, kind
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind} image ({self.reason})"
 
 
 def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:

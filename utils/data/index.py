@@ -133,10 +133,11 @@ def build_index(
     faults = [*faults, *find_orphans(sources, labels)]
     report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
     index = DatasetIndex(**arrays, names=names, report=report)
-    if strict:
-        index.report.raise_if_any()
-    if not len(index):
-        first = index.report.faults[0]
+    first = faults[0] if faults else None
+    if strict and first:
+        total = f"{len(faults)} faults in all, fatal with --strict"
+        raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
+    if first and not len(index):
         raise UserError(f"none of {len(images)} images can be used; the first: {first.place}: {first.kind}")
     if single_cls:
         index.boxes[:, 0] = 0

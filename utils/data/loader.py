@@ -84,13 +84,10 @@ class Loader:
     def keys(self) -> Iterator[BatchKey]:
         """The keys of the batches that the next iteration gives."""
         rng = generator_for(self.seed, self.epoch)
-        numbers = np.arange(len(self.dataset.batch_shapes))
-        if self.dataset.rect:
-            order, groups = self.dataset.order, rng.permutation(numbers) if self.shuffle else numbers
-        else:
-            order, groups = self._order(rng), numbers
+        order = self._order(rng)
+        batches = self._batches(rng)
         partners = order[rng.integers(0, len(order), (len(order), PARTNERS))]
-        for number, positions in self._positions(len(order), groups):
+        for number, positions in batches[self.start_batch :]:
             images = np.concatenate([order[positions, None], partners[positions]], axis=1)
             yield BatchKey(self.epoch, number, positions, images)
 
@@ -98,18 +95,17 @@ class Loader:
         count = len(self.dataset)
         if self.weights is not None:
             return rng.choice(count, count, p=self.weights / self.weights.sum())
-        return rng.permutation(count) if self.shuffle else self.dataset.order
+        return rng.permutation(count) if self.shuffle and not self.dataset.rect else self.dataset.order
 
-    def _positions(self, count: int, groups: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Places in the epoch's order for each batch of this rank; rectangular ones stay whole."""
-        if self.dataset.rect:
-            for number in self._shard(groups)[self.start_batch :]:
-                start = int(number) * self.dataset.batch_size
-                yield int(number), np.arange(start, min(start + self.dataset.batch_size, count))
-        else:
+    def _batches(self, rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
+        """Number and places in the epoch's order of each batch of this rank; rectangular ones stay whole."""
+        count, size = len(self.dataset), self.batch_size
+        if not self.dataset.rect:
             mine = self._shard(np.arange(count))
-            for start in range(self.start_batch * self.batch_size, len(mine), self.batch_size):
-                yield start // self.batch_size, mine[start : start + self.batch_size]
+            return [(number, mine[number * size : (number + 1) * size]) for number in range(len(self))]
+        numbers = np.arange(len(self.dataset.batch_shapes))
+        chosen = self._shard(rng.permutation(numbers) if self.shuffle else numbers).tolist()
+        return [(n, np.arange(n * size, min((n + 1) * size, count))) for n in chosen]
 
     def _share(self, count: int) -> int:
         """How many of so many items this rank gets."""

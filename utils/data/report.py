@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.errors import UserError
 from utils.files import atomic_write
 
 # kind of fault -> what was done about it
@@ -85,14 +84,3 @@ class LabelReport:
         with atomic_write(folder / name) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
         return folder / name
-
-    def raise_if_any(self) -> None:
-        """Make faults fatal.
-
-        Raises:
-            UserError: there is one; the message names the first and counts the rest.
-        """
-        if self.faults:
-            first = self.faults[0]
-            total = f"{len(self.faults)} faults in all, fatal with --strict"
-            raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")

@@ -30,16 +30,13 @@ NEIGHBOURS = ((0.0, 0.0), (-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0))
 class Assignment:
     """The K positive cells of one level. A cell may occur more than once, for different labels."""
 
-    image: Tensor  # (K,) long, as the others
-    anchor: Tensor
-    row: Tensor
-    column: Tensor
-    cls: Tensor
+    cells: tuple[Tensor, Tensor, Tensor, Tensor]  # image, anchor, row, column: (K,) long each
+    cls: Tensor  # (K,) long
     boxes: Tensor  # (K, 4) float32, label centre relative to the cell's corner, and its size; grid units
     priors: Tensor  # (K, 2) float32, the anchor's width and height, grid units
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.cls)
 
 
 def assign(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: float) -> Assignment:
@@ -73,7 +70,7 @@ def assign(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: fl
     boxes = torch.cat((centre[match] - cell, targets[label, 4:6] * size), dim=1)
     column, row = cell.long().unbind(1)
     image, cls = targets[label, :2].long().unbind(1)
-    return Assignment(image, anchor, row, column, cls, boxes, anchors[anchor])
+    return Assignment((image, anchor, row, column), cls, boxes, anchors[anchor])
 
 
 class DetectionLoss:
@@ -209,7 +206,7 @@ class _ReadCells(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, found: Assignment) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(logits)
-        ctx.cells = (found.image, found.anchor, found.row, found.column)
+        ctx.cells = found.cells
         return logits[..., 4].float(), logits[ctx.cells].float()
 
     @staticmethod
@@ -227,8 +224,9 @@ def _write_last(target: Tensor, found: Assignment, values: Tensor) -> None:
     Plain indexed assignment leaves the winner to chance when it runs in parallel. Here all writes to a cell
     carry the value of its last label, so that training repeats bit for bit.
     """
-    _, anchors, rows, columns = target.shape
-    cell = ((found.image * anchors + found.anchor) * rows + found.row) * columns + found.column
+    cell = torch.zeros_like(found.cls)  # its place among all cells, as target.view(-1) has them
+    for place, count in zip(found.cells, target.shape):
+        cell = cell * count + place
     order = torch.arange(len(cell), device=cell.device)
     last = order.new_zeros(target.numel()).scatter_reduce_(0, cell, order, "amax")
     target.view(-1)[cell] = values[last[cell]]

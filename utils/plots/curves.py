@@ -20,13 +20,9 @@ def plot_curves(metrics: ClassMetrics, folder: Path) -> None:
     labels = [f"{value:.3f}" for value in metrics.ap[:, 0]]
     summary = f"{metrics.means()['mAP50']:.3f} mAP at IoU 0.5"
     _plot(metrics, curves["precision_by_recall"], labels, summary, titles, folder / "PR_curve.png")
-    for letter, title, name in (
-        ("F1", "F1", "F1"),
-        ("P", "Precision", "precision"),
-        ("R", "Recall", "recall"),
-    ):
+    for letter, name in (("F1", "F1"), ("P", "precision"), ("R", "recall")):
         values = curves[name.lower()]
-        titles = (f"{title} by confidence", "confidence", name)
+        titles = (f"{name.capitalize()} by confidence", "confidence", name)
         labels = [f"{value:.2f}" for value in values.max(axis=1)]
         mean = _mean(values)
         summary = f"{mean.max():.2f} at {GRID[mean.argmax()]:.3f}"

@@ -52,7 +52,7 @@ def test_recorded_assignment(golden, nc, level):
     data, predictions, anchors, targets = load(golden, nc)
     rows, columns = predictions[level].shape[2:4]
     found = assign(targets, anchors[level], (rows, columns), 4.0)
-    cells = torch.stack((found.image, found.anchor, found.row, found.column, found.cls), dim=1)
+    cells = torch.stack((*found.cells, found.cls), dim=1)
     assert cells.tolist() == data[f"assign{level}"].tolist()
     np.testing.assert_allclose(found.boxes, data[f"assign{level}_box"], atol=1e-5)
 
@@ -61,7 +61,7 @@ def cells_of(
     targets: list[list[float]], grid: tuple[int, int] = (8, 8), anchor: float = 2.0
 ) -> list[list[int]]:
     found = assign(torch.tensor(targets), torch.tensor([[anchor, anchor]]), grid, 4.0)
-    return torch.stack((found.row, found.column), dim=1).tolist()
+    return torch.stack(found.cells[2:], dim=1).tolist()
 
 
 def test_a_label_takes_its_cell_and_the_nearest_on_each_axis():
@@ -256,7 +256,7 @@ def test_custom_gradient_equals_autograd(monkeypatch):
     class Plain:
         @staticmethod
         def apply(logits, found):
-            return logits[..., 4], logits[found.image, found.anchor, found.row, found.column]
+            return logits[..., 4], logits[found.cells]
 
     monkeypatch.setattr("utils.losses.detection._ReadCells", Plain)
     for a, b in zip(ours, gradients()):
