@@ -20,16 +20,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = 0
-        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+        self._previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # as it was returned by signal itself
+            signal.signal(number, handler)
 
     @property
     def exit_status(self) -> int:

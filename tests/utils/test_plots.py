@@ -14,12 +14,11 @@ import utils.plots.canvas
 from utils.data.batch import Batch
 from utils.evaluation.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
 from utils.palette import class_color, text_color
-from utils.plots.batches import plot_batch
 from utils.plots.canvas import ACCENT, new_figure, style_axes, svg_of
 from utils.plots.confusion import plot_confusion_matrix
 from utils.plots.curves import plot_curves
 from utils.plots.labels import plot_labels
-from utils.plots.pictures import BATCHES, RunPictures
+from utils.plots.pictures import BATCHES, RunPictures, plot_batch
 from utils.plots.progress import PANELS, plot_results
 
 PICTURES = (("train_batch", ""), ("val_batch", "_labels"), ("val_batch", "_pred"))
@@ -208,7 +207,7 @@ def test_pictures_of_a_run_are_of_its_first_batches(tmp_path):
 
 
 def test_plots_do_not_import_matplotlib_until_used():
-    rooms = "batches", "confusion", "curves", "labels", "pictures", "progress"
+    rooms = "confusion", "curves", "labels", "pictures", "progress"
     code = f"import sys, {', '.join(f'utils.plots.{room}' for room in rooms)}\n"
     code += "sys.exit(bool({'matplotlib', 'pandas'} & set(sys.modules)))"
     root = Path(utils.plots.canvas.__file__).parents[2]

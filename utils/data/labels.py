@@ -26,14 +26,8 @@ class Labels:
 
 def label_path(image: str) -> str:
     """Where the labels of an image lie: the last folder `images` becomes `labels`, the suffix `.txt`."""
-    before, found, after = image.replace("\\", "/").rpartition("/images/")
-    if not found and after.startswith("images/"):
-        before, found, after = "", "", after.removeprefix("images/")
-        return "labels/" + _with_txt(after)
-    return f"{before}/labels/{_with_txt(after)}" if found else _with_txt(after)
-
-
-def _with_txt(path: str) -> str:
+    before, found, after = f"/{image}".replace("\\", "/").rpartition("/images/")
+    path = (f"{before}/labels/{after}" if found else after)[1:]
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{name.rpartition('.')[0] or name}.txt"
 
@@ -99,16 +93,17 @@ def _parse_sound_boxes(content: bytes, classes: int) -> Labels | None:
 
 def _decode(content: bytes) -> tuple[str, list[Fault]]:
     """The text of a label file. Other encodings than ASCII are read as well as possible and reported."""
+    encoding = "utf-8"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", "replace"), [Fault("wrong encoding", 0, "UTF-16 instead of UTF-8")]
-    if b"\0" in content:
-        detail = "null bytes: a binary file, or UTF-16 without its mark"
-        return content.replace(b"\0", b"").decode("utf-8", "replace"), [Fault("wrong encoding", 0, detail)]
-    try:
-        return content.decode("utf-8-sig"), []
-    except UnicodeDecodeError as error:
-        detail = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
-        return content.decode("utf-8", "replace"), [Fault("wrong encoding", 0, detail)]
+        encoding, detail = "utf-16", "UTF-16 instead of UTF-8"
+    elif b"\0" in content:
+        content, detail = content.replace(b"\0", b""), "null bytes: a binary file, or UTF-16 without its mark"
+    else:
+        try:
+            return content.decode("utf-8-sig"), []
+        except UnicodeDecodeError as error:
+            detail = f"byte 0x{content[error.start]:02x} at offset {error.start} is not UTF-8"
+    return content.decode(encoding, "replace"), [Fault("wrong encoding", 0, detail)]
 
 
 def _numbers(fields: list[str], classes: int) -> list[float]:

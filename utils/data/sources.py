@@ -219,9 +219,7 @@ def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[
     try:
         if not capture.isOpened():
             raise UserError(f"cannot open video '{file}': damaged, or a codec that OpenCV does not have")
-        total = max(
-            int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
-        )  # a guess of the container, may be negative
+        total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)  # the container's guess, may be negative
         rate = capture.get(cv2.CAP_PROP_FPS)
         fps = rate / vid_stride if 0 < rate <= 1000 else 0.0
         frames = math.ceil(total / vid_stride)

@@ -97,16 +97,14 @@ def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return {number: str(names[number]) for number in range(len(names))}
 
 
-def _entries(file: Path, split: str, value: object) -> list[str]:
+def _entries(file: Path, split: str, value: Any) -> list[str]:
     """The value of a split as a list of strings; empty when there is none."""
     entries = value if isinstance(value, list) else [] if value is None or value == "" else [value]
-    found: list[str] = []
     for entry in entries:
         if not isinstance(entry, str) or not entry:
             shown = "a list" if isinstance(entry, list) else repr(entry)
             raise UserError(f"{file}: {split}: expected a path or a list of paths, found {shown}")
-        found.append(entry)
-    return found
+    return entries
 
 
 def _bases(file: Path, content: dict[str, Any]) -> list[Path]:

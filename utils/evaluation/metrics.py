@@ -48,9 +48,8 @@ def match_predictions(
     reaches = overlap[order, claimed[order], None] >= thresholds
     rank = np.cumsum(reaches, axis=0)
     starts = np.flatnonzero(np.diff(claimed[order], prepend=-1))
-    earlier: np.ndarray = np.repeat(
-        rank[starts] - reaches[starts], np.diff(starts, append=len(order)), axis=0
-    )
+    claims = np.diff(starts, append=len(order))  # on each label
+    earlier: np.ndarray = np.repeat(rank[starts] - reaches[starts], claims, axis=0)
     right[order] = reaches & (rank - earlier == 1)
     return right
 

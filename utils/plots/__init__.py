@@ -1,5 +1,5 @@
 """Pictures of a run: training progress, label statistics, batches, precision and recall, confusion.
 
-One plot a file, all on `canvas.py`; `pictures.py` draws beside a run. May import `utils.data`,
+One plot a file, on `canvas.py`; `pictures.py` draws batches, beside a run. May import `utils.data`,
 `utils.detections` and `utils.evaluation.metrics`; matplotlib loads on use.
 """

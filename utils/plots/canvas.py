@@ -50,10 +50,8 @@ def style_axes(axes: Axes, title: str = "", x: str = "", y: str = "", grid: bool
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.tick_params(colors=INK, labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
     if grid:
         axes.grid(color=GRID_COLOUR, linewidth=0.8)
         axes.set_axisbelow(True)
