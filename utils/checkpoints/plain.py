@@ -127,20 +127,15 @@ def _numpy_value(node: Node, read: Callable[[Any], Any]) -> Any:
     Raises:
         RefusedError: another dtype (an object array would hold anything), or sizes that do not agree.
     """
-    match node:
-        case Node(name=name, args=(dtype, raw)) if name.endswith(".scalar"):
-            parts: tuple[Any, ...] = ((), dtype, False, raw)
-        case Node(name=name, state=(_, *array)) if name.endswith("._reconstruct"):
-            parts = tuple(array)
-        case _:
-            parts = ()
-    match parts:
-        case (
-            tuple(shape),
-            Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)),
-            fortran,
-            raw,
-        ):
+    shape: tuple[Any, ...] = ()
+    dtype = fortran = raw = None
+    match node.name.rpartition(".")[2], node.args, node.state:
+        case "scalar", (dtype, raw), _:
+            pass
+        case "_reconstruct", _, (_, tuple(shape), dtype, fortran, raw):
+            pass
+    match dtype:
+        case Node(name="numpy.dtype", args=(str(code), *_), state=(_, "<" | "|" | "=" | ">" as endian, *_)):
             pass
         case _:
             raise RefusedError(f"damaged: {node.name} without a shape or a dtype of numbers")

@@ -6,6 +6,7 @@ here and not left to the decoder, so that `read_image` and `image_shape` cannot 
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -160,8 +161,6 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _read_with_pillow(content: bytes, name: str) -> np.ndarray:
-    import io
-
     from PIL import Image, ImageOps
 
     try:

@@ -69,18 +69,17 @@ class LabelReport:
             lines.append(f"{count:>8}  {kind:<24} {ACTIONS[kind]:<24} {example.place}: {example.detail}")
         return "\n".join(lines)
 
-    def write_report(self, folder: Path, name: str = "label_report.csv") -> Path | None:
+    def write_report(self, folder: Path, name: str = "label_report.csv") -> None:
         """Write one row for each fault to `folder/name`; nothing when there is none.
 
         Raises:
             OSError: the folder is not writable.
         """
         if not self.faults:
-            return None
+            return
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["file", "line", "fault", "action", "detail"])
         table.writerows([f.file, f.line or "", f.kind, ACTIONS[f.kind], f.detail] for f in self.faults)
         with atomic_write(folder / name) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-        return folder / name
