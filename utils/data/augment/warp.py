@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.data.augment.objects import VISIBLE_BOX, VISIBLE_POLYGON, still_useful
+from utils.data.augment.objects import VISIBLE_BOX, VISIBLE_POLYGON, project, still_useful
 from utils.data.augment.picture import Draw, Picture, blank
 from utils.hyperparameters import Hyperparameters
 
@@ -82,9 +82,7 @@ def paint(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
     left, top, right, bottom = 0, 0, limit_w, limit_h
     flat = not (matrix[2, 0] or matrix[2, 1])
     if flat:
-        corners = (
-            np.array([[0, 0], [width, 0], [width, height], [0, height]]) @ matrix[:2, :2].T + matrix[:2, 2]
-        )
+        corners = project(np.array([[0, 0], [width, 0], [width, height], [0, height]]), matrix)
         left, top = np.floor(corners.min(0)).astype(int).clip(0, (limit_w, limit_h))
         right, bottom = np.ceil(corners.max(0)).astype(int).clip(0, (limit_w, limit_h))
         if left >= right or top >= bottom:
