@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.optim import Schedule
+from training.run_folder import RunFolder
+from training.setup import TrainingData
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
-from utils.data.loader import Loader
 from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
@@ -32,36 +33,31 @@ class NonFiniteLoss(UserError):
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """What the training loop needs to know besides the state.
-
-    Attributes:
-        imgsz: in pixels, a multiple of `stride`, as are the sizes that `--multi-scale` draws.
-    """
+class Training:
+    """A run that is set up: what stays as it is while it trains, and the state that moves."""
 
     config: TrainConfig
-    imgsz: int
-    stride: int
     process: Process
     device: torch.device
+    data: TrainingData
+    schedule: Schedule
+    criterion: DetectionLoss
+    run: RunFolder
+    state: TrainingState
 
 
 def train_one_epoch(
-    state: TrainingState,
+    training: Training,
     model: nn.Module,
-    loader: Loader,
-    criterion: DetectionLoss,
-    schedule: Schedule,
-    options: TrainingOptions,
     stop: StopRequest,
     on_batch: Callable[[int, Batch], None] | None = None,
 ) -> bool:
     """Train through the rest of the epoch `state.epoch`, from batch `state.batch` on.
 
     Args:
-        state: updated in place after each batch.
+        training: its state is updated in place after each batch; its loader is already set to the epoch and
+            its first batch.
         model: `state.model`, wrapped for several processes where there are several.
-        loader: already set to the epoch and its first batch.
         on_batch: called with the number of the batch and the batch itself, before it is used.
 
     Returns:
@@ -71,23 +67,22 @@ def train_one_epoch(
         NonFiniteLoss: before the weights take a step from such a loss.
     """
     model.train()
-    dtype = amp_dtype(options.config.amp, options.device)
-    scale = options.process.world_size * (4.0 if options.config.quad else 1.0)
-    visible, total = None if options.process.is_main else False, len(loader)
+    state, schedule, loader, device = training.state, training.schedule, training.data.loader, training.device
+    dtype = amp_dtype(training.config.amp, device)
+    scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
+    visible, total = None if training.process.is_main else False, len(loader)
     with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
         for batch in batches:
             step = state.epoch * schedule.batches + state.batch
             schedule.apply(state.optimizer, step, state.epoch)
             if on_batch is not None:
                 on_batch(step, batch)
-            images = _to_model(batch.images, options, state)
-            targets = batch.targets.to(options.device)
-            with autocast(options.device, dtype):
+            images = _to_model(batch.images, training)
+            targets = batch.targets.to(device)
+            with autocast(device, dtype):
                 predictions = model(images)
-            loss, items = criterion(predictions, targets)
-            broken, stopping = any_process(
-                [not math.isfinite(loss.item()), bool(stop.requested)], options.device
-            )
+            loss, items = training.criterion(predictions, targets)
+            broken, stopping = any_process([not math.isfinite(loss.item()), bool(stop.requested)], device)
             if broken:
                 raise NonFiniteLoss(
                     f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch}"
@@ -117,17 +112,18 @@ def _optimizer_step(state: TrainingState) -> None:
     state.since_step = 0
 
 
-def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) -> Tensor:
+def _to_model(images: Tensor, training: Training) -> Tensor:
     """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
-    layout = memory_format(options.device)
-    pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
-    if not options.config.multi_scale:
+    layout = memory_format(training.device)
+    pixels = images.to(training.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
+    if not training.config.multi_scale:
         return pixels
-    low, high = math.ceil(options.imgsz / 2 / options.stride), options.imgsz * 3 // 2 // options.stride
-    rng = generator_for(options.config.seed, state.epoch, state.batch)
-    side = int(rng.integers(low, high, endpoint=True)) * options.stride
+    state, imgsz, stride = training.state, training.data.imgsz, training.state.model.multiple
+    low, high = math.ceil(imgsz / 2 / stride), imgsz * 3 // 2 // stride
+    rng = generator_for(training.config.seed, state.epoch, state.batch)
+    side = int(rng.integers(low, high, endpoint=True)) * stride
     factor = side / max(pixels.shape[2:])
-    shape = [round_up(length * factor, options.stride) for length in pixels.shape[2:]]
+    shape = [round_up(length * factor, stride) for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
 
 

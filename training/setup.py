@@ -160,7 +160,6 @@ def open_training_data(
 
 def build_state(
     config: TrainConfig,
-    hyp: Hyperparameters,
     model: DetectionModel,
     data: TrainingData,
     schedule: Schedule,
@@ -169,10 +168,10 @@ def build_state(
     checkpoint: Mapping[str, Any] | None,
 ) -> TrainingState:
     """The state at the start of training, or as the checkpoint left it."""
+    hyp = schedule.hyp
     if checkpoint is None and not config.noautoanchor:
-        LOGGER.info(
-            str(check_anchors(model.head, label_sizes(data.index, data.imgsz), hyp.anchor_t, data.imgsz))
-        )
+        sizes = label_sizes(data.index, data.imgsz)
+        LOGGER.info(str(check_anchors(model.head, sizes, hyp.anchor_t, data.imgsz)))
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(config.amp, device) is torch.float16)
     state = TrainingState(
         model=model,
