@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.pages import write_text
 from benchmarks.runs import Run, damaged, settings_of
 from models.summary import layer_costs
 from models.weights import transfer
@@ -22,6 +21,7 @@ from utils.checkpoints.files import read_checkpoint
 from utils.counting.measure import count_parameters
 from utils.data.letterbox import round_up
 from utils.evaluation.metrics import fitness
+from utils.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,6 @@ import jinja2
 
 from benchmarks.commands import bare, shell
 from utils.errors import UserError
-from utils.files import atomic_write
 
 TEMPLATES = Path(__file__).with_name("templates")
 HEAD = 1000  # bytes among which the mark of a page stands
@@ -33,12 +32,6 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters.update(bare=bare, shell=shell, markdown=markdown_table, counted=counted)
     return environment.get_template(template).render(values)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Put a file in its place, in one step."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 def mark_of(template: str) -> str:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from markupsafe import Markup
 
 from benchmarks.commands import command_line
-from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.pages import check_page, mark_of, render
 from benchmarks.plots import Point, bars, scatter
 from benchmarks.timings import ALLOWED, Timing, by_runtime, read_latency
 from utils.errors import UserError
-from utils.files import find_file
+from utils.files import find_file, write_text
 from utils.flags import CommandConfig, flag
 from utils.plots.canvas import svg_of
 

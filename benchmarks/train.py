@@ -26,7 +26,7 @@ import train as train_command
 from benchmarks.commands import arguments, bare
 from benchmarks.comparison import Comparison
 from benchmarks.outcome import outcomes, record
-from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.pages import check_page, mark_of, render
 from benchmarks.plots import Point, scatter
 from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
 from models.weights import find_weights
@@ -38,7 +38,7 @@ from utils.data.index import build_index
 from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device
 from utils.errors import UserError
-from utils.files import atomic_write, find_file, safe_name
+from utils.files import atomic_write, find_file, safe_name, write_text
 from utils.flags import SEED, CommandConfig, at_least, flag, not_empty
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest

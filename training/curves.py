@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.console import LOGGER
-from utils.files import atomic_write
+from utils.files import write_text
 
 RESULT_COLUMNS = (
     "epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
@@ -20,12 +18,8 @@ RESULT_COLUMNS = (
 
 def write_results(path: Path, rows: Sequence[Sequence[float]]) -> None:
     """Write `results.csv` whole: a resumed run rewrites it, so that no epoch is missing or there twice."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_COLUMNS)
-    writer.writerows([[int(row[0]), *(f"{value:.6g}" for value in row[1:])] for row in rows])
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    lines = [RESULT_COLUMNS, *((f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1:])) for row in rows)]
+    write_text(path, "".join(f"{','.join(line)}\n" for line in lines))
 
 
 class CurveLogger:

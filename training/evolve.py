@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import yaml
 
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
-from utils.files import atomic_write
+from utils.files import write_text
 from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, load_hyperparameters
 from utils.plots.canvas import new_figure, save_figure
 from utils.seeding import generator_for
@@ -89,7 +88,10 @@ def evolve(
         while len(trials) < generations:
             generation = len(trials)
             hyp = first[generation] if generation < len(first) else offspring(trials, seed)
-            trials.append(Trial(_checked(train_once(hyp, generation)), hyp))
+            metrics = tuple(map(float, train_once(hyp, generation)))
+            if len(metrics) != len(METRICS):
+                raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
+            trials.append(Trial(metrics, hyp))
             save_trials(folder, trials)
     finally:
         if trials:
@@ -190,19 +192,16 @@ def _value(text: str) -> float | str | None:
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
     """Write all of `evolve.csv`, with every digit, and the best so far as `hyp_evolve.yaml`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*METRICS, *FIELDS])
+    lines = [",".join((*METRICS, *FIELDS))]
     for trial in trials:
-        writer.writerow([*map(repr, trial.metrics), *dataclasses.asdict(trial.hyp).values()])
-    with atomic_write(folder / "evolve.csv") as file:
-        file.write(text.getvalue().encode())
+        values = [*trial.metrics, *dataclasses.asdict(trial.hyp).values()]
+        lines.append(",".join("" if value is None else str(value) for value in values))
+    write_text(folder / "evolve.csv", "\n".join((*lines, "")))
     winner = best(trials)
     shown = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in zip(METRICS, winner.metrics))
     head = f"# best of {len(trials)} generations, fitness {winner.fitness:.4g}\n# {shown}\n"
     body = yaml.safe_dump(dataclasses.asdict(winner.hyp), sort_keys=False)
-    with atomic_write(folder / "hyp_evolve.yaml") as file:
-        file.write((head + body).encode())
+    write_text(folder / "hyp_evolve.yaml", head + body)
 
 
 def plot_trials(trials: Sequence[Trial], path: Path) -> None:
@@ -222,9 +221,3 @@ def plot_trials(trials: Sequence[Trial], path: Path) -> None:
         axes.set_title(f"{key} {value:.4g}", fontsize=8)
         axes.tick_params(labelsize=6)
     save_figure(figure, path)
-
-
-def _checked(metrics: Sequence[float]) -> tuple[float, ...]:
-    if len(metrics) != len(METRICS):
-        raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {', '.join(METRICS)}")
-    return tuple(float(value) for value in metrics)

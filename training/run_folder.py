@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UserError
-from utils.files import atomic_write, increment_path
+from utils.files import increment_path, write_text
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, content: dict[str, Any]) -> None:
         """Write plain values as `name`, in the order given."""
-        with atomic_write(self.root / name) as file:
-            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        write_text(self.root / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def newest_checkpoint(project: Path) -> Path:

@@ -17,7 +17,6 @@ from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
 from training.optim import Schedule, build_optimizer
-from training.sampling import image_weights
 from training.state import TrainingState
 from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER
@@ -194,3 +193,25 @@ def label_sizes(index: DatasetIndex, imgsz: int) -> NDArray[np.float32]:
     """(M, 2) widths and heights of all labels in pixels, on images whose long side is `imgsz`."""
     sides = index.shapes[:, ::-1] / index.shapes.max(axis=1, keepdims=True) * imgsz  # (N, 2) width, height
     return (index.boxes[:, 3:5] * sides.repeat(np.diff(index.offsets), axis=0)).astype(np.float32)
+
+
+def image_weights(
+    classes: NDArray[np.floating], offsets: NDArray[np.integer], maps: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Probability of each image: the sum over its labels of (rarity of the class) * (1 - mAP of the class)^2.
+
+    Args:
+        classes: (M,) class of each label.
+        offsets: (N + 1,) the labels of image i are rows offsets[i]:offsets[i + 1].
+        maps: (nc,) mAP50-95 of each class, 0 where unknown.
+
+    Returns:
+        (N,) probabilities; images without labels share the smallest weight of the others.
+    """
+    counts = np.bincount(classes.astype(np.int64), minlength=len(maps))
+    class_weights = (1 - maps) ** 2 / np.maximum(counts, 1)
+    running = np.concatenate([[0.0], np.cumsum(class_weights[classes.astype(np.int64)])])
+    weights = running[offsets[1:]] - running[offsets[:-1]]
+    positive = weights[weights > 0]
+    weights = np.maximum(weights, positive.min() if len(positive) else 1.0)
+    return weights / weights.sum()
