@@ -27,12 +27,11 @@ import torch
 
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
-from training.curves import CurveLogger, write_results
 from training.engine import NonFiniteLoss, Training, train_one_epoch
 from training.evolve import evolve, load_population
 from training.optim import Schedule
 from training.resume import hyperparameters_of, resumed
-from training.run_folder import RunFolder
+from training.run_folder import CurveLogger, RunFolder, write_results
 from training.setup import build_model, build_state, open_training_data
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.commands import command_line
 from benchmarks.networks import (
     RUNTIMES,
     Candidate,
@@ -34,7 +33,7 @@ from benchmarks.networks import (
     check_packages,
     describe_machine,
 )
-from benchmarks.pages import check_page, console_table, mark_of, render
+from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
 from models.exporting.describe import example
 from models.exporting.formats import INT8_FORMATS

@@ -18,9 +18,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.commands import command_line
 from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
-from benchmarks.pages import check_page, console_table, mark_of, render
+from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.describe import example
 from utils.files import write_text

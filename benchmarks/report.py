@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from markupsafe import Markup
 
-from benchmarks.commands import command_line
-from benchmarks.pages import check_page, mark_of, render
+from benchmarks.pages import check_page, command_line, mark_of, render
 from benchmarks.plots import Point, bars, scatter
 from benchmarks.timings import ALLOWED, Timing, by_runtime, read_latency
 from utils.errors import UserError

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from benchmarks.commands import arguments
 from models.cfg import resolve_cfg
 from models.weights import find_weights
 from training.config import TrainConfig
@@ -25,6 +24,7 @@ from training.run_folder import RunFolder
 from utils.console import LOGGER
 from utils.errors import UserError
 from utils.files import ROOT, find_file
+from utils.flags import arguments
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runs
-from benchmarks.commands import arguments
 from benchmarks.runs import Run, carry_out, runs_in
 from training.config import TrainConfig
 from utils.errors import UserError
-from utils.flags import parse_flags
+from utils.flags import arguments, parse_flags
 from utils.interrupt import StopRequest
 
 
