@@ -32,7 +32,7 @@ from training.evolve import evolve, load_population
 from training.optim import Schedule
 from training.resume import hyperparameters_of, resumed
 from training.run_folder import CurveLogger, RunFolder, write_results
-from training.setup import build_model, build_state, open_training_data
+from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
@@ -104,37 +104,38 @@ def train(
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
     model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
-    data = open_training_data(config, hyp, spec, model, process, device)
-    config = dataclasses.replace(config, batch_size=data.batch_size)
-    schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
-    state = build_state(config, model, data, schedule, process, device, checkpoint)
+    config = dataclasses.replace(config, batch_size=total_batch_size(config, model, process, device))
+    loader, val_loader = open_training_data(config, hyp, spec, model, process)
+    index, imgsz = loader.dataset.index, loader.dataset.size
+    schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
+    state = build_state(config, model, loader, schedule, process, device, checkpoint)
     criterion = DetectionLoss(
         model.head.anchors,
         model.nc,
-        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz),
+        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz),
         running=state.iou_loss,
         average=mean_over_processes,
     )
     run = run or open_run(config, process)
-    training = Training(config, process, device, data, schedule, criterion, run, state)
+    training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)
-    pictures = RunPictures(run.root, data.names, enabled=process.is_main and not config.noplots)
-    pictures.labels(data.index.boxes)
+    pictures = RunPictures(run.root, model.names, enabled=process.is_main and not config.noplots)
+    pictures.labels(index.boxes)
     if process.is_main:
         write_settings(training)
         write_results(run.results, state.results)
     LOGGER.info(
-        f"training {config.epochs} epochs at {data.imgsz} px on {device}, {len(data.index)} images, "
-        f"batch {data.batch_size}, results in {run.root}"
+        f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
+        f"batch {config.batch_size}, results in {run.root}"
     )
 
     with StopRequest() as stop, contextlib.closing(curves), contextlib.closing(pictures):
         while not state.finished:
             started = time.perf_counter()
-            data.loader.set_epoch(state.epoch, start_batch=state.batch)
+            loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
-                data.loader.set_weights(data.weights(state.maps))
+                loader.set_weights(image_weights(index, state.maps))
             try:
                 complete = train_one_epoch(training, parallel, stop, pictures.training_batch)
                 if complete:
@@ -146,20 +147,19 @@ def train(
             if not complete:
                 leave(stop, run, process)
             curves.epoch(state.results[-1])
-    data.loader.close()
+    loader.close()
     return training
 
 
 def finish_epoch(training: Training, started: float) -> None:
     """Validate the averaged model, add a row of results and move on to the next epoch."""
-    config, state, data = training.config, training.state, training.data
+    config, state, loader = training.config, training.state, training.val_loader
     last = state.epoch >= config.epochs - 1
     validated = last or not config.noval
     metrics, losses = [0.0] * 4, [0.0] * 3
-    if validated and data.val_loader is not None:
-        result = evaluate(
-            state.ema.model, data.val_loader, training.device, data.names, criterion=training.criterion
-        )
+    if validated and loader is not None:
+        names, criterion = state.model.names, training.criterion
+        result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
         metrics, losses = result.summary(), result.losses
         state.maps = result.maps.tolist()
     train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
@@ -224,14 +224,13 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
 
 def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
-    data, run, plots = training.data, training.run, not training.config.noplots
-    if data.val_loader is None:
+    loader, run, plots = training.val_loader, training.run, not training.config.noplots
+    if loader is None:
         return
-    with contextlib.closing(RunPictures(run.root, data.names, enabled=plots)) as pictures:
+    names = training.state.model.names
+    with contextlib.closing(RunPictures(run.root, names, enabled=plots)) as pictures:
         best = load_backend(run.best, training.device)
-        result = evaluate(
-            best, data.val_loader, training.device, data.names, on_batch=pictures.validation_batch
-        )
+        result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
     if plots:
         plot_results(run.results, run.root / "results.png")
@@ -244,8 +243,9 @@ def write_settings(training: Training) -> None:
     """Write what the run was started with, and what was wrong with its labels."""
     training.run.write_yaml("opt.yaml", dataclasses.asdict(training.config))
     training.run.write_yaml("hyp.yaml", dataclasses.asdict(training.state.hyp))
-    for split, report in training.data.reports.items():
-        report.write_report(training.run.root, f"label_report_{split}.csv")
+    for split, loader in (("train", training.loader), ("val", training.val_loader)):
+        if loader is not None:
+            loader.dataset.index.report.write_report(training.run.root, f"label_report_{split}.csv")
 
 
 def hyperparameters(config: TrainConfig) -> Hyperparameters:
@@ -256,11 +256,9 @@ def hyperparameters(config: TrainConfig) -> Hyperparameters:
 
 def open_run(config: TrainConfig, process: Process) -> RunFolder:
     """A new run folder, made by the main process and known to all."""
-    if not process.is_main:
-        return RunFolder(broadcast(Path()))
-    run = RunFolder.create(config.project, config.name, config.exist_ok)
-    broadcast(run.root)
-    return run
+    if process.is_main:
+        return broadcast(RunFolder.create(config.project, config.name, config.exist_ok))
+    return broadcast(RunFolder(Path()))
 
 
 def run_evolution(config: TrainConfig, process: Process, device: torch.device) -> None:

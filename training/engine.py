@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from training.config import TrainConfig
 from training.optim import Schedule
 from training.run_folder import RunFolder
-from training.setup import TrainingData
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
+from utils.data.loader import Loader
 from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
@@ -34,12 +34,17 @@ class NonFiniteLoss(UserError):
 
 @dataclass(frozen=True)
 class Training:
-    """A run that is set up: what stays as it is while it trains, and the state that moves."""
+    """A run that is set up: what stays as it is while it trains, and the state that moves.
+
+    Attributes:
+        val_loader: on the main process only.
+    """
 
     config: TrainConfig
     process: Process
     device: torch.device
-    data: TrainingData
+    loader: Loader
+    val_loader: Loader | None
     schedule: Schedule
     criterion: DetectionLoss
     run: RunFolder
@@ -67,7 +72,7 @@ def train_one_epoch(
         NonFiniteLoss: before the weights take a step from such a loss.
     """
     model.train()
-    state, schedule, loader, device = training.state, training.schedule, training.data.loader, training.device
+    state, schedule, loader, device = training.state, training.schedule, training.loader, training.device
     dtype = amp_dtype(training.config.amp, device)
     scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
     visible, total = None if training.process.is_main else False, len(loader)
@@ -118,7 +123,7 @@ def _to_model(images: Tensor, training: Training) -> Tensor:
     pixels = images.to(training.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not training.config.multi_scale:
         return pixels
-    state, imgsz, stride = training.state, training.data.imgsz, training.state.model.multiple
+    state, imgsz, stride = training.state, training.loader.dataset.size, training.state.model.multiple
     low, high = math.ceil(imgsz / 2 / stride), imgsz * 3 // 2 // stride
     rng = generator_for(training.config.seed, state.epoch, state.batch)
     side = int(rng.integers(low, high, endpoint=True)) * stride

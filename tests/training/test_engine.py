@@ -15,8 +15,8 @@ from training.engine import _to_model
 def at(epoch: int, batch: int, config: TrainConfig, imgsz: int = 128) -> Any:
     """All that counts here of a training at a moment, of a model with strides up to 32."""
     state = SimpleNamespace(epoch=epoch, batch=batch, model=SimpleNamespace(multiple=32))
-    data = SimpleNamespace(imgsz=imgsz)
-    return SimpleNamespace(config=config, device=torch.device("cpu"), data=data, state=state)
+    loader = SimpleNamespace(dataset=SimpleNamespace(size=imgsz))
+    return SimpleNamespace(config=config, device=torch.device("cpu"), loader=loader, state=state)
 
 
 def sides(
