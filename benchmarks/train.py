@@ -122,20 +122,6 @@ class Config(CommandConfig):
         return TrainConfig(**own | place, cfg=variant, seed=run.seed, noplots=True, patience=0)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What the flags name, found and checked.
-
-    Attributes:
-        weights: the tensors of the initial weights, None without any.
-        index: of the validation split.
-    """
-
-    weights: Mapping[str, Tensor] | None
-    index: DatasetIndex
-    notes: str
-
-
 def run(config: Config) -> None:
     """Train what is not trained yet, and write the page.
 
@@ -144,7 +130,7 @@ def run(config: Config) -> None:
         SystemExit: Ctrl-C or SIGTERM came; the run under way can be continued.
     """
     setup_console()
-    prepared = prepare(config)
+    weights, index, notes = prepare(config)
     plan = config.planned
     with alone_in(config.folder), StopRequest() as stop:
         for number, (variant, run_) in enumerate(plan, start=1):
@@ -157,9 +143,9 @@ def run(config: Config) -> None:
                 continue
             LOGGER.info(f"{place}: {'goes on' if run_.started else 'starts'}, in {run_.folder}")
             carry_out(run_, config.train_config(run_, variant), stop)
-            record(run_, config.imgsz, prepared.weights, select_device(config.device))
-            write_everything(config, prepared)
-    write_everything(config, prepared)
+            record(run_, config.imgsz, weights, select_device(config.device))
+            write_everything(config, index, notes)
+    write_everything(config, index, notes)
     LOGGER.info(f"{config.page}: the page; {config.folder}: everything else")
 
 
@@ -176,8 +162,11 @@ def alone_in(folder: Path) -> AcquireReturnProxy:
         raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config) -> tuple[Mapping[str, Tensor] | None, DatasetIndex, str]:
     """Find and check all that the flags name, so that a mistake shows now and not after hours.
+
+    Returns:
+        The tensors of the initial weights, None without any; the validation split; the notes.
 
     Raises:
         UserError: what is wrong with it.
@@ -203,7 +192,7 @@ def prepare(config: Config) -> Prepared:
     except UnicodeDecodeError as error:
         raise UserError(f"--notes: {config.notes} is not a text file in UTF-8") from error
     _check_budgets(config, hyp)
-    return Prepared(weights, build_index(spec.val, spec.names), notes)
+    return weights, build_index(spec.val, spec.names), notes
 
 
 def label(variant: str) -> str:
@@ -220,7 +209,7 @@ def _check_budgets(config: Config, hyp: Hyperparameters) -> None:
             check_budget(run_, config.train_config(run_, variant), hyp)
 
 
-def write_everything(config: Config, prepared: Prepared) -> None:
+def write_everything(config: Config, index: DatasetIndex, notes: str) -> None:
     """Write the page, its plot and `results.csv` from all finished runs of the folder."""
     import pandas as pd
 
@@ -239,9 +228,9 @@ def write_everything(config: Config, prepared: Prepared) -> None:
         .itertuples(),
         comparison=comparison,
         plot=plot.name,
-        images=len(prepared.index),
-        labels=len(prepared.index.boxes),
-        notes=prepared.notes,
+        images=len(index),
+        labels=len(index.boxes),
+        notes=notes,
     )
     write_text(config.page, page)
     found["seconds"] = found["seconds"].explode().astype(float).groupby(level=0).median()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from training.run_folder import RESULT_COLUMNS
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
 from utils.files import write_text
@@ -24,16 +25,11 @@ from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, l
 from utils.plots.canvas import new_figure, save_figure
 from utils.seeding import generator_for
 
-METRICS = (
-    "metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
-    "val/box_loss", "val/obj_loss", "val/cls_loss",
-)  # fmt: skip
+METRICS = RESULT_COLUMNS[4:11]  # precision to mAP50-95, and the losses of validation
 PARENTS = 5  # how many of the best may have offspring
 PROBABILITY, SIGMA = 0.8, 0.2  # of a change, for each hyper-parameter; and its relative size
 DIGITS = 5  # significant digits of a mutated value
 ATTEMPTS = 100
-
-
 # what may be changed, and how
 EVOLUTIONS: dict[str, Evolution] = {
     name: field.metadata["evolution"] for name, field in FIELDS.items() if field.metadata.get("evolution")

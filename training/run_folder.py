@@ -40,17 +40,6 @@ class RunFolder:
         run.last.parent.mkdir(exist_ok=True)
         return run
 
-    @classmethod
-    def of_checkpoint(cls, path: Path) -> RunFolder:
-        """The folder of the run that wrote `…/weights/last.pt`.
-
-        Raises:
-            UserError: the file lies elsewhere.
-        """
-        if path.resolve().parent.name != "weights":
-            raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
-        return cls(path.resolve().parent.parent)
-
     @property
     def last(self) -> Path:
         return self.root / "weights" / "last.pt"
