@@ -30,7 +30,7 @@ from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, train_one_epoch
 from training.evolve import evolve, load_population
 from training.optim import Schedule
-from training.resume import hyperparameters_of, resumed
+from training.resume import resumed
 from training.run_folder import CurveLogger, RunFolder, write_results
 from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
 from utils.console import LOGGER, setup_console
@@ -70,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.evolve is not None:
             run_evolution(config, process, device)
         elif config.resume:
-            settings, checkpoint, run = resumed(config, process)
-            hyp = hyperparameters_of(checkpoint)
-            conclude(train(settings, hyp, process, device, run, checkpoint))
+            config, hyp, run, checkpoint = resumed(config, process)
+            conclude(train(config, hyp, process, device, run, checkpoint))
         else:
             conclude(train(config, hyperparameters(config), process, device))
         leave_group(together=True)

@@ -72,17 +72,12 @@ def run(config: Config) -> None:
 
 def kernels_of(calls: Mapping[str, Call], runs: int, warmup: int) -> dict[str, Kernels]:
     """Of each network, the median over the rounds of every kernel's time, by kind."""
-    rounds: dict[str, list[Kernels]] = {name: [] for name in calls}
-    for number in range(-warmup, runs):
-        for name, call in calls.items():
-            kernels = call()
-            if number >= 0:
-                rounds[name].append(kernels)
+    rounds = [{name: call() for name, call in calls.items()} for _ in range(warmup + runs)][warmup:]
     return {
         name: {
-            kind: [median(times) for times in zip(*(kernels[kind] for kernels in found))] for kind in found[0]
+            kind: [median(times) for times in zip(*(found[name][kind] for found in rounds))] for kind in kinds
         }
-        for name, found in rounds.items()
+        for name, kinds in rounds[0].items()
     }
 
 

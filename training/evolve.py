@@ -35,8 +35,6 @@ EVOLUTIONS: dict[str, Evolution] = {
     name: field.metadata["evolution"] for name, field in FIELDS.items() if field.metadata.get("evolution")
 }
 
-TrainOnce = Callable[[Hyperparameters, int], Sequence[float]]
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -53,7 +51,7 @@ class Trial:
 
 
 def evolve(
-    train_once: TrainOnce,
+    train_once: Callable[[Hyperparameters, int], Sequence[float]],
     base: Hyperparameters,
     generations: int,
     folder: Path,

@@ -23,8 +23,10 @@ FREE = ("device", "workers", "cache", "noplots", "verbose")
 ABOUT_RESUMING = ("resume", "project", "local_rank")
 
 
-def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[str, Any], RunFolder]:
-    """The settings, the checkpoint and the folder of the run that `--resume` names.
+def resumed(
+    config: TrainConfig, process: Process
+) -> tuple[TrainConfig, Hyperparameters, RunFolder, dict[str, Any]]:
+    """The settings, the hyper-parameters, the folder and the checkpoint of the run that `--resume` names.
 
     Raises:
         UserError: no such file, weights without a training state or outside the folder of a run, a flag that
@@ -59,16 +61,8 @@ def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[st
         ) from error
     if path.resolve().parent.name != "weights":
         raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
-    return config, content, RunFolder(path.resolve().parents[1])
-
-
-def hyperparameters_of(checkpoint: dict[str, Any]) -> Hyperparameters:
-    """The hyper-parameters that a checkpoint was trained with.
-
-    Raises:
-        UserError: they are missing or of another version.
-    """
-    values = checkpoint["hyp"]
+    values = content["hyp"]
     if not isinstance(values, dict):
         raise UserError("the checkpoint has no hyper-parameters; start a new run with --weights")
-    return Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})
+    hyp = Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})
+    return config, hyp, RunFolder(path.resolve().parents[1]), content
