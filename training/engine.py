@@ -98,7 +98,8 @@ def train_one_epoch(
             state.since_step += 1
             if state.since_step >= schedule.accumulation(step):
                 _optimizer_step(state)
-            batches.set_postfix_str(_losses(state), refresh=False)
+            box, obj, cls = (state.loss_sum / state.batch).tolist()
+            batches.set_postfix_str(f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}", refresh=False)
             if stopping:
                 # every process resumes from what the main one saves
                 state.loss_sum = mean_over_processes(state.loss_sum)
@@ -130,8 +131,3 @@ def _to_model(images: Tensor, training: Training) -> Tensor:
     factor = side / max(pixels.shape[2:])
     shape = [round_up(length * factor, stride) for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
-
-
-def _losses(state: TrainingState) -> str:
-    box, obj, cls = (state.loss_sum / state.batch).tolist()
-    return f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}"

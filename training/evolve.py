@@ -161,19 +161,19 @@ def load_trials(path: Path) -> list[Trial]:
         rows = list(csv.reader(file))
     if not rows or rows[0] != [*METRICS, *FIELDS]:
         raise UserError(f"{path}: not an evolve.csv of this version; its first line names other columns")
-    return [_trial(path, line, row) for line, row in enumerate(rows[1:], start=2)]
-
-
-def _trial(path: Path, line: int, row: Sequence[str]) -> Trial:
-    place = f"{path}: line {line}"
-    if len(row) != len(METRICS) + len(FIELDS):
-        raise UserError(f"{place}: {len(row)} columns instead of {len(METRICS) + len(FIELDS)}")
-    try:
-        metrics = tuple(map(float, row[: len(METRICS)]))
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    values = zip(FIELDS, map(_value, row[len(METRICS) :]))
-    return Trial(metrics, Hyperparameters(**{key: checked(place, key, value) for key, value in values}))
+    trials = []
+    for line, row in enumerate(rows[1:], start=2):
+        place = f"{path}: line {line}"
+        if len(row) != len(rows[0]):
+            raise UserError(f"{place}: {len(row)} columns instead of {len(rows[0])}")
+        try:
+            metrics = tuple(map(float, row[: len(METRICS)]))
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from error
+        values = zip(FIELDS, map(_value, row[len(METRICS) :]))
+        hyp = Hyperparameters(**{key: checked(place, key, value) for key, value in values})
+        trials.append(Trial(metrics, hyp))
+    return trials
 
 
 def _value(text: str) -> float | str | None:
