@@ -21,8 +21,7 @@ from typing import Literal
 import torch
 
 from models.detector import Detector
-from models.runtimes.opening import load_backend
-from models.weights import find_weights
+from models.runtimes.config import InferenceConfig
 from utils.console import warn
 from utils.data.frames import Frame
 from utils.data.sources import FileSource, open_source
@@ -33,19 +32,7 @@ from utils.detections.writer import OutputOptions, OutputWriter, spare_sources
 from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.files import increment_path
-from utils.flags import (
-    DEVICE_HELP,
-    IMGSZ,
-    SHARE,
-    SIDE,
-    THREADS_HELP,
-    CommandConfig,
-    at_least,
-    between,
-    flag,
-    not_empty,
-    parse_flags,
-)
+from utils.flags import IMGSZ, SHARE, SIDE, at_least, between, flag, parse_flags
 from utils.pipeline import JobQueue, Prefetch, ordered_map
 
 READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for the network
@@ -53,12 +40,9 @@ MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each n
 
 
 @dataclass(frozen=True)
-class DetectConfig(CommandConfig):
+class DetectConfig(InferenceConfig):
     """Flags of detect.py."""
 
-    weights: tuple[str, ...] = flag(
-        (), "weights, several for an ensemble; default: the newest best.pt in runs/train"
-    )
     source: str = flag(
         "data/images",
         "image, folder, glob, list file, video, webcam number, rtsp/http stream, screen, - for stdin",
@@ -70,28 +54,19 @@ class DetectConfig(CommandConfig):
     conf_thres: float = flag(0.25, "confidence threshold", rule=SHARE)
     iou_thres: float = flag(0.45, "IoU threshold of non-maximum suppression", rule=SHARE)
     max_det: int = flag(1000, "most detections an image", rule=at_least(1))
-    device: str = flag("", DEVICE_HELP)
     view_img: bool = flag(False, "show the results in a window")
-    save_txt: bool = flag(False, "save detections as label files")
     save_format: Literal[0, 1] = flag(
         0, "boxes in label files: 0 is xc yc w h normalised, 1 is x1 y1 x2 y2 in pixels"
     )
     save_csv: bool = flag(False, "save detections in predictions.csv")
-    save_conf: bool = flag(False, "add the confidence to the label files")
     save_crop: bool = flag(False, "save the detected objects as pictures")
     nosave: bool = flag(False, "save no annotated images or videos")
     classes: tuple[int, ...] | None = flag(None, "keep these classes only, for example --classes 0 2 3")
     agnostic_nms: bool = flag(False, "let boxes of different classes suppress each other")
-    augment: bool = flag(False, "test-time augmentation")
     project: str = flag("runs/detect", "folder that holds the run folders")
-    name: str = flag("exp", "name of the run folder", rule=not_empty)
-    exist_ok: bool = flag(False, "write into an existing run folder")
     line_thickness: int = flag(3, "thickness of the boxes in pixels", rule=between(1, 100))
     hide_labels: bool = flag(False, "draw no labels")
     hide_conf: bool = flag(False, "draw no confidences")
-    half: bool = flag(False, "half precision (CUDA)")
-    dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
-    threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
     vid_stride: int = flag(1, "use every this manieth frame of a video", rule=at_least(1))
 
 
@@ -187,11 +162,7 @@ def build_detector(config: DetectConfig) -> Detector:
     device = select_device(config.device)
     if config.half and device.type != "cuda":
         warn("--half needs a CUDA device; running in single precision")
-    weights = [find_weights(name) for name in config.weights or ("",)]
-    backend = load_backend(
-        weights, device, dnn=config.dnn, half=config.half, data=config.data, threads=config.threads
-    )
-    detector = Detector(backend)
+    detector = Detector(config.open_weights(device, config.data))
     detector.conf, detector.iou, detector.max_det = config.conf_thres, config.iou_thres, config.max_det
     detector.agnostic, detector.classes = config.agnostic_nms, config.classes
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]

@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,14 +27,12 @@ import torch
 
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
-from training.curves import CurveLogger, write_results
-from training.engine import NonFiniteLoss, TrainingOptions, train_one_epoch
+from training.engine import NonFiniteLoss, Training, train_one_epoch
 from training.evolve import evolve, load_population
 from training.optim import Schedule
-from training.resume import hyperparameters_of, resumed
-from training.run_folder import RunFolder
-from training.setup import TrainingData, build_model, build_state, open_training_data
-from training.state import TrainingState
+from training.resume import resumed
+from training.run_folder import CurveLogger, RunFolder, write_results
+from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
@@ -73,24 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.evolve is not None:
             run_evolution(config, process, device)
         elif config.resume:
-            settings, checkpoint, run = resumed(config, process)
-            hyp = hyperparameters_of(checkpoint)
-            conclude(train(settings, hyp, process, device, run, checkpoint), process, device)
+            config, hyp, run, checkpoint = resumed(config, process)
+            conclude(train(config, hyp, process, device, run, checkpoint))
         else:
-            conclude(train(config, hyperparameters(config), process, device), process, device)
+            conclude(train(config, hyperparameters(config), process, device))
         leave_group(together=True)
     finally:
         leave_group()
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What `train` leaves behind."""
-
-    config: TrainConfig
-    state: TrainingState
-    data: TrainingData
-    run: RunFolder
 
 
 def train(
@@ -100,7 +86,7 @@ def train(
     device: torch.device,
     run: RunFolder | None = None,
     checkpoint: Mapping[str, Any] | None = None,
-) -> Trained:
+) -> Training:
     """Train, validate and save; the whole recipe.
 
     Args:
@@ -117,70 +103,62 @@ def train(
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
     model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
-    data = open_training_data(config, hyp, spec, model, process, device)
-    config = dataclasses.replace(config, batch_size=data.batch_size)
-    schedule = Schedule(hyp, config.epochs, len(data.loader), data.batch_size, config.cos_lr)
-    state = build_state(config, hyp, model, data, schedule, process, device, checkpoint)
+    config = dataclasses.replace(config, batch_size=total_batch_size(config, model, process, device))
+    loader, val_loader = open_training_data(config, hyp, spec, model, process)
+    index, imgsz = loader.dataset.index, loader.dataset.size
+    schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
+    state = build_state(config, model, loader, schedule, process, device, checkpoint)
     criterion = DetectionLoss(
         model.head.anchors,
         model.nc,
-        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=data.imgsz),
+        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz),
         running=state.iou_loss,
         average=mean_over_processes,
     )
-    options = TrainingOptions(config, data.imgsz, model.multiple, process, device)
     run = run or open_run(config, process)
+    training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state)
     parallel = wrap(model, process, device, config.sync_bn)
     curves = CurveLogger(run.root, enabled=process.is_main)
-    pictures = RunPictures(run.root, data.names, enabled=process.is_main and not config.noplots)
-    pictures.labels(data.index.boxes)
+    pictures = RunPictures(run.root, model.names, enabled=process.is_main and not config.noplots)
+    pictures.labels(index.boxes)
     if process.is_main:
-        write_settings(config, hyp, data, run)
+        write_settings(training)
         write_results(run.results, state.results)
     LOGGER.info(
-        f"training {config.epochs} epochs at {data.imgsz} px on {device}, {len(data.index)} images, "
-        f"batch {data.batch_size}, results in {run.root}"
+        f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
+        f"batch {config.batch_size}, results in {run.root}"
     )
 
     with StopRequest() as stop, contextlib.closing(curves), contextlib.closing(pictures):
         while not state.finished:
             started = time.perf_counter()
-            data.loader.set_epoch(state.epoch, start_batch=state.batch)
+            loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
-                data.loader.set_weights(data.weights(state.maps))
+                loader.set_weights(image_weights(index, state.maps))
             try:
-                complete = train_one_epoch(
-                    state, parallel, data.loader, criterion, schedule, options, stop, pictures.training_batch
-                )
+                complete = train_one_epoch(training, parallel, stop, pictures.training_batch)
                 if complete:
-                    finish_epoch(config, state, data, criterion, options, started)
+                    finish_epoch(training, started)
             except NonFiniteLoss as error:
                 raise stopped_by(error, run) from None
             if process.is_main:
-                save(config, state, run, complete)
+                save(training, complete)
             if not complete:
                 leave(stop, run, process)
             curves.epoch(state.results[-1])
-    data.loader.close()
-    return Trained(config, state, data, run)
+    loader.close()
+    return training
 
 
-def finish_epoch(
-    config: TrainConfig,
-    state: TrainingState,
-    data: TrainingData,
-    criterion: DetectionLoss,
-    options: TrainingOptions,
-    started: float,
-) -> None:
+def finish_epoch(training: Training, started: float) -> None:
     """Validate the averaged model, add a row of results and move on to the next epoch."""
+    config, state, loader = training.config, training.state, training.val_loader
     last = state.epoch >= config.epochs - 1
     validated = last or not config.noval
     metrics, losses = [0.0] * 4, [0.0] * 3
-    if validated and data.val_loader is not None:
-        result = evaluate(
-            state.ema.model, data.val_loader, options.device, names=data.names, criterion=criterion
-        )
+    if validated and loader is not None:
+        names, criterion = state.model.names, training.criterion
+        result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
         metrics, losses = result.summary(), result.losses
         state.maps = result.maps.tolist()
     train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
@@ -207,12 +185,13 @@ def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
     return f"{line}  {seconds:.1f} s"
 
 
-def save(config: TrainConfig, state: TrainingState, run: RunFolder, complete: bool) -> None:
+def save(training: Training, complete: bool) -> None:
     """Write what a resume needs, the results so far, and the best weights when this epoch made them.
 
     Raises:
         UserError: the weights are not finite; the files of the previous epoch stay as they are.
     """
+    config, state, run = training.config, training.state, training.run
     if not state.is_finite():
         raise stopped_by(NonFiniteLoss(f"a weight became non-finite in epoch {state.epoch}"), run)
     if complete:
@@ -242,28 +221,30 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
     sys.exit(stop.exit_status)
 
 
-def conclude(trained: Trained, process: Process, device: torch.device) -> None:
+def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
-    data, run, plots = trained.data, trained.run, not trained.config.noplots
-    if data.val_loader is None:
+    loader, run, plots = training.val_loader, training.run, not training.config.noplots
+    if loader is None:
         return
-    with contextlib.closing(RunPictures(run.root, data.names, enabled=plots)) as pictures:
-        best = load_backend(run.best, device)
-        result = evaluate(best, data.val_loader, device, data.names, on_batch=pictures.validation_batch)
+    names = training.state.model.names
+    with contextlib.closing(RunPictures(run.root, names, enabled=plots)) as pictures:
+        best = load_backend(run.best, training.device)
+        result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
     if plots:
         plot_results(run.results, run.root / "results.png")
     LOGGER.info(
-        f"best epoch {trained.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
+        f"best epoch {training.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
     )
 
 
-def write_settings(config: TrainConfig, hyp: Hyperparameters, data: TrainingData, run: RunFolder) -> None:
+def write_settings(training: Training) -> None:
     """Write what the run was started with, and what was wrong with its labels."""
-    run.write_yaml("opt.yaml", dataclasses.asdict(config))
-    run.write_yaml("hyp.yaml", dataclasses.asdict(hyp))
-    for split, report in data.reports.items():
-        report.write_report(run.root, f"label_report_{split}.csv")
+    training.run.write_yaml("opt.yaml", dataclasses.asdict(training.config))
+    training.run.write_yaml("hyp.yaml", dataclasses.asdict(training.state.hyp))
+    for split, loader in (("train", training.loader), ("val", training.val_loader)):
+        if loader is not None:
+            loader.dataset.index.report.write_report(training.run.root, f"label_report_{split}.csv")
 
 
 def hyperparameters(config: TrainConfig) -> Hyperparameters:
@@ -274,11 +255,9 @@ def hyperparameters(config: TrainConfig) -> Hyperparameters:
 
 def open_run(config: TrainConfig, process: Process) -> RunFolder:
     """A new run folder, made by the main process and known to all."""
-    if not process.is_main:
-        return RunFolder(broadcast(Path()))
-    run = RunFolder.create(config.project, config.name, config.exist_ok)
-    broadcast(run.root)
-    return run
+    if process.is_main:
+        return broadcast(RunFolder.create(config.project, config.name, config.exist_ok))
+    return broadcast(RunFolder(Path()))
 
 
 def run_evolution(config: TrainConfig, process: Process, device: torch.device) -> None:

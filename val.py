@@ -20,8 +20,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from models.runtimes.opening import Backend, load_backend
-from models.weights import find_weights
+from models.runtimes.base import Backend
+from models.runtimes.config import InferenceConfig
 from utils.console import LOGGER, setup_console
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
@@ -34,32 +34,17 @@ from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
 from utils.evaluation.report import plot_study, report_validation, write_labels
 from utils.files import increment_path
-from utils.flags import (
-    DATA_HELP,
-    DEVICE_HELP,
-    IMGSZ,
-    SHARE,
-    SIDE,
-    THREADS_HELP,
-    CommandConfig,
-    at_least,
-    flag,
-    not_empty,
-    parse_flags,
-)
+from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, at_least, flag, parse_flags
 from utils.plots.pictures import RunPictures
 
 STUDY_SIZES = range(256, 1537, 128)
 
 
 @dataclass(frozen=True)
-class ValConfig(CommandConfig):
+class ValConfig(InferenceConfig):
     """Flags of val.py."""
 
     data: str = flag("data/digits.yaml", DATA_HELP)
-    weights: tuple[str, ...] = flag(
-        (), "weights, several for an ensemble; default: the newest best.pt in runs/train"
-    )
     batch_size: int = flag(32, "batch size", rule=at_least(1))
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
     conf_thres: float = flag(0.001, "confidence threshold", rule=SHARE)
@@ -68,21 +53,12 @@ class ValConfig(CommandConfig):
     task: Literal["train", "val", "test", "speed", "study"] = flag(
         "val", "split to validate on, or speed, or study (accuracy against image size)"
     )
-    device: str = flag("", DEVICE_HELP)
     workers: int = flag(8, "data loading threads (at most one a core)", rule=at_least(0))
     single_cls: bool = flag(False, "treat all classes as one")
-    augment: bool = flag(False, "test-time augmentation")
     verbose: bool = flag(False, "print every class whatever their number")
-    save_txt: bool = flag(False, "save detections as label files")
     save_hybrid: bool = flag(False, "save labels merged with detections")
-    save_conf: bool = flag(False, "add the confidence to the label files")
     save_json: bool = flag(False, "save detections in COCO's json format")
     project: str = flag("runs/val", "folder that holds the run folders")
-    name: str = flag("exp", "name of the run folder", rule=not_empty)
-    exist_ok: bool = flag(False, "write into an existing run folder")
-    half: bool = flag(False, "half precision (CUDA)")
-    dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
-    threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
     noplots: bool = flag(False, "draw nothing")
     strict: bool = flag(False, "treat label faults as errors")
 
@@ -92,10 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup_console()
     device = select_device(config.device)
     spec = load_data_spec(config.data, needed=(split_of(config),))
-    weights = [find_weights(name) for name in config.weights or ("",)]
-    backend = load_backend(
-        weights, device, dnn=config.dnn, half=config.half, data=config.data, threads=config.threads
-    )
+    backend = config.open_weights(device, config.data)
     check_classes(config, backend, spec)
     folder = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":

@@ -80,11 +80,7 @@ def dual_mobilenetv2(g: int, whole_block: bool) -> nn.Module:
 
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
-    "shufflenetv2": shufflenetv2,
-    "fasternet": fasternet,
-    "lcnet": lcnet,
-    "mobilenetv3": mobilenetv3,
-    "dual_mobilenetv2": dual_mobilenetv2,
+    build.__name__: build for build in (shufflenetv2, fasternet, lcnet, mobilenetv3, dual_mobilenetv2)
 }
 
 

@@ -184,9 +184,9 @@ def records(config: Config, *, thop: bool = True) -> list[dict[str, Any]]:
         layers = record.pop("layers")
         found.append(record)
         if len(config.names) > 1:
-            pairs = {key: (record[key], found[0][key]) for key, _ in COLUMNS.values()}
             record["ratios"] = {
-                key: round(ours / base, 6) if base else None for key, (ours, base) in pairs.items()
+                key: round(record[key] / base, 6) if (base := found[0][key]) else None
+                for key, _ in COLUMNS.values()
             }
         if config.per_layer:
             record["layers"] = layers

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import complexity, ledger, recount
-from benchmarks.pages import check_page, markdown_table, render, write_text
+from benchmarks.pages import check_page, markdown_table, render
 from models.exporting.formats import FORMATS, SYNONYMS
 from utils.errors import UserError
-from utils.files import ROOT
+from utils.files import ROOT, write_text
 from utils.flags import CommandConfig, flag, parse_flags
 
 BASELINE, SIZE_S = "yolov5n", "yolov5s"

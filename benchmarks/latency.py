@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.commands import command_line
 from benchmarks.networks import (
     RUNTIMES,
     Candidate,
@@ -34,7 +33,7 @@ from benchmarks.networks import (
     check_packages,
     describe_machine,
 )
-from benchmarks.pages import check_page, console_table, mark_of, render, write_text
+from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
 from models.exporting.describe import example
 from models.exporting.formats import INT8_FORMATS
@@ -42,7 +41,7 @@ from models.exporting.int8 import Calibration, quantise
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
-from utils.files import ROOT
+from utils.files import ROOT, write_text
 from utils.flags import at_least, flag, one_of
 from utils.interrupt import ending_cleanly
 from utils.optional import check_installed

@@ -20,11 +20,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pages import check_page, console_table, mark_of, render, write_text
+from benchmarks.pages import check_page, console_table, mark_of, render
 from benchmarks.recount import Subject, Value, recount
 from utils.counting.conventions import CONVENTIONS
 from utils.errors import UserError
-from utils.files import ROOT
+from utils.files import ROOT, write_text
 from utils.flags import CommandConfig, flag
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "%": 1}

@@ -1,27 +1,28 @@
-"""What came of a run: its best epoch, what its network costs, and how long its epochs took."""
+"""What came of runs: best epoch, cost of the network, seconds of the epochs; and variants side by side."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.pages import write_text
 from benchmarks.runs import Run, damaged, settings_of
 from models.summary import layer_costs
 from models.weights import transfer
 from models.yolo import DetectionModel
-from training.curves import RESULT_COLUMNS
+from training.run_folder import RESULT_COLUMNS
 from utils.checkpoints.files import read_checkpoint
 from utils.counting.measure import count_parameters
 from utils.data.letterbox import round_up
 from utils.evaluation.metrics import fitness
+from utils.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 EPOCH_LINE = re.compile(r"epoch (\d+)/\d+ .* (\d+\.\d+) s")
 RESUME_LINE = re.compile(r"resuming at epoch (\d+), batch ([1-9]\d*)")  # in the middle of an epoch
 METRICS = dict(zip(("precision", "recall", "map50", "map50_95"), RESULT_COLUMNS[4:8]))
+CONFIDENCE = 0.95  # of the statement that a difference is more than the choice of the seeds
 REFERENCE_SIZE = 640  # pixels; published GFLOPs are counted at this side
 # what is known of a run besides its results
 FACTS: dict[str, Callable[[Any], Any]] = {
@@ -73,22 +75,15 @@ def _gflops(model: DetectionModel, imgsz: int) -> float:
     return sum(cost.gflops for cost in layer_costs(model.model, model.layers, model.yaml["ch"], size))
 
 
-def outcomes(runs: Sequence[Run]) -> pd.DataFrame:
-    """What came of finished runs, a row each.
+def outcome_of(run: Run) -> dict[str, Any]:
+    """What came of a finished run.
 
-    The columns: variant, seed, cfg (as it was named to train.py), epoch (the best one by fitness) with its
+    The keys: variant, seed, cfg (as it was named to train.py), epoch (the best one by fitness) with its
     `METRICS`, seconds (of each epoch that was timed from its start to its end), and `FACTS`.
 
     Raises:
-        UserError: files of a run are damaged.
+        UserError: files of the run are damaged.
     """
-    import pandas as pd
-
-    return pd.DataFrame([outcome_of(run) for run in runs])
-
-
-def outcome_of(run: Run) -> dict[str, Any]:
-    """One row of `outcomes`."""
     scores = _scores(run)
     best = max(range(len(scores)), key=lambda epoch: fitness(*scores[epoch]))  # the first of equals
     log = run.log.read_text(encoding="utf-8", errors="replace") if run.log.is_file() else ""
@@ -145,3 +140,63 @@ def _facts(run: Run) -> dict[str, Any]:
         return {name: kind(values[name]) for name, kind in FACTS.items()}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise damaged(run.facts) from error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants compared with one of them.
+
+    Attributes:
+        variants: a row each, by falling mAP50-95: `variant`; `runs`, a number, and their `seeds`; the means
+            `map50` and `map50_95` with their sample standard deviations `map50_sd` and `map50_95_sd` (NaN of
+            one run); `difference` of map50_95 to the baseline's; `seconds`, the median over all epochs of all
+            runs (NaN when none was timed); of the first run what `outcome_of` says of the network.
+        baseline: the row of the one that the others are compared with.
+        sd: standard deviation of mAP50-95 over seeds, pooled over the variants of n > 1 runs:
+            sqrt(sum (n - 1) sd^2 / sum (n - 1)). NaN when there are none.
+        freedom: the degrees of freedom of `sd`.
+    """
+
+    variants: list[Any]
+    baseline: Any
+    sd: float
+    freedom: int
+
+    @classmethod
+    def of(cls, outcomes: pd.DataFrame, baseline: str) -> Comparison:
+        """Put rows of `outcome_of` together by variant; `baseline` is the name of one."""
+        groups = outcomes.sort_values(["variant", "seed"]).groupby("variant")
+        table = groups.agg(
+            runs=("seed", "size"), seeds=("seed", tuple), map50=("map50", "mean"), map50_sd=("map50", "std"),
+            map50_95=("map50_95", "mean"), map50_95_sd=("map50_95", "std"),
+        )  # fmt: skip
+        table = table.join(groups[["cfg", "parameters", "gflops", "gflops_640", "transferred"]].first())
+        table["difference"] = table["map50_95"] - table["map50_95"][baseline]
+        seconds = outcomes.set_index("variant")["seconds"].explode().astype(float)
+        table["seconds"] = seconds.groupby("variant").median()
+        weights = table["runs"] - 1
+        freedom, squares = int(weights.sum()), (weights * table["map50_95_sd"] ** 2).sum()
+        table = table.sort_values("map50_95", ascending=False, kind="stable").reset_index()
+        rows = list(table.itertuples())
+        own = next(row for row in rows if row.variant == baseline)
+        return cls(rows, own, math.sqrt(squares / freedom) if freedom else math.nan, freedom)
+
+    def limit(self, a: int, b: int) -> float:
+        """The difference between means over `a` and over `b` runs that chance exceeds one time in twenty.
+
+        Half the width of Student's confidence interval, for the sd is itself an estimate.
+        """
+        from scipy.special import stdtrit  # a dependency of scikit-learn; costs most of a second
+
+        quantile = float(stdtrit(self.freedom, (1 + CONFIDENCE) / 2))
+        return quantile * self.sd * math.sqrt(1 / a + 1 / b)
+
+    def told(self, verdict: str) -> list[str]:
+        """Names of the variants "above", "below" or "within" what chance explains beside the baseline."""
+        found: dict[str, list[str]] = {"above": [], "below": [], "within": []}
+        for row in self.variants:
+            if row is not self.baseline:
+                limit = self.limit(row.runs, self.baseline.runs)
+                within = abs(row.difference) <= limit
+                found["within" if within else "above" if row.difference > 0 else "below"].append(row.variant)
+        return found[verdict]

@@ -1,4 +1,4 @@
-"""Pages that commands write: templates of `templates/`, and tables for a page or a console.
+"""Pages that commands write: templates of `templates/`, tables for a page or a console, and commands on them.
 
 A command replaces its own pages and nobody else's: it knows them by the mark near the top, the line of the
 template that begins with `<!-- Written by`.
@@ -6,6 +6,7 @@ template that begins with `<!-- Written by`.
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 
 import jinja2
 
-from benchmarks.commands import bare, shell
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.flags import CommandConfig, arguments
 
 TEMPLATES = Path(__file__).with_name("templates")
 HEAD = 1000  # bytes among which the mark of a page stands
+WIDTH = 100  # columns of a command
 
 
 def render(template: str, **values: Any) -> str:
@@ -33,12 +34,6 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters.update(bare=bare, shell=shell, markdown=markdown_table, counted=counted)
     return environment.get_template(template).render(values)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Put a file in its place, in one step."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
 
 
 def mark_of(template: str) -> str:
@@ -89,3 +84,26 @@ def console_table(rows: Sequence[Sequence[str]], align: str) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("s" if count > 1 else "")
+
+
+def command_line(subcommand: str, config: CommandConfig) -> tuple[str, ...]:
+    """The call of `benchmark.py` that made a page, without the folders of this machine."""
+    return ("python", "benchmark.py", subcommand, *map(bare, arguments(config)))
+
+
+def bare(path: str) -> str:
+    """A path as it was typed; of an absolute one, which says where someone keeps files, only the name."""
+    absolute = path.startswith(("/", "~", "\\")) or path[1:2] == ":"
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2] if absolute else path
+
+
+def shell(words: Sequence[str]) -> str:
+    """A command as one types it, continued on the next line where it is long, if possible before a flag."""
+    lines: list[str] = []
+    for word in map(shlex.quote, words):
+        room = WIDTH - (30 if word.startswith("--") else 0)  # for what belongs to the flag
+        if lines and len(lines[-1]) + len(word) < room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}" if lines else word)
+    return " \\\n".join(lines)

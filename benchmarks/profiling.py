@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.commands import command_line
 from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
-from benchmarks.pages import check_page, console_table, mark_of, render, write_text
+from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.describe import example
+from utils.files import write_text
 from utils.interrupt import ending_cleanly
 from utils.optional import require
 
@@ -72,17 +72,12 @@ def run(config: Config) -> None:
 
 def kernels_of(calls: Mapping[str, Call], runs: int, warmup: int) -> dict[str, Kernels]:
     """Of each network, the median over the rounds of every kernel's time, by kind."""
-    rounds: dict[str, list[Kernels]] = {name: [] for name in calls}
-    for number in range(-warmup, runs):
-        for name, call in calls.items():
-            kernels = call()
-            if number >= 0:
-                rounds[name].append(kernels)
+    rounds = [{name: call() for name, call in calls.items()} for _ in range(warmup + runs)][warmup:]
     return {
         name: {
-            kind: [median(times) for times in zip(*(kernels[kind] for kernels in found))] for kind in found[0]
+            kind: [median(times) for times in zip(*(found[name][kind] for found in rounds))] for kind in kinds
         }
-        for name, found in rounds.items()
+        for name, kinds in rounds[0].items()
     }
 
 

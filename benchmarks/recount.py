@@ -19,7 +19,6 @@ from benchmarks.classifiers import CLASSIFIERS
 from benchmarks.complexity import build
 from models.registry import lookup
 from models.yolo import DetectionModel
-from utils.counting.conventions import CONVENTIONS
 from utils.counting.measure import count_parameters, measure, meta_copy
 from utils.counting.meter import Cost
 
@@ -31,12 +30,13 @@ Counted: TypeAlias = tuple[nn.Module, Sequence[int]]  # and the shape of what it
 def recount(subject: Subject, quantity: str, convention: str = "conv") -> Value:
     """Count one quantity of `QUANTITIES`, or of `COMPARISONS` with what the subject names as `against`.
 
+    Args:
+        convention: one of `utils.counting.conventions.CONVENTIONS`.
+
     Raises:
-        ValueError: an unknown quantity or convention, a subject of another form, nothing to compare with, or
-            there is no such model, classifier or block, or its settings do not suit it.
+        ValueError: an unknown quantity, a subject of another form, nothing to compare with, or there is no
+            such model, classifier or block, or its settings do not suit it.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention '{convention}' is none of {', '.join(CONVENTIONS)}")
     alone = {key: value for key, value in subject.items() if key != "against"}
     if quantity in QUANTITIES:
         return QUANTITIES[quantity](alone, convention)

@@ -10,21 +10,17 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
-from benchmarks.commands import command_line
-from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.pages import check_page, command_line, mark_of, render
 from benchmarks.plots import Point, bars, scatter
 from benchmarks.timings import ALLOWED, Timing, by_runtime, read_latency
 from utils.errors import UserError
-from utils.files import find_file
+from utils.files import find_file, write_text
 from utils.flags import CommandConfig, flag
 from utils.plots.canvas import svg_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TEMPLATE = "report.html.j2"
 DEPLOYED, INT8 = "deployed", "int8"
@@ -105,7 +101,7 @@ def read_accuracy(path: Path) -> Accuracy:
 
 def plots(timings: list[Timing], accuracy: Accuracy) -> list[tuple[str, str, Markup]]:
     """Title, note and drawing: accuracy against latency, latency against FLOPs, and size."""
-    found: list[tuple[str, str, Figure]] = []
+    found = []
     runtimes = by_runtime(timings)
     for runtime, rows in runtimes.items() if accuracy else ():
         points = [

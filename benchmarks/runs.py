@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shlex
 import signal
 import subprocess
@@ -12,11 +11,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import yaml
 
-from benchmarks.commands import arguments
 from models.cfg import resolve_cfg
 from models.weights import find_weights
 from training.config import TrainConfig
@@ -25,6 +23,7 @@ from training.run_folder import RunFolder
 from utils.console import LOGGER
 from utils.errors import UserError
 from utils.files import ROOT, find_file
+from utils.flags import arguments
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
 
@@ -86,13 +85,20 @@ def runs_in(folder: Path) -> list[Run]:
     return sorted(found, key=lambda run: (run.variant, run.seed))
 
 
-def settings_of(run: Run) -> dict[str, Any]:
-    """The flags of train.py that a run was started with; those of another version may lack some.
+def settings_of(run: Run, file: Literal["opt.yaml", "hyp.yaml"] = "opt.yaml") -> dict[str, Any]:
+    """The flags of train.py, or the hyper-parameters, of a run; those of another version may lack some.
 
     Raises:
         UserError: they cannot be read.
     """
-    return _read_yaml(run.folder / "opt.yaml")
+    path = run.folder / file
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise damaged(path) from error
+    if not isinstance(content, dict):
+        raise damaged(path)
+    return content
 
 
 def check_budget(run: Run, wanted: TrainConfig, hyp: Hyperparameters) -> None:
@@ -106,7 +112,7 @@ def check_budget(run: Run, wanted: TrainConfig, hyp: Hyperparameters) -> None:
         old = tuple(flags[name]) if isinstance(flags[name], list) else flags[name]
         if name not in NO_BUDGET and _identity(name, old) != _identity(name, value):
             raise _another_budget(run, f"--{name.replace('_', '-')}", old, value)
-    values = {**dataclasses.asdict(Hyperparameters()), **_read_yaml(run.folder / "hyp.yaml")}
+    values = {**dataclasses.asdict(Hyperparameters()), **settings_of(run, "hyp.yaml")}
     for name, value in dataclasses.asdict(hyp).items():
         if values[name] != value:
             raise _another_budget(run, f"hyper-parameter {name}", values[name], value)
@@ -126,16 +132,6 @@ def _identity(name: str, value: Any) -> Any:
         with contextlib.suppress(UserError):  # it is gone, so that its name is all there is
             return FINDERS[name](str(value)).resolve()
     return value
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise damaged(path) from error
-    if not isinstance(content, dict):
-        raise damaged(path)
-    return content
 
 
 def damaged(path: Path) -> UserError:
@@ -186,7 +182,7 @@ def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest)
     Ctrl-C in a terminal reaches that process, too, and a second one would end it without saving; therefore it
     is told with SIGTERM, which it may get any number of times.
     """
-    told = False
+    told, partial = False, b""
     try:
         while True:
             try:
@@ -196,7 +192,10 @@ def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest)
                     process.terminate()
                     told = True
             finally:
-                _echo(output)
+                *lines, partial = (partial + output.read()).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"epoch "):
+                        LOGGER.info(f"    {line.decode(errors='replace').rstrip()}")
     except BaseException:  # a second Ctrl-C, or an error of ours: leave no process behind
         process.send_signal(signal.SIGINT)
         try:
@@ -205,13 +204,3 @@ def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest)
             process.kill()
             process.wait()
         raise
-
-
-def _echo(output: BinaryIO) -> None:
-    """Repeat on the console the lines about epochs that stand in a log from its position on; move that."""
-    text = output.read()
-    complete = text.rfind(b"\n") + 1
-    output.seek(complete - len(text), os.SEEK_CUR)
-    for line in text[:complete].decode(errors="replace").splitlines():
-        if line.startswith("epoch "):
-            LOGGER.info(f"    {line}")

@@ -34,12 +34,7 @@ def open_torch(path: Path, image: np.ndarray, threads: int) -> Call:
     torch.set_num_threads(threads)
     module = torch.jit.load(str(path)).eval().to(memory_format=torch.channels_last)
     images = torch.from_numpy(image).to(memory_format=torch.channels_last)
-
-    def call() -> None:
-        with torch.inference_mode():
-            module(images)
-
-    return call
+    return torch.inference_mode()(lambda: module(images))
 
 
 def session_options(threads: int) -> Any:
@@ -78,12 +73,7 @@ def open_ncnn(path: Path, image: np.ndarray, threads: int) -> Call:
     """A folder with an ncnn network; it takes one image at a time."""
     backend = load_backend(path, threads=threads)
     images = torch.from_numpy(image)
-
-    def call() -> None:
-        with torch.inference_mode():
-            backend(images)
-
-    return call
+    return torch.inference_mode()(lambda: backend(images))
 
 
 OPENERS = {"torch": open_torch, "onnx": open_onnx, "openvino": open_openvino, "ncnn": open_ncnn}
@@ -94,13 +84,12 @@ def measure(calls: dict[str, Call], rounds: int, warmup: int, title: str = "") -
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
     order = random.Random(0)
-    for number in progress(range(-warmup, rounds), title, unit=" rounds"):
+    for _ in progress(range(warmup + rounds), title, unit=" rounds"):
         for name in order.sample(names, len(names)):
             begin = time.perf_counter()
             calls[name]()
-            if number >= 0:
-                times[name].append((time.perf_counter() - begin) * 1e3)
-    return times
+            times[name].append((time.perf_counter() - begin) * 1e3)
+    return {name: found[warmup:] for name, found in times.items()}
 
 
 def main(path: str) -> None:

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from torch import Tensor
 
 import train as train_command
-from benchmarks.commands import arguments, bare
-from benchmarks.comparison import Comparison
-from benchmarks.outcome import outcomes, record
-from benchmarks.pages import check_page, mark_of, render, write_text
+from benchmarks.outcome import Comparison, outcome_of, record
+from benchmarks.pages import bare, check_page, mark_of, render
 from benchmarks.plots import Point, scatter
 from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
 from models.weights import find_weights
@@ -34,12 +30,12 @@ from models.yolo import DetectionModel
 from training.config import TrainConfig
 from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER, setup_console
-from utils.data.index import build_index
+from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device
 from utils.errors import UserError
-from utils.files import atomic_write, find_file, safe_name
-from utils.flags import SEED, CommandConfig, at_least, flag, not_empty
+from utils.files import atomic_write, find_file, safe_name, write_text
+from utils.flags import SEED, CommandConfig, arguments, at_least, flag, not_empty
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
 
@@ -126,22 +122,6 @@ class Config(CommandConfig):
         return TrainConfig(**own | place, cfg=variant, seed=run.seed, noplots=True, patience=0)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What the flags name, found and checked.
-
-    Attributes:
-        weights: the tensors of the initial weights, None without any.
-        images, labels: of the validation split.
-    """
-
-    device: torch.device
-    weights: Mapping[str, Tensor] | None
-    images: int
-    labels: int
-    notes: str
-
-
 def run(config: Config) -> None:
     """Train what is not trained yet, and write the page.
 
@@ -150,7 +130,7 @@ def run(config: Config) -> None:
         SystemExit: Ctrl-C or SIGTERM came; the run under way can be continued.
     """
     setup_console()
-    prepared = prepare(config)
+    weights, index, notes = prepare(config)
     plan = config.planned
     with alone_in(config.folder), StopRequest() as stop:
         for number, (variant, run_) in enumerate(plan, start=1):
@@ -163,30 +143,30 @@ def run(config: Config) -> None:
                 continue
             LOGGER.info(f"{place}: {'goes on' if run_.started else 'starts'}, in {run_.folder}")
             carry_out(run_, config.train_config(run_, variant), stop)
-            record(run_, config.imgsz, prepared.weights, prepared.device)
-            write_everything(config, prepared)
-    write_everything(config, prepared)
+            record(run_, config.imgsz, weights, select_device(config.device))
+            write_everything(config, index, notes)
+    write_everything(config, index, notes)
     LOGGER.info(f"{config.page}: the page; {config.folder}: everything else")
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other calls out of the folder as long as this one works in it; the lock ends with the process.
+def alone_in(folder: Path) -> AcquireReturnProxy:
+    """A context that keeps other calls out of the folder, from now on; the lock ends with the process.
 
     Raises:
         UserError: another call is at work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
+        return FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
-    with lock:
-        yield
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config) -> tuple[Mapping[str, Tensor] | None, DatasetIndex, str]:
     """Find and check all that the flags name, so that a mistake shows now and not after hours.
+
+    Returns:
+        The tensors of the initial weights, None without any; the validation split; the notes.
 
     Raises:
         UserError: what is wrong with it.
@@ -198,8 +178,7 @@ def prepare(config: Config) -> Prepared:
             raise UserError(
                 f"--variants: '{other}' and '{variant}' share the name {label(variant)}; rename one"
             )
-    device = select_device(config.device)
-    amp_dtype(config.amp, device)
+    amp_dtype(config.amp, select_device(config.device))
     spec = load_data_spec(config.data)
     first_variant, first = config.planned[0]
     hyp = train_command.hyperparameters(config.train_config(first, first_variant))
@@ -208,10 +187,12 @@ def prepare(config: Config) -> Prepared:
         DetectionModel(variant, nc=spec.nc, anchors=anchors)
     weights = inference_state(read_checkpoint(find_weights(config.weights))) if config.weights else None
     check_page(config.page, mark_of(TEMPLATE), "--output", beside=(config.page.with_suffix(".png"),))
-    notes = _read_notes(config.notes)
+    try:
+        notes = find_file(config.notes).read_text(encoding="utf-8") if config.notes else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"--notes: {config.notes} is not a text file in UTF-8") from error
     _check_budgets(config, hyp)
-    index = build_index(spec.val, spec.names)
-    return Prepared(device, weights, len(index), len(index.boxes), notes)
+    return weights, build_index(spec.val, spec.names), notes
 
 
 def label(variant: str) -> str:
@@ -228,16 +209,11 @@ def _check_budgets(config: Config, hyp: Hyperparameters) -> None:
             check_budget(run_, config.train_config(run_, variant), hyp)
 
 
-def _read_notes(path: str) -> str:
-    try:
-        return find_file(path).read_text(encoding="utf-8") if path else ""
-    except UnicodeDecodeError as error:
-        raise UserError(f"--notes: {path} is not a text file in UTF-8") from error
-
-
-def write_everything(config: Config, prepared: Prepared) -> None:
+def write_everything(config: Config, index: DatasetIndex, notes: str) -> None:
     """Write the page, its plot and `results.csv` from all finished runs of the folder."""
-    found = outcomes([run_ for run_ in runs_in(config.folder) if run_.finished])
+    import pandas as pd
+
+    found = pd.DataFrame([outcome_of(run_) for run_ in runs_in(config.folder) if run_.finished])
     comparison = Comparison.of(found, baseline=label(config.variants[0]))
     plot = config.page.with_suffix(".png")
     with atomic_write(plot) as file:
@@ -252,9 +228,9 @@ def write_everything(config: Config, prepared: Prepared) -> None:
         .itertuples(),
         comparison=comparison,
         plot=plot.name,
-        images=prepared.images,
-        labels=prepared.labels,
-        notes=prepared.notes,
+        images=len(index),
+        labels=len(index.boxes),
+        notes=notes,
     )
     write_text(config.page, page)
     found["seconds"] = found["seconds"].explode().astype(float).groupby(level=0).median()

@@ -10,7 +10,7 @@ import yaml
 
 import train
 from tests.training_runs import assert_same_run, rows, run, tensors, torchrun
-from training.curves import RESULT_COLUMNS
+from training.run_folder import RESULT_COLUMNS
 from utils.errors import UserError
 
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu")

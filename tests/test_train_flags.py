@@ -17,7 +17,7 @@ import yaml
 
 import train
 from training.config import TrainConfig
-from training.setup import TrainingData, open_training_data
+from training.setup import image_weights, open_training_data
 from training.state import TrainingState
 from utils.data.batch import Batch
 from utils.data.image_cache import DiskStore, ImageStore, MemoryStore
@@ -202,17 +202,17 @@ def write_images(root: Path, shape: tuple[int, int], box: str) -> Path:
     return spec
 
 
-def opened(data: Path, **settings: Any) -> TrainingData:
-    """The data of a run, as train.py opens them for a model whose images are multiples of 32."""
+def opened(data: Path, **settings: Any) -> Loader:
+    """The training data of a run, as train.py opens them for a model whose images are multiples of 32."""
     config = TrainConfig(data=str(data), imgsz=64, batch_size=4, workers=0, **settings)
     model: Any = SimpleNamespace(multiple=32)
     spec = load_data_spec(config.data)
-    return open_training_data(config, Hyperparameters(), spec, model, Process(), torch.device("cpu"))
+    return open_training_data(config, Hyperparameters(), spec, model, Process())[0]
 
 
-def batches(data: TrainingData) -> list[Batch]:
-    data.loader.set_epoch(0)
-    return list(data.loader)
+def batches(loader: Loader) -> list[Batch]:
+    loader.set_epoch(0)
+    return list(loader)
 
 
 def test_rect_and_quad_shape_the_batches(tmp_path: Path) -> None:
@@ -225,10 +225,10 @@ def test_rect_and_quad_shape_the_batches(tmp_path: Path) -> None:
 def test_caches_change_no_batch(tmp_path: Path) -> None:
     data = write_images(tmp_path, (100, 220), "0.3 0.3")  # large enough to be decoded at half the size
     plain = opened(data)
-    assert type(plain.loader.dataset.store) is ImageStore
+    assert type(plain.dataset.store) is ImageStore
     for cache, kind in (("ram", MemoryStore), ("disk", DiskStore), ("disk", DiskStore)):
         cached = opened(data, cache=cache)
-        assert type(cached.loader.dataset.store) is kind
+        assert type(cached.dataset.store) is kind
         for one, other in zip(batches(plain), batches(cached), strict=True):
             assert torch.equal(one.images, other.images)
             assert torch.equal(one.targets, other.targets)
@@ -236,9 +236,11 @@ def test_caches_change_no_batch(tmp_path: Path) -> None:
 
 
 def test_weights_of_a_run_come_from_its_labels(tiny_data: Path) -> None:
-    data = opened(tiny_data)
-    assert data.weights([0.0, 0.0]) == pytest.approx([1 / 12] * 12)  # one square of each class everywhere
-    halved = dataclasses.replace(data.index, boxes=data.index.boxes.copy())
+    index = opened(tiny_data).dataset.index
+    assert image_weights(index, [0.0, 0.0]) == pytest.approx(
+        [1 / 12] * 12
+    )  # one square of each class everywhere
+    halved = dataclasses.replace(index, boxes=index.boxes.copy())
     halved.boxes[:2, 0] = 0  # two of class 0 in the first image: 13 and 11 labels
-    weights = dataclasses.replace(data, index=halved).weights([0.0, 0.0])
+    weights = image_weights(halved, [0.0, 0.0])
     assert weights[0] / weights[1] == pytest.approx((2 / 13) / (1 / 13 + 1 / 11))

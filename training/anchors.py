@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from torch import Tensor
+
+from models.blocks.detect import Detect
 
 GOOD_RECALL = 0.98  # anchors that reach this are left alone
 MIN_SIDE = 2.0  # labels with no side above this many pixels are not learnt from; no anchor is smaller
 SEARCH_SAMPLE = 20_000  # labels that the search looks at; the comparison at the end takes all of them
 KMEANS_ROUNDS = 30
-
-
-class AnchorHead(Protocol):
-    """What `check_anchors` needs of a detection head."""
-
-    anchors: Tensor  # (nl, na, 2), grid units
-    stride: Tensor  # (nl,), pixels
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def kmeans_anchors(
 
 
 def check_anchors(
-    model_head: AnchorHead,
+    model_head: Detect,
     wh: np.ndarray,
     thr: float = 4.0,
     imgsz: int = 640,
@@ -197,6 +190,4 @@ def _kmeans(points: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    dx = points[:, :1] - centres[None, :, 0]
-    dy = points[:, 1:] - centres[None, :, 1]
-    return dx * dx + dy * dy
+    return ((points[:, None] - centres) ** 2).sum(axis=2)

@@ -7,7 +7,8 @@ import math
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 ModelType = TypeVar("ModelType", bound=nn.Module)
 
@@ -23,11 +24,9 @@ class ModelEma(Generic[ModelType]):
         updates: how many times the average was updated.
     """
 
-    def __init__(
-        self, model: ModelType, decay: float = 0.9999, tau: float = 2000.0, updates: int = 0
-    ) -> None:
+    def __init__(self, model: ModelType, decay: float = 0.9999, tau: float = 2000.0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay, self.tau, self.updates = decay, tau, updates
+        self.decay, self.tau, self.updates = decay, tau, 0
 
     def decay_at(self, updates: int) -> float:
         return self.decay * (1 - math.exp(-updates / self.tau))
@@ -36,13 +35,9 @@ class ModelEma(Generic[ModelType]):
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`. Integer buffers are copied, there is no average of a counter."""
         self.updates += 1
-        averages: list[Tensor] = []
-        sources: list[Tensor] = []
-        current = model.state_dict()
-        for name, average in self.model.state_dict().items():
-            if average.dtype.is_floating_point:
-                averages.append(average)
-                sources.append(current[name])
-            else:
-                average.copy_(current[name])
-        torch._foreach_lerp_(averages, sources, 1 - self.decay_at(self.updates))
+        average, current = self.model.state_dict(), model.state_dict()
+        floats = [name for name, tensor in average.items() if tensor.dtype.is_floating_point]
+        move = get_ema_multi_avg_fn(self.decay_at(self.updates))
+        move([average[name] for name in floats], [current[name] for name in floats], self.updates)
+        for name in average.keys() - floats:
+            average[name].copy_(current[name])

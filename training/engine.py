@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.optim import Schedule
+from training.run_folder import RunFolder
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
@@ -32,36 +33,36 @@ class NonFiniteLoss(UserError):
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """What the training loop needs to know besides the state.
+class Training:
+    """A run that is set up: what stays as it is while it trains, and the state that moves.
 
     Attributes:
-        imgsz: in pixels, a multiple of `stride`, as are the sizes that `--multi-scale` draws.
+        val_loader: on the main process only.
     """
 
     config: TrainConfig
-    imgsz: int
-    stride: int
     process: Process
     device: torch.device
+    loader: Loader
+    val_loader: Loader | None
+    schedule: Schedule
+    criterion: DetectionLoss
+    run: RunFolder
+    state: TrainingState
 
 
 def train_one_epoch(
-    state: TrainingState,
+    training: Training,
     model: nn.Module,
-    loader: Loader,
-    criterion: DetectionLoss,
-    schedule: Schedule,
-    options: TrainingOptions,
     stop: StopRequest,
     on_batch: Callable[[int, Batch], None] | None = None,
 ) -> bool:
     """Train through the rest of the epoch `state.epoch`, from batch `state.batch` on.
 
     Args:
-        state: updated in place after each batch.
+        training: its state is updated in place after each batch; its loader is already set to the epoch and
+            its first batch.
         model: `state.model`, wrapped for several processes where there are several.
-        loader: already set to the epoch and its first batch.
         on_batch: called with the number of the batch and the batch itself, before it is used.
 
     Returns:
@@ -71,23 +72,22 @@ def train_one_epoch(
         NonFiniteLoss: before the weights take a step from such a loss.
     """
     model.train()
-    dtype = amp_dtype(options.config.amp, options.device)
-    scale = options.process.world_size * (4.0 if options.config.quad else 1.0)
-    visible, total = None if options.process.is_main else False, len(loader)
+    state, schedule, loader, device = training.state, training.schedule, training.loader, training.device
+    dtype = amp_dtype(training.config.amp, device)
+    scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
+    visible, total = None if training.process.is_main else False, len(loader)
     with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
         for batch in batches:
             step = state.epoch * schedule.batches + state.batch
             schedule.apply(state.optimizer, step, state.epoch)
             if on_batch is not None:
                 on_batch(step, batch)
-            images = _to_model(batch.images, options, state)
-            targets = batch.targets.to(options.device)
-            with autocast(options.device, dtype):
+            images = _to_model(batch.images, training)
+            targets = batch.targets.to(device)
+            with autocast(device, dtype):
                 predictions = model(images)
-            loss, items = criterion(predictions, targets)
-            broken, stopping = any_process(
-                [not math.isfinite(loss.item()), bool(stop.requested)], options.device
-            )
+            loss, items = training.criterion(predictions, targets)
+            broken, stopping = any_process([not math.isfinite(loss.item()), bool(stop.requested)], device)
             if broken:
                 raise NonFiniteLoss(
                     f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch}"
@@ -98,7 +98,8 @@ def train_one_epoch(
             state.since_step += 1
             if state.since_step >= schedule.accumulation(step):
                 _optimizer_step(state)
-            batches.set_postfix_str(_losses(state), refresh=False)
+            box, obj, cls = (state.loss_sum / state.batch).tolist()
+            batches.set_postfix_str(f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}", refresh=False)
             if stopping:
                 # every process resumes from what the main one saves
                 state.loss_sum = mean_over_processes(state.loss_sum)
@@ -117,20 +118,16 @@ def _optimizer_step(state: TrainingState) -> None:
     state.since_step = 0
 
 
-def _to_model(images: Tensor, options: TrainingOptions, state: TrainingState) -> Tensor:
+def _to_model(images: Tensor, training: Training) -> Tensor:
     """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
-    layout = memory_format(options.device)
-    pixels = images.to(options.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
-    if not options.config.multi_scale:
+    layout = memory_format(training.device)
+    pixels = images.to(training.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
+    if not training.config.multi_scale:
         return pixels
-    low, high = math.ceil(options.imgsz / 2 / options.stride), options.imgsz * 3 // 2 // options.stride
-    rng = generator_for(options.config.seed, state.epoch, state.batch)
-    side = int(rng.integers(low, high, endpoint=True)) * options.stride
+    state, imgsz, stride = training.state, training.loader.dataset.size, training.state.model.multiple
+    low, high = math.ceil(imgsz / 2 / stride), imgsz * 3 // 2 // stride
+    rng = generator_for(training.config.seed, state.epoch, state.batch)
+    side = int(rng.integers(low, high, endpoint=True)) * stride
     factor = side / max(pixels.shape[2:])
-    shape = [round_up(length * factor, options.stride) for length in pixels.shape[2:]]
+    shape = [round_up(length * factor, stride) for length in pixels.shape[2:]]
     return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
-
-
-def _losses(state: TrainingState) -> str:
-    box, obj, cls = (state.loss_sum / state.batch).tolist()
-    return f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}"

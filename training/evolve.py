@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,29 +17,23 @@ from typing import Any
 import numpy as np
 import yaml
 
+from training.run_folder import RESULT_COLUMNS
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
-from utils.files import atomic_write
+from utils.files import write_text
 from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, load_hyperparameters
 from utils.plots.canvas import new_figure, save_figure
 from utils.seeding import generator_for
 
-METRICS = (
-    "metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
-    "val/box_loss", "val/obj_loss", "val/cls_loss",
-)  # fmt: skip
+METRICS = RESULT_COLUMNS[4:11]  # precision to mAP50-95, and the losses of validation
 PARENTS = 5  # how many of the best may have offspring
 PROBABILITY, SIGMA = 0.8, 0.2  # of a change, for each hyper-parameter; and its relative size
 DIGITS = 5  # significant digits of a mutated value
 ATTEMPTS = 100
-
-
 # what may be changed, and how
 EVOLUTIONS: dict[str, Evolution] = {
     name: field.metadata["evolution"] for name, field in FIELDS.items() if field.metadata.get("evolution")
 }
-
-TrainOnce = Callable[[Hyperparameters, int], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Trial:
 
 
 def evolve(
-    train_once: TrainOnce,
+    train_once: Callable[[Hyperparameters, int], Sequence[float]],
     base: Hyperparameters,
     generations: int,
     folder: Path,
@@ -89,7 +82,10 @@ def evolve(
         while len(trials) < generations:
             generation = len(trials)
             hyp = first[generation] if generation < len(first) else offspring(trials, seed)
-            trials.append(Trial(_checked(train_once(hyp, generation)), hyp))
+            metrics = tuple(map(float, train_once(hyp, generation)))
+            if len(metrics) != len(METRICS):
+                raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
+            trials.append(Trial(metrics, hyp))
             save_trials(folder, trials)
     finally:
         if trials:
@@ -165,19 +161,19 @@ def load_trials(path: Path) -> list[Trial]:
         rows = list(csv.reader(file))
     if not rows or rows[0] != [*METRICS, *FIELDS]:
         raise UserError(f"{path}: not an evolve.csv of this version; its first line names other columns")
-    return [_trial(path, line, row) for line, row in enumerate(rows[1:], start=2)]
-
-
-def _trial(path: Path, line: int, row: Sequence[str]) -> Trial:
-    place = f"{path}: line {line}"
-    if len(row) != len(METRICS) + len(FIELDS):
-        raise UserError(f"{place}: {len(row)} columns instead of {len(METRICS) + len(FIELDS)}")
-    try:
-        metrics = tuple(map(float, row[: len(METRICS)]))
-    except ValueError as error:
-        raise UserError(f"{place}: {error}") from error
-    values = zip(FIELDS, map(_value, row[len(METRICS) :]))
-    return Trial(metrics, Hyperparameters(**{key: checked(place, key, value) for key, value in values}))
+    trials = []
+    for line, row in enumerate(rows[1:], start=2):
+        place = f"{path}: line {line}"
+        if len(row) != len(rows[0]):
+            raise UserError(f"{place}: {len(row)} columns instead of {len(rows[0])}")
+        try:
+            metrics = tuple(map(float, row[: len(METRICS)]))
+        except ValueError as error:
+            raise UserError(f"{place}: {error}") from error
+        values = zip(FIELDS, map(_value, row[len(METRICS) :]))
+        hyp = Hyperparameters(**{key: checked(place, key, value) for key, value in values})
+        trials.append(Trial(metrics, hyp))
+    return trials
 
 
 def _value(text: str) -> float | str | None:
@@ -190,19 +186,16 @@ def _value(text: str) -> float | str | None:
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
     """Write all of `evolve.csv`, with every digit, and the best so far as `hyp_evolve.yaml`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*METRICS, *FIELDS])
+    lines = [",".join((*METRICS, *FIELDS))]
     for trial in trials:
-        writer.writerow([*map(repr, trial.metrics), *dataclasses.asdict(trial.hyp).values()])
-    with atomic_write(folder / "evolve.csv") as file:
-        file.write(text.getvalue().encode())
+        values = [*trial.metrics, *dataclasses.asdict(trial.hyp).values()]
+        lines.append(",".join("" if value is None else str(value) for value in values))
+    write_text(folder / "evolve.csv", "\n".join((*lines, "")))
     winner = best(trials)
     shown = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in zip(METRICS, winner.metrics))
     head = f"# best of {len(trials)} generations, fitness {winner.fitness:.4g}\n# {shown}\n"
     body = yaml.safe_dump(dataclasses.asdict(winner.hyp), sort_keys=False)
-    with atomic_write(folder / "hyp_evolve.yaml") as file:
-        file.write((head + body).encode())
+    write_text(folder / "hyp_evolve.yaml", head + body)
 
 
 def plot_trials(trials: Sequence[Trial], path: Path) -> None:
@@ -222,9 +215,3 @@ def plot_trials(trials: Sequence[Trial], path: Path) -> None:
         axes.set_title(f"{key} {value:.4g}", fontsize=8)
         axes.tick_params(labelsize=6)
     save_figure(figure, path)
-
-
-def _checked(metrics: Sequence[float]) -> tuple[float, ...]:
-    if len(metrics) != len(METRICS):
-        raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {', '.join(METRICS)}")
-    return tuple(float(value) for value in metrics)

@@ -14,22 +14,17 @@ from torch.optim import Optimizer
 from utils.hyperparameters import Hyperparameters
 
 OptimizerName = Literal["SGD", "Adam", "AdamW"]
-NORMS = tuple(module for name, module in vars(nn).items() if name.endswith("Norm") or "Norm" in name)
+NORMS = tuple(module for name, module in vars(nn).items() if "Norm" in name)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Three groups, in this order: biases, decayed weights, weights of normalisation layers."""
-    biases: list[nn.Parameter] = []
-    weights: list[nn.Parameter] = []
-    norm_weights: list[nn.Parameter] = []
+    groups: tuple[list[nn.Parameter], ...] = ([], [], [])
+    biases, weights, norm_weights = groups
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if name.endswith("bias"):
-                biases.append(parameter)
-            elif isinstance(module, NORMS):
-                norm_weights.append(parameter)
-            else:
-                weights.append(parameter)
+            kind = norm_weights if isinstance(module, NORMS) else weights
+            (biases if name.endswith("bias") else kind).append(parameter)
     return [
         {"params": biases, "weight_decay": 0.0},
         {"params": weights, "weight_decay": weight_decay},

@@ -23,12 +23,14 @@ FREE = ("device", "workers", "cache", "noplots", "verbose")
 ABOUT_RESUMING = ("resume", "project", "local_rank")
 
 
-def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[str, Any], RunFolder]:
-    """The settings, the checkpoint and the folder of the run that `--resume` names.
+def resumed(
+    config: TrainConfig, process: Process
+) -> tuple[TrainConfig, Hyperparameters, RunFolder, dict[str, Any]]:
+    """The settings, the hyper-parameters, the folder and the checkpoint of the run that `--resume` names.
 
     Raises:
-        UserError: no such file, weights without a training state, a flag that contradicts the run, or another
-            number of processes.
+        UserError: no such file, weights without a training state or outside the folder of a run, a flag that
+            contradicts the run, or another number of processes.
     """
     path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
     content = read_checkpoint(path)
@@ -40,35 +42,27 @@ def resumed(config: TrainConfig, process: Process) -> tuple[TrainConfig, dict[st
             f"{path} was trained by {state.get('processes')} processes and continues with as many; "
             f"there are {process.world_size}"
         )
-    saved = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
-    default = TrainConfig()
-    given = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(TrainConfig)
-        if field.name not in ABOUT_RESUMING and getattr(config, field.name) != getattr(default, field.name)
-    }
-    for name, value in given.items():
-        if name not in FREE and value != saved.get(name):
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
+    for field in dataclasses.fields(TrainConfig):
+        name, value = field.name, getattr(config, field.name)
+        if value == field.default or name in ABOUT_RESUMING:
+            continue
+        if name not in FREE and value != settings.get(name):
             raise UserError(
-                f"--resume continues with the settings of {path}, where {name} is {saved.get(name)!r}; "
+                f"--resume continues with the settings of {path}, where {name} is {settings.get(name)!r}; "
                 f"leave --{name.replace('_', '-')} out, or start a new run with --weights {path}"
             )
+        settings[name] = value
     try:
-        settings = of_saved(TrainConfig, {**saved, **{k: v for k, v in given.items() if k in FREE}})
+        config = of_saved(TrainConfig, settings)
     except ValueError as error:
         raise UserError(
             f"{path}: its training settings are damaged or of another version: {error}"
         ) from error
-    return settings, content, RunFolder.of_checkpoint(path)
-
-
-def hyperparameters_of(checkpoint: dict[str, Any]) -> Hyperparameters:
-    """The hyper-parameters that a checkpoint was trained with.
-
-    Raises:
-        UserError: they are missing or of another version.
-    """
-    values = checkpoint["hyp"]
+    if path.resolve().parent.name != "weights":
+        raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
+    values = content["hyp"]
     if not isinstance(values, dict):
         raise UserError("the checkpoint has no hyper-parameters; start a new run with --weights")
-    return Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})
+    hyp = Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})
+    return config, hyp, RunFolder(path.resolve().parents[1]), content

@@ -1,18 +1,26 @@
-"""The folder of a training run: what lies where in it, and the newest one.
+"""The folder of a training run: what lies where in it, the record of its epochs, and the newest one.
 
 Its number, exp2 after exp, comes from `utils.files.increment_path`, as for `val.py` and `detect.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from utils.console import LOGGER
 from utils.errors import UserError
-from utils.files import atomic_write, increment_path
+from utils.files import increment_path, write_text
+
+RESULT_COLUMNS = (
+    "epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
+    "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss",
+    "x/lr0", "x/lr1", "x/lr2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,17 +40,6 @@ class RunFolder:
         run.last.parent.mkdir(exist_ok=True)
         return run
 
-    @classmethod
-    def of_checkpoint(cls, path: Path) -> RunFolder:
-        """The folder of the run that wrote `…/weights/last.pt`.
-
-        Raises:
-            UserError: the file lies elsewhere.
-        """
-        if path.resolve().parent.name != "weights":
-            raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
-        return cls(path.resolve().parent.parent)
-
     @property
     def last(self) -> Path:
         return self.root / "weights" / "last.pt"
@@ -57,8 +54,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, content: dict[str, Any]) -> None:
         """Write plain values as `name`, in the order given."""
-        with atomic_write(self.root / name) as file:
-            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        write_text(self.root / name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def newest_checkpoint(project: Path) -> Path:
@@ -73,3 +69,33 @@ def newest_checkpoint(project: Path) -> Path:
             f"--resume: no last.pt below '{project}'; name one, as in --resume runs/train/exp/weights/last.pt"
         )
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def write_results(path: Path, rows: Sequence[Sequence[float]]) -> None:
+    """Write `results.csv` whole: a resumed run rewrites it, so that no epoch is missing or there twice."""
+    lines = [RESULT_COLUMNS, *((f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1:])) for row in rows)]
+    write_text(path, "".join(f"{','.join(line)}\n" for line in lines))
+
+
+class CurveLogger:
+    """TensorBoard curves of a run, when TensorBoard is installed; otherwise nothing."""
+
+    def __init__(self, folder: Path, enabled: bool = True) -> None:
+        self._writer: Any = None
+        if enabled:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            self._writer = SummaryWriter(str(folder))
+            LOGGER.info(f"TensorBoard: tensorboard --logdir {folder.parent}")
+
+    def epoch(self, row: Sequence[float]) -> None:
+        """Add one row of results."""
+        if self._writer is not None:
+            for name, value in zip(RESULT_COLUMNS[1:], row[1:], strict=True):
+                self._writer.add_scalar(name, value, int(row[0]))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

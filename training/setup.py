@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
 from training.optim import Schedule, build_optimizer
-from training.sampling import image_weights
 from training.state import TrainingState
 from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER
@@ -25,7 +24,6 @@ from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
-from utils.data.report import LabelReport
 from utils.data.spec import DataSpec
 from utils.device import amp_dtype
 from utils.distributed import Process
@@ -33,32 +31,6 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 DEFAULT_CFG = "yolov5n.yaml"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What is trained and validated on.
-
-    Attributes:
-        names: class index -> name, one class with `--single-cls`.
-        index: the training images and their labels.
-        val_loader: on the main process only.
-        reports: label faults by split.
-        batch_size: images a step over all processes.
-        imgsz: a multiple of the model's stride.
-    """
-
-    names: dict[int, str]
-    index: DatasetIndex
-    loader: Loader
-    val_loader: Loader | None
-    reports: dict[str, LabelReport]
-    batch_size: int
-    imgsz: int
-
-    def weights(self, maps: list[float]) -> NDArray[np.float64]:
-        """(N,) probability of each training image with `--image-weights`, from the mAP of each class."""
-        return image_weights(self.index.boxes[:, 0], self.index.offsets, np.array(maps))
 
 
 def build_model(
@@ -105,42 +77,49 @@ def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
         LOGGER.info(f"frozen layers: {', '.join(map(str, frozen))}")
 
 
-def open_training_data(
-    config: TrainConfig,
-    hyp: Hyperparameters,
-    spec: DataSpec,
-    model: DetectionModel,
-    process: Process,
-    device: torch.device,
-) -> TrainingData:
-    """Scan the images and labels of the training and validation split and open their loaders.
+def total_batch_size(
+    config: TrainConfig, model: DetectionModel, process: Process, device: torch.device
+) -> int:
+    """Images a step over all processes; with `--batch-size -1` as many as the device holds.
 
     Raises:
-        UserError: no usable images, label faults with `--strict`, or a batch that the processes cannot share.
+        UserError: a batch that the processes cannot share.
     """
-    stride = model.multiple
-    imgsz = rounded_size(config.imgsz, stride)
-    batch_size = config.batch_size
-    if batch_size == -1 and process.world_size > 1:
-        raise UserError("--batch-size -1 works in one process; with torchrun, give the total batch size")
-    if batch_size == -1:
-        batch_size = largest_batch(model, imgsz, device, amp_dtype(config.amp, device))
-    if batch_size % process.world_size:
-        raise UserError(f"--batch-size {batch_size} must be a multiple of the {process.world_size} processes")
-    share = batch_size // process.world_size
+    if config.batch_size == -1:
+        if process.world_size > 1:
+            raise UserError("--batch-size -1 works in one process; with torchrun, give the total batch size")
+        imgsz = rounded_size(config.imgsz, model.multiple)
+        return largest_batch(model, imgsz, device, amp_dtype(config.amp, device))
+    if config.batch_size % process.world_size:
+        raise UserError(
+            f"--batch-size {config.batch_size} must be a multiple of the {process.world_size} processes"
+        )
+    return config.batch_size
+
+
+def open_training_data(
+    config: TrainConfig, hyp: Hyperparameters, spec: DataSpec, model: DetectionModel, process: Process
+) -> tuple[Loader, Loader | None]:
+    """Scan the images and labels of the training and validation split and open their loaders.
+
+    Returns:
+        The loader of the training split, and on the main process that of the validation split.
+
+    Raises:
+        UserError: no usable images, or label faults with `--strict`.
+    """
+    share = config.batch_size // process.world_size
 
     def open_split(split: str, batch_size: int, **more: Any) -> DetectionDataset:
         sources = getattr(spec, split)
         index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
         LOGGER.info(f"{split}: {index.report.summary()}")
-        return DetectionDataset(
-            index, imgsz, batch_size=batch_size, stride=stride, cache=config.cache, **more
-        )
+        stride, cache = model.multiple, config.cache
+        imgsz = rounded_size(config.imgsz, stride)
+        return DetectionDataset(index, imgsz, batch_size=batch_size, stride=stride, cache=cache, **more)
 
-    train_set = open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed)
-    reports = {"train": train_set.index.report}
     loader = Loader(
-        train_set,
+        open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed),
         workers=config.workers,
         shuffle=True,
         seed=config.seed,
@@ -148,31 +127,27 @@ def open_training_data(
         world_size=process.world_size,
         quad=config.quad,
     )
-    val_loader = None
-    if process.is_main:
-        val_set = open_split("val", share * 2, rect=True, pad=0.5)
-        reports["val"] = val_set.index.report
-        val_loader = Loader(val_set, workers=config.workers, shuffle=False)
-    return TrainingData(
-        spec.classes(config.single_cls), train_set.index, loader, val_loader, reports, batch_size, imgsz
-    )
+    if not process.is_main:
+        return loader, None
+    val_set = open_split("val", share * 2, rect=True, pad=0.5)
+    return loader, Loader(val_set, workers=config.workers, shuffle=False)
 
 
 def build_state(
     config: TrainConfig,
-    hyp: Hyperparameters,
     model: DetectionModel,
-    data: TrainingData,
+    loader: Loader,
     schedule: Schedule,
     process: Process,
     device: torch.device,
     checkpoint: Mapping[str, Any] | None,
 ) -> TrainingState:
     """The state at the start of training, or as the checkpoint left it."""
+    hyp = schedule.hyp
     if checkpoint is None and not config.noautoanchor:
-        LOGGER.info(
-            str(check_anchors(model.head, label_sizes(data.index, data.imgsz), hyp.anchor_t, data.imgsz))
-        )
+        imgsz = loader.dataset.size
+        sizes = label_sizes(loader.dataset.index, imgsz)
+        LOGGER.info(str(check_anchors(model.head, sizes, hyp.anchor_t, imgsz)))
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(config.amp, device) is torch.float16)
     state = TrainingState(
         model=model,
@@ -195,3 +170,22 @@ def label_sizes(index: DatasetIndex, imgsz: int) -> NDArray[np.float32]:
     """(M, 2) widths and heights of all labels in pixels, on images whose long side is `imgsz`."""
     sides = index.shapes[:, ::-1] / index.shapes.max(axis=1, keepdims=True) * imgsz  # (N, 2) width, height
     return (index.boxes[:, 3:5] * sides.repeat(np.diff(index.offsets), axis=0)).astype(np.float32)
+
+
+def image_weights(index: DatasetIndex, maps: Sequence[float]) -> NDArray[np.float64]:
+    """Probability of each image: the sum over its labels of (rarity of the class) * (1 - mAP of the class)^2.
+
+    Args:
+        maps: mAP50-95 of each class, 0 where unknown.
+
+    Returns:
+        (N,) probabilities; images without labels share the smallest weight of the others.
+    """
+    classes = index.boxes[:, 0].astype(np.int64)
+    counts = np.bincount(classes, minlength=len(maps))
+    class_weights = (1 - np.array(maps)) ** 2 / np.maximum(counts, 1)
+    running = np.concatenate([[0.0], np.cumsum(class_weights[classes])])
+    weights = running[index.offsets[1:]] - running[index.offsets[:-1]]
+    positive = weights[weights > 0]
+    weights = np.maximum(weights, positive.min() if len(positive) else 1.0)
+    return weights / weights.sum()

@@ -143,7 +143,10 @@ class TrainingState:
         self.best = BestEpoch(**resume["best"])
         self.loss_sum = resume["loss_sum"].to(self.loss_sum.device)
         # files that are older than the choice of box losses have none
-        self.iou_loss.value = _mean_loss(resume.get("iou_loss", self.iou_loss.value))
+        mean = resume.get("iou_loss", self.iou_loss.value)
+        if type(mean) is not float or not 0 < mean < float("inf"):
+            raise ValueError(f"'iou_loss' is {mean!r}")
+        self.iou_loss.value = mean
         for name, parameter in self.model.named_parameters():
             gradient = resume["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter)
@@ -167,9 +170,3 @@ class TrainingState:
             "hyp": asdict(self.hyp),
             "date": datetime.datetime.now().isoformat(timespec="seconds"),
         }
-
-
-def _mean_loss(value: Any) -> float:
-    if type(value) is not float or not 0 < value < float("inf"):
-        raise ValueError(f"'iou_loss' is {value!r}")
-    return value

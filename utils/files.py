@@ -118,6 +118,12 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Put a text file in UTF-8 in its place, as `atomic_write` does; line ends stay as they are."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable. Not every platform can open a folder; there the rename alone has to do."""
     with contextlib.suppress(OSError):

@@ -72,6 +72,21 @@ def option(field: dataclasses.Field[Any]) -> str:
     return names[0] if names else f"--{field.name.replace('_', '-')}"
 
 
+def arguments(config: CommandConfig, leave_out: Sequence[str] = ()) -> list[str]:
+    """The command line that makes `config`: a flag for every value that is not the default.
+
+    Args:
+        leave_out: fields without a flag.
+    """
+    words: list[str] = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in leave_out:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [option(field), *map(str, values)]
+    return words
+
+
 IMGSZ = ("--imgsz", "--img", "--img-size")
 SIDE = between(1, 16384)  # pixels a side; a batch of one such image takes 3 GB
 SHARE = between(0, 1)

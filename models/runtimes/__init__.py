@@ -1,5 +1,6 @@
 """Running a trained network in whatever form it is: one backend a runtime.
 
 Begin with `opening.py`, which picks the backend for a file; `base.py` says what a backend is, `metadata.py`
-what files say of themselves. May import `models.yolo`, `models.weights` and `utils`.
+what files say of themselves, `config.py` what the commands that run one can be told. May import
+`models.yolo`, `models.weights` and `utils`.
 """

@@ -17,15 +17,13 @@ import pytest
 import yaml
 
 import benchmark
-from benchmarks.commands import bare, shell
-from benchmarks.comparison import Comparison
-from benchmarks.outcome import epoch_seconds, outcome_of
-from benchmarks.pages import render
+from benchmarks.outcome import Comparison, epoch_seconds, outcome_of
+from benchmarks.pages import bare, render, shell
 from benchmarks.plots import apart
 from benchmarks.runs import Run
 from benchmarks.train import CSV_COLUMNS, Config
 from training.config import TrainConfig
-from training.curves import write_results
+from training.run_folder import write_results
 from utils.errors import UserError
 from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters

@@ -1,4 +1,4 @@
-"""One run of a comparison: its command line, and a process that fails or is stopped."""
+"""One run of a comparison: its folder, and a process that fails or is stopped."""
 
 from __future__ import annotations
 
@@ -13,29 +13,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import runs
-from benchmarks.commands import arguments
 from benchmarks.runs import Run, carry_out, runs_in
 from training.config import TrainConfig
 from utils.errors import UserError
-from utils.flags import parse_flags
 from utils.interrupt import StopRequest
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        TrainConfig(),
-        TrainConfig(weights="a b.pt", cfg="yolov5n", imgsz=64, patience=0, noplots=True, cache="disk"),
-        TrainConfig(resume="runs/last.pt", freeze=(1, 2), label_smoothing=0.1, optimizer="AdamW", seed=3),
-    ],
-)
-def test_arguments_make_the_same_configuration(config: TrainConfig) -> None:
-    assert parse_flags(TrainConfig, arguments(config)) == config
-
-
-def test_arguments_name_what_is_no_default() -> None:
-    config = TrainConfig(imgsz=64, freeze=(1, 2), cos_lr=True, seed=1)
-    assert arguments(config, leave_out=("seed",)) == ["--imgsz", "64", "--cos-lr", "--freeze", "1", "2"]
 
 
 def test_folders_are_runs_when_they_are_called_so(tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ import torch
 
 import benchmark
 import train
-from benchmarks.commands import arguments
 from benchmarks.train import Config, alone_in
 from tests.training_runs import ENVIRONMENT, ROOT, rows, wait_until
 from utils.errors import UserError
-from utils.flags import parse_flags
+from utils.flags import arguments, parse_flags
 
 Arguments = tuple[str, ...]
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.files import atomic_write, expand, find_file, increment_path, safe_name
+from utils.files import atomic_write, expand, find_file, increment_path, safe_name, write_text
 
 
 def test_runs_are_numbered(tmp_path: Path) -> None:
@@ -32,6 +32,8 @@ def test_atomic_write_replaces_only_when_all_went_well(tmp_path: Path) -> None:
     with atomic_write(path) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
+    write_text(path, "newer: ü\n")
+    assert path.read_bytes() == "newer: ü\n".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # no temporary file is left
 
 

@@ -10,7 +10,7 @@ import pytest
 from detect import DetectConfig
 from export import ExportConfig
 from training.config import TrainConfig
-from utils.flags import CommandConfig, build_parser, parse_flags
+from utils.flags import CommandConfig, arguments, build_parser, parse_flags
 from val import ValConfig
 
 COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig, "export": ExportConfig}
@@ -86,3 +86,20 @@ def test_configurations_are_frozen() -> None:
 def test_values_beyond_reason(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values)).replace("_", "-")):
         DetectConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        TrainConfig(weights="a b.pt", cfg="yolov5n", imgsz=64, patience=0, noplots=True, cache="disk"),
+        TrainConfig(resume="runs/last.pt", freeze=(1, 2), label_smoothing=0.1, optimizer="AdamW", seed=3),
+    ],
+)
+def test_arguments_make_the_same_configuration(config: TrainConfig) -> None:
+    assert parse_flags(TrainConfig, arguments(config)) == config
+
+
+def test_arguments_name_what_is_no_default() -> None:
+    config = TrainConfig(imgsz=64, freeze=(1, 2), cos_lr=True, seed=1)
+    assert arguments(config, leave_out=("seed",)) == ["--imgsz", "64", "--cos-lr", "--freeze", "1", "2"]

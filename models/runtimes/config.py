@@ -1,0 +1,34 @@
+"""What `val.py` and `detect.py` can be told of the network that they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from models.runtimes.opening import Backend, load_backend
+from models.weights import find_weights
+from utils.flags import DEVICE_HELP, THREADS_HELP, CommandConfig, at_least, flag, not_empty
+
+
+@dataclass(frozen=True)
+class InferenceConfig(CommandConfig):
+    """The flags that both have."""
+
+    weights: tuple[str, ...] = flag(
+        (), "weights, several for an ensemble; default: the newest best.pt in runs/train"
+    )
+    device: str = flag("", DEVICE_HELP)
+    augment: bool = flag(False, "test-time augmentation")
+    half: bool = flag(False, "half precision (CUDA)")
+    dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
+    threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
+    save_txt: bool = flag(False, "save detections as label files")
+    save_conf: bool = flag(False, "add the confidence to the label files")
+    name: str = flag("exp", "name of the run folder", rule=not_empty)
+    exist_ok: bool = flag(False, "write into an existing run folder")
+
+    def open_weights(self, device: torch.device, data: str) -> Backend:
+        """The network of `--weights`; `data` names its classes when it does not. Raises as `load_backend`."""
+        weights = [find_weights(name) for name in self.weights or ("",)]
+        return load_backend(weights, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads)
