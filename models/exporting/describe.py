@@ -10,7 +10,7 @@ from torch import Tensor
 from models.cfg import FOLDERS, load_cfg
 from models.detector import prepare
 from models.exporting.config import ExportConfig
-from models.runtimes.folder import checksum
+from models.runtimes.base import checksum
 from models.yolo import DetectionModel
 from utils.data.images import read_image
 from utils.errors import UserError
