@@ -22,7 +22,7 @@ from benchmarks.commands import command_line
 from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
 from benchmarks.pages import check_page, console_table, mark_of, render, write_text
 from benchmarks.stopwatch import openvino_request, session_options
-from models.exporting.describe import example
+from models.exporting.job import example
 from utils.interrupt import ending_cleanly
 from utils.optional import require
 
