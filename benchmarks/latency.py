@@ -35,9 +35,9 @@ from benchmarks.networks import (
 )
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
-from models.exporting.describe import example
 from models.exporting.formats import INT8_FORMATS
 from models.exporting.int8 import Calibration, quantise
+from models.exporting.job import example
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.stopwatch import openvino_request, session_options
-from models.exporting.describe import example
+from models.exporting.job import example
 from utils.files import write_text
 from utils.interrupt import ending_cleanly
 from utils.optional import require

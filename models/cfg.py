@@ -108,7 +108,7 @@ def validate_cfg(cfg: Any, source: str) -> None:
         raise UserError(f"{source}: a model yaml is a mapping with the keys {', '.join(REQUIRED)}")
     _check_keys(cfg, source)
     for key in ("nc", *(("ch",) if "ch" in cfg else ())):
-        if not _is_int(cfg[key]) or cfg[key] < 1:
+        if type(cfg[key]) is not int or cfg[key] < 1:
             raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be an integer >= 1")
     for key in ("depth_multiple", "width_multiple"):
         if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
@@ -136,7 +136,7 @@ def _check_keys(cfg: dict[Any, Any], source: str) -> None:
 
 
 def _check_anchors(anchors: Any, source: str) -> None:
-    if _is_int(anchors) and 1 <= anchors <= 100:
+    if type(anchors) is int and 1 <= anchors <= 100:
         return
     rows = anchors if isinstance(anchors, list) and anchors else [anchors]
     for row in rows:
@@ -154,7 +154,7 @@ def _check_row(row: Any, index: int, place: str) -> None:
     if not isinstance(row, list) or len(row) != 4:
         raise UserError(f"{place}: {row!r} is no layer; it must be [from, number, module, args]")
     sources, number, module, args = row
-    if not _is_int(number) or not 1 <= number <= MAX_REPEATS:
+    if type(number) is not int or not 1 <= number <= MAX_REPEATS:
         raise UserError(f"{place}: number is {number!r}; it must be an integer from 1 to {MAX_REPEATS}")
     if not isinstance(module, str):
         raise UserError(f"{place}: module is {module!r}; it must be a block's name")
@@ -163,7 +163,7 @@ def _check_row(row: Any, index: int, place: str) -> None:
     if isinstance(sources, list) and not sources:
         raise UserError(f"{place}: from is an empty list; name at least one layer")
     for source in sources if isinstance(sources, list) else [sources]:
-        if not _is_int(source):
+        if type(source) is not int:
             raise UserError(f"{place}: from is {source!r}; it must be a layer's index or -1, -2, …")
         if source >= index:
             raise UserError(f"{place}: from {source} is not an earlier layer; it must be below {index}")
@@ -171,9 +171,5 @@ def _check_row(row: Any, index: int, place: str) -> None:
             raise UserError(f"{place}: from {source} lies before layer 0; the least is {min(-index, -1)}")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)

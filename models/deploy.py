@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from models.folding.checked import fold
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
-from models.yolo import DetectionModel
-
-TRACED = 256  # side of the image that a model is traced with; a multiple of every usual stride
+from models.yolo import PROBE, DetectionModel
 
 
 class DeployedModel(nn.Module):
@@ -72,7 +70,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: b
         )
     weight = next(model.parameters())
     plain = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    network, rules = fold(Flow(plain.fuse(), raw), (1, plain.yaml["ch"], TRACED, TRACED))
+    network, rules = fold(Flow(plain.fuse(), raw), (1, plain.yaml["ch"], PROBE, PROBE))
     for part in network.modules():
         if size is not None and isinstance(part, FoldedHead):
             part.fix(size)

@@ -29,7 +29,6 @@ class Layer:
         joins: whether it takes the list of them rather than the only one.
         name, args, number: block, constructor arguments, and repeats after `depth_multiple`.
         channels: declared output channels.
-        release: outputs that nothing needs once this layer has run.
     """
 
     index: int
@@ -40,7 +39,6 @@ class Layer:
     args: tuple[Any, ...]
     number: int
     channels: int
-    release: tuple[int, ...]
 
 
 def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tuple[nn.Sequential, list[Layer]]:
@@ -50,15 +48,14 @@ def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tupl
         UserError: unknown block, or arguments that its rule or constructor refuses; names `source` and layer.
     """
     rows = cfg["backbone"] + cfg["head"]
-    sources = [_sources(row[0], index) for index, row in enumerate(rows)]
-    release = _releases(sources)
     channels = {IMAGE: ch}
     modules, layers = [], []
     with default_activation(_activation(cfg, source)):
         for index, (written, number, name, args) in enumerate(rows):
             depth, width = multiples(cfg, index)
+            sources = _sources(written, index)
             row = Row(
-                channels=tuple(channels[j] for j in sources[index]),
+                channels=tuple(channels[j] for j in sources),
                 args=tuple(resolve_argument(arg, cfg) for arg in args),
                 number=max(round(number * depth), 1) if number > 1 else number,
                 scale=_channel_scale(cfg, width),
@@ -70,13 +67,12 @@ def parse_model(cfg: dict[str, Any], ch: int = 3, source: str = "model") -> tupl
                 Layer(
                     index=index,
                     written=written,
-                    sources=sources[index],
+                    sources=sources,
                     joins=wiring.joins,
                     name=name,
                     args=wiring.args,
                     number=row.number,
                     channels=wiring.c2,
-                    release=release[index],
                 )
             )
     return nn.Sequential(*modules), layers
@@ -92,14 +88,16 @@ def run_layers(
 
     `call` runs one layer, and may measure or check it. Outputs are dropped after their last use.
     """
+    last_use = {j: layer.index for layer in layers for j in (layer.index, *layer.sources)}
     outputs = {IMAGE: image}
     result = image
     for layer, module in zip(layers, modules):
         inputs = [outputs[j] for j in layer.sources]
         result = outputs[layer.index] = call(layer, module, inputs if layer.joins else inputs[0])
         del inputs
-        for j in layer.release:
-            del outputs[j]
+        for j in {layer.index, *layer.sources}:
+            if last_use[j] == layer.index:
+                del outputs[j]
     return result
 
 
@@ -144,16 +142,6 @@ def _sources(written: int | list[int], index: int) -> tuple[int, ...]:
     """Absolute indices: -1 is the layer before (for layer 0 the image), -2 the one before that."""
     several = written if isinstance(written, list) else [written]
     return tuple(j if j >= 0 else index + j for j in several)
-
-
-def _releases(sources: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """For each layer, the outputs that it is the last to use (its own when nobody does)."""
-    last_use = {index: index for index in range(IMAGE, len(sources))}
-    for index, used in enumerate(sources):
-        last_use.update(dict.fromkeys(used, index))
-    return [
-        tuple(output for output, user in last_use.items() if user == index) for index in range(len(sources))
-    ]
 
 
 def multiples(cfg: dict[str, Any], index: int) -> tuple[float, float]:

@@ -28,8 +28,9 @@ from utils.files import find_file
 RUNS = Path("runs/train")
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_NAME = re.compile(r"yolov5[nsmlx]6?(\.pt)?")
-# buffers of old files that no forward pass needs: anchors in pixels (before v6.0), operation counts of thop
-LEFTOVERS = ("anchor_grid", "total_ops", "total_params")
+# tensors that no forward pass needs: anchors in pixels (files before v6.0), operation counts of thop,
+# the unused convolutions of VoVGSCSP
+LEFTOVER = re.compile(r"(^|\.)(anchor_grid|total_ops|total_params)$|\.res\.")
 
 State = Mapping[str, Tensor]
 
@@ -207,7 +208,7 @@ def _is_fused(state: State) -> bool:
 
 def _fitting(state: State, wanted: State, path: str | Path) -> dict[str, Tensor]:
     """The tensors of `state` without leftovers, when they have exactly the names and shapes of `wanted`."""
-    kept = {name: tensor for name, tensor in state.items() if name in wanted or not _is_leftover(name)}
+    kept = {name: tensor for name, tensor in state.items() if name in wanted or not LEFTOVER.search(name)}
     dropped = [name for name in state if name not in kept]
     if any(".res." in name for name in dropped):
         LOGGER.warning(f"{path}: dropped the unused `res` convolutions of VoVGSCSP ({len(dropped)} tensors)")
@@ -223,10 +224,6 @@ def _fitting(state: State, wanted: State, path: str | Path) -> dict[str, Tensor]
             f"{path}: tensor '{surplus[0]}' ({len(surplus)} in all) has no place in the model of its yaml"
         )
     return {name: kept[name] for name in wanted}
-
-
-def _is_leftover(name: str) -> bool:
-    return name.split(".")[-1] in LEFTOVERS or ".res." in name
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from utils.errors import UserError, run_command
 
 __all__ = ["Detect", "DetectionModel", "parse_model"]
 
-PROBE = 256  # side of the image that strides are measured with; a multiple of every usual stride
+PROBE = 256  # side of the image that a model is measured and traced with; a multiple of every usual stride
 GRAY = 0.447  # padding of resized images, the mean of ImageNet
 
 

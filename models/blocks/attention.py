@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.blocks.conv import Conv
 from models.blocks.csp import C3Shell
 from models.registry import register, stacked
 
@@ -34,18 +33,15 @@ class TransformerLayer(nn.Module):
 class TransformerBlock(nn.Module):
     """Every pixel a token: a learned linear position term, `num_layers` layers, and back to a map.
 
-    (B, c1, H, W) -> (B, c2, H, W); a Conv in front when c1 differs from c2.
+    (B, c, H, W) -> the same shape.
     """
 
-    def __init__(self, c1: int, c2: int, num_heads: int, num_layers: int) -> None:
+    def __init__(self, c: int, num_heads: int, num_layers: int) -> None:
         super().__init__()
-        self.conv = Conv(c1, c2) if c1 != c2 else None
-        self.linear = nn.Linear(c2, c2)
-        self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
+        self.linear = nn.Linear(c, c)
+        self.tr = nn.Sequential(*(TransformerLayer(c, num_heads) for _ in range(num_layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv is not None:
-            x = self.conv(x)
         tokens = x.flatten(2).permute(2, 0, 1)  # (B, C, H, W) -> (H*W, B, C)
         tokens = self.tr(tokens + self.linear(tokens))
         return tokens.permute(1, 2, 0).reshape(x.shape)
@@ -59,4 +55,4 @@ class C3TR(C3Shell):
         self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
     ) -> None:
         hidden = int(c2 * e)
-        super().__init__(c1, c2, hidden, TransformerBlock(hidden, hidden, num_heads=4, num_layers=n))
+        super().__init__(c1, c2, hidden, TransformerBlock(hidden, num_heads=4, num_layers=n))

@@ -21,7 +21,8 @@ class GhostConv(nn.Module):
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__()
         if c2 % 2:
-            raise ValueError(f"GhostConv makes its channels in two halves: c2 must be even, got {c2}")
+            name = type(self).__name__
+            raise ValueError(f"{name} makes its channels in two halves: c2 must be even, got {c2}")
         self.cv1 = Conv(c1, c2 // 2, k, s, g=g, act=act)
         self.cv2 = Conv(c2 // 2, c2 // 2, k=5, g=c2 // 2, act=act)
 

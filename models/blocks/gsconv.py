@@ -7,33 +7,28 @@ from torch import Tensor, nn
 
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, DWConv
+from models.blocks.ghost import GhostConv
 from models.blocks.reshape import shuffle_channels
 from models.registry import register, scaled, stacked
 
 
 @register(scaled)
-class GSConv(nn.Module):
-    """`a = cv1(x)` with c2/2 channels, `b = cv2(a)` depthwise 5x5; out: even, then odd channels of `a | b`.
+class GSConv(GhostConv):
+    """GhostConv, shuffled: of its `a | b` the even, then the odd channels; `a` is dense, `b` depthwise 5x5.
 
     Deviations: the paper draws an interleave of the halves; its public code, which trained weights follow,
     de-interleaves, and so do we. It also folds the batch into the shuffle, which TensorRT rejects; we do not.
     """
 
     def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, g: int = 1, act: Activation = True) -> None:
-        super().__init__()
-        if c2 % 2:
-            name = type(self).__name__
-            raise ValueError(f"{name} makes its channels in two halves: c2 must be even, got {c2}")
-        self.width = half = c2 // 2
-        if g < 1 or c1 % g or half % g:
+        if g < 1 or c1 % g or c2 // 2 % g:
             name = type(self).__name__
             raise ValueError(f"{name}: g must divide c1 and c2 / 2, got c1 {c1}, c2 {c2} and g {g}")
-        self.cv1 = Conv(c1, half, k, s, g=g, act=act)
-        self.cv2 = Conv(half, half, k=5, g=half, act=act)
+        super().__init__(c1, c2, k, s, g, act)
+        self.width = c2 // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        dense = self.cv1(x)
-        return self.mix(torch.cat((dense, self.cv2(dense)), dim=1))
+        return self.mix(super().forward(x))
 
     def mix(self, both: Tensor) -> Tensor:
         """Bring dense and depthwise channels together."""
@@ -90,52 +85,44 @@ def _lighting(c1: int, hidden: int, c2: int, k: int, s: int) -> nn.Sequential:
     return nn.Sequential(GSConv(c1, hidden), GSConv(hidden, c2, k, s, act=False))
 
 
-class _SlimShell(nn.Module):
-    """`cv3(cv2(x) | gsb(cv1(x)))`: the slim neck's one-shot aggregation around any inside of equal width.
+@register(stacked)
+class VoVGSCSP(nn.Module):
+    """The slim neck's replacement for C3, `cv3(cv2(x) | gsb(cv1(x)))`: `gsb` is n GSBottlenecks (e = 1).
 
-    The public classes own one more 3x3 Conv, `res`, that their forward never uses: it inflates the parameter
-    count and stalls data-parallel training. Ours have none.
+    `shortcut` and `g` keep C3's signature and have no effect. The public classes own one more 3x3 Conv,
+    `res`, that their forward never uses: it inflates the parameter count and stalls data-parallel training.
+    Ours have none.
     """
 
-    def __init__(self, c1: int, c2: int, hidden: int, inside: nn.Module) -> None:
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
         super().__init__()
+        hidden = int(c2 * e)
+        inside = self.inside(hidden, n)
         self.cv1 = Conv(c1, hidden)
         self.cv2 = Conv(c1, hidden)
         self.gsb = inside
         self.cv3 = Conv(2 * hidden, c2)
+
+    def inside(self, hidden: int, n: int) -> nn.Module:
+        """What stands on one of the two branches and keeps its `hidden` channels."""
+        return nn.Sequential(*(GSBottleneck(hidden, hidden, e=1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.cv2(x), self.gsb(self.cv1(x))), dim=1))
 
 
 @register(stacked)
-class VoVGSCSP(_SlimShell):
-    """The slim neck's replacement for C3: n GSBottlenecks (e = 1) on one of two branches, without `res`.
-
-    `shortcut` and `g` keep C3's signature and have no effect.
-    """
-
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
-    ) -> None:
-        hidden = int(c2 * e)
-        inside = nn.Sequential(*(GSBottleneck(hidden, hidden, e=1.0) for _ in range(n)))
-        super().__init__(c1, c2, hidden, inside)
-
-
-@register(stacked)
-class VoVGSCSPC(_SlimShell):
+class VoVGSCSPC(VoVGSCSP):
     """VoVGSCSP with a single GSBottleneckC, whatever `n`, as in the public code; without `res`."""
 
-    def __init__(
-        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
-    ) -> None:
-        hidden = int(c2 * e)
-        super().__init__(c1, c2, hidden, GSBottleneckC(hidden, hidden, k=1, s=1))
+    def inside(self, hidden: int, n: int) -> nn.Module:
+        return GSBottleneckC(hidden, hidden, k=1, s=1)
 
 
 @register(stacked)
-class VoVGSCSPPaper(_SlimShell):
+class VoVGSCSPPaper(VoVGSCSP):
     """VoVGSCSP as the published numbers count it: GSBottlenecks at e = 0.5, and the unused convolution `res`.
 
     `res` (3x3, hidden to hidden channels) is there to be counted and never runs. It is frozen: training
@@ -146,7 +133,9 @@ class VoVGSCSPPaper(_SlimShell):
     def __init__(
         self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
     ) -> None:
+        super().__init__(c1, c2, n, shortcut, g, e)
         hidden = int(c2 * e)
-        inside = nn.Sequential(*(GSBottleneck(hidden, hidden, e=0.5) for _ in range(n)))
-        super().__init__(c1, c2, hidden, inside)
         self.res = Conv(hidden, hidden, k=3).requires_grad_(False)
+
+    def inside(self, hidden: int, n: int) -> nn.Module:
+        return nn.Sequential(*(GSBottleneck(hidden, hidden, e=0.5) for _ in range(n)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from models.blocks.conv import Conv
@@ -61,8 +59,7 @@ class LCNetBlock(nn.Module):
 def _inverted(row: Row) -> Wiring:
     """As `scaled`; the second argument, the hidden channels, is scaled too."""
     hidden = row.scale(row.argument(1, 0))
-    rest: tuple[Any, ...] = row.args[2:]
-    return Wiring((row.c1, row.c2, hidden, *rest), row.c2, row.number)
+    return Wiring((row.c1, row.c2, hidden, *row.args[2:]), row.c2, row.number)
 
 
 @register(_inverted, example=(32, 48, 3, 1, True))

@@ -46,7 +46,12 @@ class RFB(nn.Module):
         if scale == 0:
             raise ValueError("RFB: scale must not be 0, the branches would never reach the output")
         self.branches = nn.ModuleList(
-            _branch(c1, hidden, s, extra=index, d=d, act=act) for index, d in enumerate(DILATIONS)
+            nn.Sequential(
+                Conv(c1, hidden, act=act),
+                *(Conv(hidden, hidden, k=3, act=act) for _ in range(extra)),
+                Conv(hidden, hidden, k=3, s=s, d=d, act=False),
+            )
+            for extra, d in enumerate(DILATIONS)
         )
         self.cv = Conv(len(DILATIONS) * hidden, c2, act=False)
         keeps = c1 == c2 and s == 1
@@ -57,12 +62,3 @@ class RFB(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         joined = self.cv(torch.cat([branch(x) for branch in self.branches], dim=1))
         return self.act(self.shortcut(x) + self.scale * joined)
-
-
-def _branch(c1: int, hidden: int, s: int, *, extra: int, d: int, act: Activation) -> nn.Sequential:
-    """1x1 Conv, `extra` 3x3 Convs, and a 3x3 Conv with dilation `d` and stride `s`."""
-    return nn.Sequential(
-        Conv(c1, hidden, act=act),
-        *(Conv(hidden, hidden, k=3, act=act) for _ in range(extra)),
-        Conv(hidden, hidden, k=3, s=s, d=d, act=False),
-    )

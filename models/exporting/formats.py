@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript
 from models.exporting.config import ExportConfig
 from models.exporting.job import Exporter
-from models.runtimes.opening import OPENERS
 from utils.errors import UserError
 from utils.optional import check_installed
 
@@ -19,7 +17,7 @@ class Format:
 
     Attributes:
         suffix: of the file, or of the folder's name when it has no dot: best + .onnx, best + _openvino_model.
-        needs: modules, each with what `pip install` has to be told.
+        needs: packages, by the names of their modules.
         flags: which of --raw, --nms, --dynamic, --half and --int8 it knows.
         compared: whether anything here runs it, so that it can be verified.
     """
@@ -27,30 +25,12 @@ class Format:
     name: str
     suffix: str
     exporter: Exporter
-    needs: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     compared: bool = True
 
-    def path(self, weights: Path, int8: bool) -> Path:
-        """Where the artefact of a weights file goes: best.pt -> best.onnx, best_int8.onnx."""
-        return weights.with_name(f"{weights.stem}{'_int8' if int8 else ''}{self.suffix}")
 
-    @property
-    def is_folder(self) -> bool:
-        """Whether the artefact is a folder."""
-        return not self.suffix.startswith(".") or self.suffix == ".mlpackage"
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether `detect.py` and `val.py` take it."""
-        return self.suffix in OPENERS
-
-
-ONNX = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
-OPENVINO = (("openvino", "openvino"), ("onnx", "onnx"))
-NCNN = (("ncnn", "ncnn"), ("pnnx", "pnnx"))
-EXECUTORCH, COREML = (("executorch", "executorch"),), (("coremltools", "coremltools"),)
-LITERT = (("litert_torch", litert.PIP),)
+PIP = {"litert_torch": litert.PIP}  # what `pip install` has to be told when that is not the module's name
 TRACED, GRAPH = ("raw", "dynamic", "half"), ("raw", "nms", "dynamic", "half")
 FLAGS = (*GRAPH, "int8")
 
@@ -58,14 +38,14 @@ FORMATS = {
     form.name: form
     for form in (
         Format("torchscript", ".torchscript", torchscript.export, (), TRACED),
-        Format("onnx", ".onnx", onnx.export, ONNX, FLAGS),
-        Format("openvino", "_openvino_model", openvino.export, OPENVINO, FLAGS),
-        Format("ncnn", "_ncnn_model", ncnn.export, NCNN, ("half",)),
-        Format("executorch", ".pte", executorch.export, EXECUTORCH),
-        Format("litert", ".tflite", litert.export, LITERT),
-        Format("coreml", ".mlpackage", coreml.export, COREML, ("half",), compared=False),
+        Format("onnx", ".onnx", onnx.export, ("onnx", "onnxruntime"), FLAGS),
+        Format("openvino", "_openvino_model", openvino.export, ("openvino", "onnx"), FLAGS),
+        Format("ncnn", "_ncnn_model", ncnn.export, ("ncnn", "pnnx"), ("half",)),
+        Format("executorch", ".pte", executorch.export, ("executorch",)),
+        Format("litert", ".tflite", litert.export, ("litert_torch",)),
+        Format("coreml", ".mlpackage", coreml.export, ("coremltools",), ("half",), compared=False),
         # TensorRT builds its engine on the GPU that will run it, from this ONNX
-        Format("tensorrt", ".onnx", onnx.export, ONNX, GRAPH),
+        Format("tensorrt", ".onnx", onnx.export, ("onnx", "onnxruntime"), GRAPH),
     )
 }
 
@@ -111,5 +91,5 @@ def formats_of(config: ExportConfig) -> list[Format]:
                 raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
     for form in found.values():
         for package in form.needs:
-            check_installed(*package)
+            check_installed(package, PIP.get(package, package))
     return list(found.values())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from models.exporting.config import ExportConfig
 from models.exporting.run import Artefact
+from models.runtimes.opening import OPENERS
 
 GIGABYTE = 1024  # MiB, the unit of trtexec
 
@@ -19,7 +20,7 @@ def hints(artefacts: Sequence[Artefact], config: ExportConfig) -> str:
         if artefact.form.name == "tensorrt":
             lines.append(f"engine:   {trtexec(artefact, config)}")
             lines.append("          (TensorRT needs an NVIDIA GPU; this command is untested)")
-        elif artefact.form.runs_here and not config.raw and not config.nms:
+        elif artefact.form.suffix in OPENERS and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
             lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")
             if height == width:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from models.exporting.job import Job
 from models.exporting.torchscript import save_trace
-from models.runtimes.folder import checksum
+from models.runtimes.base import checksum
 from models.runtimes.metadata import write_yaml
 from utils.errors import UserError
 from utils.optional import require

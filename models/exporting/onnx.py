@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,8 @@ def export(job: Job) -> None:
     Raises:
         UserError: onnx, or a simplifier that was asked for, is not installed.
     """
-    write(job, job.target, job.config.half)
-
-
-def write(job: Job, path: Path, half: bool) -> None:
-    """The same to a place of choice; `half` counts instead of the flag."""
     onnx = require("onnx", "onnx")
-    network, image = halved(job.network, job.image) if half else (job.network, job.image)
+    network, image = halved(job.network, job.image) if job.config.half else (job.network, job.image)
     names = [f"{OUTPUT_NAME[:-1]}{level}" for level in range(job.levels)]
     # torch would rather see a newer exporter used, which needs a further package and writes opset 18 and
     # later only
@@ -35,20 +29,20 @@ def write(job: Job, path: Path, half: bool) -> None:
         torch.onnx.export(
             network,
             (image,),
-            str(path),
+            str(job.target),
             dynamo=False,
             opset_version=job.config.opset,
             input_names=[INPUT_NAME],
             output_names=names,
             dynamic_axes=_dynamic_axes(job, names),
         )
-    model = onnx.load(str(path))
+    model = onnx.load(str(job.target))
     if job.config.simplify:
         model = simplified(model)
     drop_identities(model.graph)
     onnx.helper.set_model_props(model, job.metadata)
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    onnx.save(model, str(job.target))
 
 
 def _dynamic_axes(job: Job, outputs: list[str]) -> dict[str, dict[int, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.exporting import onnx
 from models.exporting.job import Job
 from models.runtimes.metadata import write_yaml
@@ -19,7 +21,7 @@ def export(job: Job) -> None:
     # the folder is best_openvino_model, the files in it are best.xml and best.bin
     stem = job.target.name.removesuffix("_openvino_model")
     between = job.target / f"{stem}.onnx"
-    onnx.write(job, between, half=False)
+    onnx.export(replace(job, target=between, config=replace(job.config, half=False)))
     try:
         model = openvino.convert_model(str(between))
         openvino.save_model(model, str(job.target / f"{stem}.xml"), compress_to_fp16=job.config.half)

@@ -16,15 +16,16 @@ EXPORTED = (".yaml", ".xml", ".bin", ".param")  # what the folders of exports ho
 
 
 def free_place(weights: Path, form: Format, int8: bool) -> Path:
-    """Where a format goes: beside the weights, under their name.
+    """Where a format goes: beside the weights, under their name; best.pt -> best.onnx, best_int8.onnx.
 
     Raises:
         UserError: something is there that no export has made.
     """
-    place = form.path(weights, int8)
+    place = weights.with_name(f"{weights.stem}{'_int8' if int8 else ''}{form.suffix}")
     if place.is_symlink() or not place.exists():
         return place
-    if place.is_dir() != form.is_folder or not _is_export(place):
+    is_folder = not form.suffix.startswith(".") or form.suffix == ".mlpackage"
+    if place.is_dir() != is_folder or not _is_export(place):
         raise UserError(f"'{place}' is in the way and was made by no export; move it elsewhere")
     return place
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.exporting.config import ExportConfig
-from models.exporting.describe import example, metadata
 from models.exporting.formats import Format, formats_of
 from models.exporting.int8 import quantised
-from models.exporting.job import Job
+from models.exporting.job import Job, example, metadata
 from models.exporting.network import exported_network
 from models.exporting.nms import WithSuppression
 from models.exporting.place import free_place, publish, temporary_folder
@@ -39,7 +38,7 @@ class Artefact:
 
     form: Format
     path: Path
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     seconds: float
     difference: float | None
     accuracy: str = ""
@@ -50,12 +49,9 @@ class Artefact:
             compared = f"largest difference to PyTorch {self.difference:.1e} of the range"
         if self.accuracy:
             compared = self.accuracy
-        return f"{self.form.name}: {self.path}, {self.megabytes:.1f} MB, {self.seconds:.1f} s, {compared}"
-
-    @property
-    def megabytes(self) -> float:
         files = self.path.rglob("*") if self.path.is_dir() else (self.path,)
-        return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        megabytes = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+        return f"{self.form.name}: {self.path}, {megabytes:.1f} MB, {self.seconds:.1f} s, {compared}"
 
 
 def export(weights: Path, config: ExportConfig) -> list[Artefact]:
@@ -74,7 +70,7 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         load_data_spec(config.data)  # a mistake in it shows before the work
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
-    places = {form.name: free_place(weights, form, config.int8) for form in formats}
+    places = [free_place(weights, form, config.int8) for form in formats]
     model = load_model(weights)
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
@@ -95,12 +91,11 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         levels=model.head.nl if config.raw else 1,
     )
     done: dict[Path, Artefact] = {}
-    for form in formats:
-        place = places[form.name]
+    for form, place in zip(formats, places):
         if place not in done:  # onnx and tensorrt share a file
             done[place] = make(dataclasses.replace(job, target=place), form, model)
             LOGGER.info(str(done[place]))
-    return [dataclasses.replace(done[places[form.name]], form=form) for form in formats]
+    return [dataclasses.replace(done[place], form=form) for form, place in zip(formats, places)]
 
 
 def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
@@ -123,8 +118,8 @@ def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
             LOGGER.debug("traceback", exc_info=True)
             raise UserError(f"{form.name} cannot express this network: {first_line(error)}") from error
         publish(written, job.target)
-    shape = (job.image.shape[0], job.image.shape[1], job.image.shape[2], job.image.shape[3])
-    return Artefact(form, job.target, shape, time.perf_counter() - start, worst, accuracy)
+    seconds = time.perf_counter() - start
+    return Artefact(form, job.target, tuple(job.image.shape), seconds, worst, accuracy)
 
 
 def verify(job: Job, written: Path, model: DetectionModel) -> float:

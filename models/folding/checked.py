@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 import models.folding.rules  # noqa: F401  # registers every rule
-from models.blocks.detect import Detect
 from models.folding.fold import Folding
 from models.folding.slices import slices_wanted
 from models.folding.sources import changed
@@ -65,8 +64,7 @@ def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:
     blocks = [
         layer
         for layer in top_layers(network)
-        if not isinstance(layer, Detect)
-        and (list(layer.children()) or not layer.__module__.startswith(("torch.nn", "models.")))
+        if list(layer.children()) or not layer.__module__.startswith(("torch.nn", "models."))
     ]
     yield set()
     yield from ({block} for block in blocks)

@@ -232,12 +232,11 @@ rule(F.hardswish)(_called(nn.Hardswish))
 def apply_each(folding: Folding, x: Channels, layer: nn.Module) -> Channels:
     """A layer that treats channels alike: `f(x | y) = f(x) | f(y)`, so that nothing is joined for it."""
     used = Counter(source for source, _ in dict.fromkeys(x))
-    kind = type(layer).__name__.lower()
     if all(count == source.rows for source, count in used.items()):
-        made = {source: folding.add(Mapped(source, layer, kind)) for source in used}
+        made = {source: folding.add(Mapped(source, layer)) for source in used}
         return tuple(Channel(made[source], row) for source, row in x)
     source, rows = folding.tensor(x)
-    mapped = folding.add(Mapped(source, layer, kind))
+    mapped = folding.add(Mapped(source, layer))
     return tuple(Channel(mapped, row) for row in rows)
 
 

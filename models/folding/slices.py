@@ -23,7 +23,8 @@ def slices_wanted(folding: Folding) -> dict[int, list[tuple[int, ...]]]:
     for source in folding.needed:
         if isinstance(source, Mapped) and isinstance(source.layer, ELEMENTWISE):
             continue  # goes with what it activates
-        for part in _reads(source):
+        # what joins nothing reads all of its inputs
+        for part in getattr(source, "parts", None) or [Part.all(read) for read in source.inputs]:
             root = _written_by(part.source)
             if root is None:
                 continue
@@ -36,11 +37,6 @@ def slices_wanted(folding: Folding) -> dict[int, list[tuple[int, ...]]]:
         for root, parts in apart.items()
         if root.number >= 0 and root not in whole and len(pieces := _pieces(root.rows, parts)) <= MOST_PIECES
     }
-
-
-def _reads(source: Source) -> Sequence[Part]:
-    parts = getattr(source, "parts", None)
-    return [Part.all(read) for read in source.inputs] if parts is None else parts
 
 
 def _written_by(source: Source) -> Dense | None:

@@ -105,12 +105,12 @@ def _piece(builder: Builder, part: Part) -> fx.Node:
 class Mapped(Source):
     """A layer without weights, applied to each channel: activation, pooling, resampling."""
 
-    def __init__(self, source: Source, layer: nn.Module, kind: str) -> None:
+    def __init__(self, source: Source, layer: nn.Module) -> None:
         super().__init__([source], source.layout)
-        self.layer, self.kind = layer, kind
+        self.layer = layer
 
     def emit(self, builder: Builder) -> fx.Node:
-        return builder.call(self.kind, self.layer, builder.nodes[self.inputs[0]])
+        return builder.call(type(self.layer).__name__.lower(), self.layer, builder.nodes[self.inputs[0]])
 
 
 class Combined(Source):

@@ -51,8 +51,9 @@ class Flow(nn.Module):
 
 
 def top_layers(network: nn.Module) -> list[nn.Module]:
-    """The layers that can stay whole one by one: those of a yaml, or the children of another network."""
-    return list(network.model) if isinstance(network, Flow) else list(network.children())
+    """What can stay whole one by one: the layers of a yaml but the head, or another network's children."""
+    layers = network.model if isinstance(network, Flow) else network.children()
+    return [layer for layer in layers if not isinstance(layer, Detect)]
 
 
 def trace(
@@ -65,8 +66,7 @@ def trace(
     `shape`.
     """
     network.eval()
-    layers = [layer for layer in top_layers(network) if not isinstance(layer, Detect)]
-    opaque = {layer for layer in layers if layer in whole or not _traceable(layer)}
+    opaque = {layer for layer in top_layers(network) if layer in whole or not _traceable(layer)}
     graph = fx.GraphModule(network, _Tracer(opaque).trace(network))
     _Shapes(graph).run(torch.zeros(shape, dtype=next(network.parameters()).dtype))
     return graph

@@ -1,6 +1,6 @@
 """What an exported file says of itself: reading and writing it, in every form.
 
-Each holds the texts of `models.exporting.describe.metadata`: ONNX and CoreML as properties, TorchScript as
+Each holds the texts of `models.exporting.job.metadata`: ONNX and CoreML as properties, TorchScript as
 JSON in the extra file `config.txt`, ExecuTorch as JSON that the method `metadata` gives, a folder as
 `metadata.yaml`, LiteRT as a `metadata.yaml` that is appended. A file may come from anywhere: every value is
 checked and none is run.

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Backend
-from models.runtimes.folder import checksum, the_pair
+from models.runtimes.base import Backend, checksum, the_pair
 from models.runtimes.metadata import read_yaml
 from utils.errors import UserError
 from utils.optional import require

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Backend, first_line
-from models.runtimes.folder import the_pair
+from models.runtimes.base import Backend, first_line, the_pair
 from models.runtimes.metadata import read_yaml
 from utils.errors import UserError
 from utils.optional import require

@@ -18,14 +18,9 @@ from utils.errors import UserError
 
 def open_pytorch(path: Path, device: torch.device, half: bool, threads: int | None) -> PyTorchBackend:
     """The detector in a checkpoint, fused; `threads` are those of PyTorch in this process."""
-    set_threads(threads)
-    return PyTorchBackend(load_model(path), device, half=half)
-
-
-def set_threads(threads: int | None) -> None:
-    """Have PyTorch compute with so many threads in this process, None for as many as it likes."""
     if threads is not None:
         torch.set_num_threads(threads)
+    return PyTorchBackend(load_model(path), device, half=half)
 
 
 class PyTorchBackend(Backend):
@@ -64,7 +59,8 @@ class TorchScriptBackend(Backend):
 
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device, half)
-        set_threads(threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         extra = {CONFIG_FILE: ""}
         try:
             with warnings.catch_warnings():

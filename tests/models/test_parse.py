@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from models.blocks.conv import Conv
-from models.parse import parse_model, resolve_argument, run_layers
+from models.parse import Layer, parse_model, resolve_argument, run_layers
 from utils.errors import UserError
 
 
@@ -79,8 +80,21 @@ def test_sources_and_releases() -> None:
     )
     modules, layers = parse_model(describe(*rows))
     assert [layer.sources for layer in layers] == [(-1,), (0,), (0,), (2, 1, 0), (2,)]
-    assert [layer.release for layer in layers] == [(-1,), (), (), (0, 1, 3), (2, 4)]
     assert layers[3].channels == 4 + 8 + 8
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[list[int]] = []
+
+    def call(layer: Layer, module: nn.Module, x: Any) -> torch.Tensor:
+        del x
+        alive.append([index for index, output in enumerate(made) if output() is not None])
+        y = torch.zeros(2, layer.channels, 4, 4)
+        made.append(weakref.ref(y))
+        return y
+
+    # the newest output is held until the next layer has run
+    run_layers(modules, layers, torch.zeros(2, 3, 4, 4), call)
+    assert alive == [[], [0], [0, 1], [0, 1, 2], [2, 3]]
+    assert [output() for output in made] == [None] * 5
     assert run_layers(modules, layers, torch.zeros(2, 3, 4, 4)).shape == (2, 8, 4, 4)
 
 

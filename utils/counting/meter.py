@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +27,7 @@ SCATTERING = {"index_put", "index_copy", "scatter"}
 GATHERING = {"index", "_unsafe_index", "index_select", "gather", "take", "embedding"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cost:
     """What one forward pass takes.
 
@@ -50,13 +49,13 @@ class Cost:
         unknown_to_thop: layers for which thop has a rule and this module does not, which `thop` lacks.
     """
 
-    operations: Mapping[Kind, int]
-    thop: int
-    bytes_read: int
-    bytes_written: int
-    peak_bytes: int
-    depth: int
-    kernels: int
+    operations: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    thop: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    peak_bytes: int = 0
+    depth: int = 0
+    kernels: int = 0
     unknown: tuple[str, ...] = ()
     unknown_to_thop: tuple[str, ...] = ()
 
@@ -93,15 +92,8 @@ class Meter(TorchDispatchMode):
         super().__init__()
         self._sizes: dict[int, int] = {}  # bytes of what the pass takes or makes and still holds
         self._depths: dict[int, int] = {}  # of what depends on the input
-        self._alive = self._peak = 0
-        self._start_section()
-
-    def _start_section(self) -> None:
-        self._operations: Counter[Kind] = Counter()
-        self._read = self._written = self._kernels = self._thop = 0
-        self._unknown: list[str] = []
-        self._unknown_layers: list[str] = []
-        self._peak = self._alive
+        self._alive = 0
+        self._cost = Cost()  # of this section
 
     def __enter__(self) -> Meter:
         self._hook = register_module_forward_hook(self._see_layer)
@@ -116,33 +108,23 @@ class Meter(TorchDispatchMode):
         for tensor in _tensors(inputs):
             self._hold(tensor)
             self._depths.setdefault(_key(tensor), 0)
-        self._peak = max(self._peak, self._alive)
 
     def take(self, output: Any) -> Cost:
         """The cost since the last call; `output` is what the pass, or this section of it, returns."""
-        cost = Cost(
-            operations={kind: self._operations[kind] for kind in KINDS},
-            thop=2 * self._thop,
-            bytes_read=self._read,
-            bytes_written=self._written,
-            peak_bytes=self._peak,
-            depth=max((self._depths.get(_key(tensor), 0) for tensor in _tensors(output)), default=0),
-            kernels=self._kernels,
-            unknown=_distinct(self._unknown),
-            unknown_to_thop=_distinct(self._unknown_layers),
-        )
-        self._start_section()
+        cost, self._cost = self._cost, Cost(peak_bytes=self._alive)
+        cost.depth = max((self._depths.get(_key(tensor), 0) for tensor in _tensors(output)), default=0)
         return cost
 
     def _see_layer(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Runs after every layer, those inside of others included."""
         counted = thop_multiply_adds(layer, inputs, output)
         if counted is None:
-            self._unknown_layers.append(f"nn.{type(layer).__name__}")
-        self._thop += counted or 0
+            names = (*self._cost.unknown_to_thop, f"nn.{type(layer).__name__}")
+            self._cost.unknown_to_thop = _distinct(names)
+        self._cost.thop += 2 * (counted or 0)
         zeros = getattr(layer, "structural_zeros", 0)
         if zeros:
-            self._operations["products"] -= 2 * zeros * output.numel() // output.shape[1]
+            self._cost.operations["products"] -= 2 * zeros * output.numel() // output.shape[1]
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -167,15 +149,15 @@ class Meter(TorchDispatchMode):
         made = [tensor for tensor in _results(name, out) if _key(tensor) not in held]
         if not made and not targets:
             return  # a view, or numbers only
-        self._kernels += "empty" not in name
+        self._cost.kernels += "empty" not in name
         found = operations(func, args, kwargs, out)
         if found is None:
-            self._unknown.append(str(func.overloadpacket))
-        self._operations.update(found or {})
+            self._cost.unknown = _distinct((*self._cost.unknown, str(func.overloadpacket)))
+        for kind, number in (found or {}).items():
+            self._cost.operations[kind] += number
         self._move(name, operands, targets, made)
         for tensor in made:
             self._hold(tensor)
-        self._peak = max(self._peak, self._alive)
         self._deepen([*made, *targets], held, step=bool(found and found.get("products")))
 
     def _move(self, name: str, operands: list[Tensor], targets: list[Tensor], made: list[Tensor]) -> None:
@@ -192,14 +174,15 @@ class Meter(TorchDispatchMode):
         if name in GATHERING and made:
             source = id(operands[0])
             read[source] = min(read[source], written)
-        self._read += sum(read.values())
-        self._written += written
+        self._cost.bytes_read += sum(read.values())
+        self._cost.bytes_written += written
 
     def _hold(self, tensor: Tensor) -> None:
         storage, key = tensor.untyped_storage(), _key(tensor)
         if key not in self._sizes:
             self._sizes[key] = storage.nbytes()
             self._alive += storage.nbytes()
+            self._cost.peak_bytes = max(self._cost.peak_bytes, self._alive)
             weakref.finalize(storage, self._release, key).atexit = False
 
     def _release(self, key: int) -> None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from models.exporting.config import ExportConfig
-from models.exporting.describe import example
-from models.exporting.job import Job
+from models.exporting.job import Job, example
 from models.exporting.network import exported_network
 from models.yolo import DetectionModel
 from tests.layouts import small

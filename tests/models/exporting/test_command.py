@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import detect
-from models.exporting.describe import example
+from models.exporting.job import example
 from models.runtimes.opening import load_backend
 from models.runtimes.openvino import shared_core
 from models.weights import load_model

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import export
-from models.exporting.describe import example
 from models.exporting.int8 import Calibration, check_fall
+from models.exporting.job import example
 from models.runtimes.opening import load_backend
 from tests.models.exporting.command import refusal
 from tests.models.exporting.weights import NAMES, write_weights

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.exporting.describe import example
+from models.exporting.job import example
 from models.runtimes.openvino import shared_core
 from models.weights import load_model
 from tests.models.exporting.command import call, session

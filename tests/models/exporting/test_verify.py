@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.exporting import verify
 from models.exporting.config import ExportConfig
-from models.exporting.describe import example
+from models.exporting.job import example
 from models.exporting.network import exported_network, halved
 from models.exporting.nms import WithSuppression
 from models.exporting.verify import difference

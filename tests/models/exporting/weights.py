@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.exporting.describe import example
+from models.exporting.job import example
 from models.yolo import DetectionModel
 from tests.layouts import small
 from utils.checkpoints.files import write_checkpoint

@@ -14,8 +14,7 @@ import torch
 import detect
 import val
 from models.exporting import ncnn, onnx, openvino, torchscript
-from models.exporting.describe import example
-from models.exporting.job import Exporter
+from models.exporting.job import Exporter, example
 from models.runtimes.opening import load_backend
 from models.weights import load_model
 from tests.models.exporting.jobs import SIZE, expectation, job_of, make_job, shares
