@@ -32,7 +32,7 @@ from utils.device import select_device
 from utils.errors import UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
-from utils.evaluation.report import plot_study, report_validation, write_labels
+from utils.evaluation.report import LabelFiles, plot_study, report_validation
 from utils.files import increment_path
 from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, at_least, flag, parse_flags
 from utils.plots.pictures import RunPictures
@@ -99,12 +99,14 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     names = spec.classes(config.single_cls)
     loader = open_loader(config, backend, spec, folder)
     pictures = RunPictures(folder, names, enabled=not config.noplots)
-    save_labels = config.save_txt or config.save_hybrid
+    labels = None
+    if config.save_txt or config.save_hybrid:
+        labels = LabelFiles(folder / "labels", loader.dataset.index.paths(), config.save_conf)
     coco = CocoJson(spec.names) if config.save_json else None
 
     def on_image(result: ImageResult) -> None:
-        if save_labels:
-            write_labels(folder / "labels", result, config.save_conf)
+        if labels is not None:
+            labels.write(result)
         if coco is not None:
             coco.add(result)
 
@@ -125,7 +127,7 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     )
     report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     pictures.close()
-    if save_labels:
+    if labels is not None:
         LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:
         coco.write(folder)

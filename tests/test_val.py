@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,20 @@ def test_bad_input_is_a_users_error(official_weights: Path, tiny_data: Path, tmp
         val.main([*common, "--data", str(tiny_data), "--task", "test", "--single-cls"])
     with pytest.raises(UserError, match=r"nowhere\.pt"):
         val.main(["--weights", "nowhere.pt", "--data", str(tiny_data)])
+
+
+def test_images_of_one_name_have_label_files_of_their_own(
+    official_weights: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    for kind in ("images", "labels"):
+        shutil.copytree(tmp_path / "data" / kind / "val", tmp_path / "data" / kind / "other")
+    count = len(list((tmp_path / "data/images/val").iterdir()))
+    data = tmp_path / "data.yaml"
+    data.write_text(
+        f"path: {tmp_path / 'data'}\ntrain: images/train\nval: [images/val, images/other]\nnames: [a, b]\n"
+    )
+    flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--save-txt", "--single-cls")
+    val.main(["--weights", str(official_weights), "--data", str(data), *flags])
+    found = {path.stem for path in (tmp_path / "exp" / "labels").iterdir()}
+    assert found == {f"{number}{end}" for number in range(count) for end in ("", "_2")}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from utils.boxes import normalize, xyxy_to_xywh
 from utils.detections.annotate import Style, annotate, crop
-from utils.detections.saving import crop_path, numbered, write_image
+from utils.detections.saving import NamesApart, crop_path, write_image
 from utils.files import ROOT, increment_path
 
 STAGES = ("pre-process", "inference", "NMS")
@@ -192,7 +192,5 @@ class Results:
 
     def _stems(self) -> list[str]:
         """`files` without suffix, made unique: pictures of the same name come from different folders."""
-        stems: list[str] = []
-        for file in self.files:
-            stems.append(next(stem for stem in numbered(Path(file).stem) if stem not in stems))
-        return stems
+        names = NamesApart()
+        return [names.take(Path(file).stem) for file in self.files]

@@ -18,6 +18,25 @@ def numbered(stem: str, first: int = 1) -> Iterator[str]:
     return (stem if number == 1 else f"{stem}_{number}" for number in itertools.count(first))
 
 
+class NamesApart:
+    """Gives names of which no two are the same file, also where upper and lower case are one."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}  # the number that is tried first: names that were taken stay so
+
+    def take(self, stem: str) -> str:
+        """`stem`, or the first of `stem_2`, `stem_3` … that has not been given."""
+        number = self._next.get(stem, 1)
+        for name in numbered(stem, number):
+            number += 1
+            if name.casefold() not in self._taken:
+                break
+        self._next[stem] = number
+        self._taken.add(name.casefold())
+        return name
+
+
 def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path]) -> Path:
     """Where the crop of a picture's detection number `place` goes.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
-from utils.detections.saving import crop_path, label_rows, numbered, write_image
+from utils.detections.saving import NamesApart, crop_path, label_rows, write_image
 from utils.errors import UserError
 from utils.files import safe_name
 
@@ -76,7 +76,7 @@ def _identity(file: str | Path) -> tuple[int, int] | None:
 class OutputWriter:
     """Writes the results of a run, frame by frame; used by one thread at a time.
 
-    Every item of the source has a stem of its own: a second `cat.jpg` from another folder becomes
+    Every picture has a stem of its own, and every video: a second `cat.jpg` from another folder becomes
     `cat_2`, and a `cat_7.jpg` after a `cat.mp4`, whose frames are called `cat_1`, `cat_2` …, becomes
     `cat_7_2`.
 
@@ -94,8 +94,9 @@ class OutputWriter:
         self.folder, self.options, self.names, self.style = folder, options, names, style
         self.label_files = 0
         self._stems: dict[int, str] = {}  # of each item
-        self._taken: set[str] = set()
-        self._series: dict[str, bool] = {}  # stems without number: whether pictures have them, or a video
+        self._pictures, self._moving = NamesApart(), NamesApart()
+        self._series: set[str] = set()  # stems of pictures that end in a number, without it
+        self._video_stems: set[str] = set()
         self._crops: set[Path] = set()
         self._videos: dict[int, tuple[cv2.VideoWriter, tuple[int, int]]] = {}  # with width and height
         if options.table:
@@ -145,17 +146,29 @@ class OutputWriter:
             base = Path(place).stem if frame.mode != "stream" else re.sub(r"\W+", "_", place).strip("_")
             if "://" in place:  # no file has vouched for the name
                 base = safe_name(base)
-            picture = frame.mode == "image"
-            self._stems[frame.index] = next(stem for stem in numbered(base) if self._claim(stem, picture))
+            apart = self._apart_from_videos if frame.mode == "image" else self._apart_from_pictures
+            self._stems[frame.index] = apart(base)
         return self._stems[frame.index]
 
-    def _claim(self, stem: str, picture: bool) -> bool:
-        """Take a stem, unless it is taken or could become the name of a video's frame, or the other way."""
-        series = re.sub(r"_[1-9]\d*\Z", "", stem) if picture else stem
-        if stem in self._taken or self._series.setdefault(series, picture) != picture:
-            return False
-        self._taken.add(stem)
-        return True
+    def _apart_from_videos(self, base: str) -> str:
+        """A stem for a picture that is not the name of a frame of a video."""
+        while True:
+            stem = self._pictures.take(base)
+            series, numbers = re.subn(r"_[1-9]\d*\Z", "", stem.casefold())
+            if not numbers:
+                return stem
+            if series not in self._video_stems:
+                self._series.add(series)
+                return stem
+            base = f"{stem}_2"  # whose series is another one
+
+    def _apart_from_pictures(self, base: str) -> str:
+        """A stem for a video or stream, none of whose frames has the name of a picture."""
+        while True:
+            stem = self._moving.take(base)
+            if stem.casefold() not in self._series:
+                self._video_stems.add(stem.casefold())
+                return stem
 
     def _write_labels(self, path: Path, frame: Frame, rows: np.ndarray) -> None:
         if not len(rows):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.console import LOGGER
-from utils.detections.saving import label_rows
+from utils.detections.saving import NamesApart, label_rows
 from utils.evaluation.evaluate import Evaluation, ImageResult
 from utils.evaluation.metrics import SUMMARY
 from utils.files import atomic_write
@@ -44,11 +45,23 @@ def report_validation(result: Evaluation, folder: Path, plots: bool = True, verb
         plot_confusion_matrix(result.confusion, result.metrics.names, folder / "confusion_matrix.png")
 
 
-def write_labels(folder: Path, result: ImageResult, confidences: bool) -> None:
-    """Write the detections on an image as a label file, an empty one when nothing was found."""
-    folder.mkdir(exist_ok=True)
-    rows = label_rows(result.detections.numpy(), result.shape, confidences=confidences)
-    (folder / f"{Path(result.path).stem}.txt").write_text(rows, encoding="utf-8")
+class LabelFiles:
+    """Writes the detections on each image as a label file, an empty one when nothing was found.
+
+    Args:
+        folder: is created.
+        paths: of all images; `a_2.txt` belongs to the second of them with the name `a`.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str], confidences: bool) -> None:
+        names = NamesApart()
+        self._names = {path: names.take(Path(path).stem) for path in paths}
+        self._folder, self._confidences = folder, confidences
+        folder.mkdir(exist_ok=True)
+
+    def write(self, result: ImageResult) -> None:
+        rows = label_rows(result.detections.numpy(), result.shape, confidences=self._confidences)
+        (self._folder / f"{self._names[result.path]}.txt").write_text(rows, encoding="utf-8")
 
 
 def plot_study(rows: NDArray[np.floating], folder: Path) -> None:

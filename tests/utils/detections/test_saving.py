@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.detections.saving import crop_path, label_rows, numbered, write_image
+from utils.detections.saving import NamesApart, crop_path, label_rows, numbered, write_image
 
 ROWS = np.array([[10.0, 20, 50, 60, 0.75, 1], [0, 0, 200, 100, 0.5, 12]], np.float32)
 
@@ -14,6 +14,15 @@ ROWS = np.array([[10.0, 20, 50, 60, 0.75, 1], [0, 0, 200, 100, 0.5, 12]], np.flo
 def test_numbers_go_on_from_where_they_are_told() -> None:
     assert list(islice(numbered("a"), 3)) == ["a", "a_2", "a_3"]
     assert list(islice(numbered("a", 4), 2)) == ["a_4", "a_5"]
+
+
+def test_names_apart() -> None:
+    names = NamesApart()
+    assert [names.take(stem) for stem in ("a", "a", "a_2", "A", "a_2", "a")] == [
+        "a", "a_2", "a_2_2", "A_3", "a_2_3", "a_4",
+    ]  # fmt: skip
+    many = [names.take("b") for _ in range(20_000)]  # quadratic, it would take a minute
+    assert len(set(many)) == 20_000
 
 
 def test_class_names_make_safe_folders() -> None:

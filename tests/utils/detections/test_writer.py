@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import cv2
@@ -117,6 +118,30 @@ def test_a_photograph_and_the_frames_of_a_video_stay_apart(tmp_path: Path) -> No
     output.write(frame("v_01.jpg", 2), ROWS)  # no frame is ever called so
     assert sorted(read(tmp_path)) == ["v_01.txt", "v_1.txt", "v_1_2.txt"]
     assert len(list((tmp_path / "crops" / "dog").iterdir())) == 3
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(5))))
+def test_any_order_of_similar_names_ends_with_files_apart(order: tuple[int, ...], tmp_path: Path) -> None:
+    """A picture and a video of one stem; numbers that frames, pictures and videos could have alike."""
+    items = [("c.mp4", "video"), ("x/c.png", "image"), ("y/c.png", "image"), ("c_2.mp4", "video"),
+             ("c_2_1.jpg", "image")]  # fmt: skip
+    output = writer(tmp_path, labels=True, pictures=True)
+    for index, item in enumerate(order):
+        path, mode = items[item]
+        for number in range(2 if mode == "video" else 1):
+            output.write(frame(path, index, mode, number), ROWS)  # type: ignore[arg-type]
+    output.close()
+    assert output.label_files == len(read(tmp_path)) == 7
+    assert len([p for p in tmp_path.iterdir() if p.is_file()]) == 5
+
+
+def test_a_picture_and_a_video_keep_the_name_they_share(tmp_path: Path) -> None:
+    output = writer(tmp_path, labels=True, pictures=True)
+    output.write(frame("clip.mp4", 0, "video", 0), ROWS)
+    output.write(frame("clip.png", 1), ROWS)
+    output.close()
+    assert sorted(read(tmp_path)) == ["clip.txt", "clip_1.txt"]
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["clip.mp4", "clip.png"]
 
 
 def test_a_video_after_a_photograph_gives_way(tmp_path: Path) -> None:
