@@ -142,7 +142,7 @@ def plan_rectangles(
     if size < stride:
         raise UserError(f"image size {size} is below the stride {stride} of the model")
     aspect = shapes[:, 0] / shapes[:, 1]
-    order = np.argsort(aspect)  # YOLOv5 breaks ties like this, and a batch's members decide its padding
+    order = np.argsort(aspect, kind="stable")  # another tie-break would depend on the CPU
     batches = []
     for start in range(0, len(order), batch_size):
         ratios = aspect[order[start : start + batch_size]]

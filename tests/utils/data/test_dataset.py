@@ -100,6 +100,13 @@ def test_rectangles() -> None:
         plan_rectangles(shapes, 16, 2, 32, 0.0)
 
 
+def test_images_of_one_shape_keep_their_order() -> None:
+    """Also among many, where numpy's default sort takes another way on each kind of CPU."""
+    ratios = np.random.default_rng(0).integers(1, 5, 1000)
+    order, _ = plan_rectangles(np.stack([100 * ratios, np.full(1000, 100)], axis=1), 640, 16, 32, 0.5)
+    assert order.tolist() == sorted(range(1000), key=lambda i: (ratios[i], i))
+
+
 def test_rectangular_batches(index: DatasetIndex) -> None:
     dataset = DetectionDataset(index, 128, rect=True, batch_size=2)
     found = batches(dataset)
