@@ -52,6 +52,15 @@ def test_frozen_layers_keep_their_weights(arguments: Arguments, tmp_path: Path) 
     # --weights takes over the average
     assert torch.equal(before[".ema.model.1.conv.weight"], after[".model.model.1.conv.weight"])
     assert not torch.equal(before[".ema.model.2.cv1.conv.weight"], after[".model.model.2.cv1.conv.weight"])
+    # nor do the statistics of BatchNorm move
+    frozen, trained = "model.1.bn.running_mean", "model.2.cv1.bn.running_mean"
+    assert torch.equal(before[f".ema.{frozen}"], after[f".model.{frozen}"])
+    assert not torch.equal(before[f".ema.{trained}"], after[f".model.{trained}"])
+
+
+def test_one_small_image_at_a_time_and_in_many_sizes(arguments: Arguments) -> None:
+    """The deepest map never is a single value, of which BatchNorm could make nothing."""
+    train.main([*arguments, "--batch-size", "1", "--multi-scale", "--epochs", "1", "--noval", "--noplots"])
 
 
 def test_workers_do_not_change_the_result(arguments: Arguments, tmp_path: Path) -> None:
@@ -106,6 +115,8 @@ def test_evolution_keeps_the_fittest(arguments: Arguments, tmp_path: Path) -> No
         (("--cfg", "yolov5n-gsconf.yaml"), "gsconv"),
         (("--hyp", "hyp.scratch-lo.yaml"), "did you mean hyp.scratch-low.yaml"),
         (("--freeze", "99"), "the model has layers 0 to 24"),
+        (("--freeze", "25"), "--freeze 25 leaves nothing to train"),
+        (("--freeze", *map(str, range(25))), "leaves nothing to train"),
         (("--resume", "nowhere.pt"), "nowhere.pt"),
         (("--device", "7"), "CUDA devices"),
         (("--amp", "fp16"), "--amp fp16 needs a CUDA device"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 
 import train
 from tests.training_runs import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
+from training.config import TrainConfig
+from training.resume import resumed
+from utils.distributed import Process
 from utils.errors import UserError
+from utils.flags import parse_flags
 
 Arguments = tuple[str, ...]
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
@@ -142,13 +147,42 @@ def test_equal_epochs_restart_the_waiting(
 
 @pytest.mark.parametrize(
     ("flag", "value", "name"),
-    [("--epochs", "50", "epochs"), ("--optimizer", "Adam", "optimizer"), ("--batch-size", "2", "batch_size")],
+    [
+        ("--epochs", "50", "epochs"),
+        ("--epochs", "100", "epochs"),  # the default, but it was typed
+        ("--optimizer", "Adam", "optimizer"),
+        ("--batch-size", "2", "batch_size"),
+    ],
 )
 def test_a_setting_that_contradicts_the_run_is_refused(
     finished: Path, flag: str, value: str, name: str
 ) -> None:
     with pytest.raises(UserError, match=f"where {name} is .*leave {flag} out"):
         train.main(["--resume", str(finished / "weights" / "last.pt"), flag, value])
+
+
+def test_a_flag_that_was_typed_counts_also_when_it_is_the_default(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    content = torch.load(last, weights_only=True)
+    content["train_args"]["workers"] = 3
+    torch.save(content, last)
+    for flags, workers in (((), 3), (("--workers", "8"), 8)):
+        config = parse_flags(TrainConfig, ["--resume", str(last), *flags])
+        assert resumed(config, Process())[0].workers == workers
+
+
+def test_a_run_does_not_go_on_with_other_classes(finished: Path, tiny_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "exp")
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    data = tmp_path / "more.yaml"
+    text = tiny_data.read_text(encoding="utf-8").replace("[blue, green]", "[blue, green, red]")
+    data.write_text(text, encoding="utf-8")
+    content = torch.load(last, weights_only=True)
+    content["train_args"]["data"] = str(data)
+    torch.save(content, last)
+    with pytest.raises(UserError, match=r"has 3 classes, .*'red'.*started with 2 classes, .*start a new run"):
+        train.main(["--resume", str(last)])
 
 
 def without(values: dict[str, Any], *names: str) -> dict[str, Any]:

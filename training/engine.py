@@ -72,6 +72,9 @@ def train_one_epoch(
         NonFiniteLoss: before the weights take a step from such a loss.
     """
     model.train()
+    for layer in training.state.model.model:
+        if is_frozen(layer):
+            layer.eval()  # its BatchNorm statistics stay as well
     state, schedule, loader, device = training.state, training.schedule, training.loader, training.device
     dtype = amp_dtype(training.config.amp, device)
     scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
@@ -107,6 +110,12 @@ def train_one_epoch(
     return True
 
 
+def is_frozen(layer: nn.Module) -> bool:
+    """Whether a layer has weights and none of them is trained."""
+    weights = list(layer.parameters())
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
 def _optimizer_step(state: TrainingState) -> None:
     """Take a step with the gathered gradients, and let the average follow."""
     state.scaler.unscale_(state.optimizer)
@@ -125,7 +134,8 @@ def _to_model(images: Tensor, training: Training) -> Tensor:
     if not training.config.multi_scale:
         return pixels
     state, imgsz, stride = training.state, training.loader.dataset.size, training.state.model.multiple
-    low, high = math.ceil(imgsz / 2 / stride), imgsz * 3 // 2 // stride
+    # two strides at the least: of a single value, which one image of one stride is, BatchNorm has no variance
+    low, high = max(math.ceil(imgsz / 2 / stride), 2), imgsz * 3 // 2 // stride
     rng = generator_for(training.config.seed, state.epoch, state.batch)
     side = int(rng.integers(low, high, endpoint=True)) * stride
     factor = side / max(pixels.shape[2:])

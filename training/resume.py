@@ -45,7 +45,7 @@ def resumed(
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
     for field in dataclasses.fields(TrainConfig):
         name, value = field.name, getattr(config, field.name)
-        if value == field.default or name in ABOUT_RESUMING:
+        if name in ABOUT_RESUMING or (value == field.default and name not in config.typed):
             continue
         if name not in FREE and value != settings.get(name):
             raise UserError(

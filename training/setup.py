@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -43,6 +44,12 @@ def build_model(
     """
     names = spec.classes(config.single_cls)
     if checkpoint is not None:
+        if (before := checkpoint["names"]) != names:
+            has, had = (f"{len(n)} classes, {reprlib.repr([*n.values()])}" for n in (names, before))
+            raise UserError(
+                f"--resume: {config.data} has {has}; the run was started with {had}; take that list back, or "
+                "start a new run with --weights"
+            )
         model = DetectionModel(checkpoint["yaml"], nc=len(names))
     else:
         source = read_checkpoint(find_weights(config.weights)) if config.weights else None
@@ -65,7 +72,7 @@ def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
     """Keep the weights of the first n layers as they are when one number n is given, else of those layers.
 
     Raises:
-        UserError: a layer that the model does not have.
+        UserError: a layer that the model does not have, or nothing is left to train.
     """
     count = len(model.model)
     frozen = range(layers[0]) if len(layers) == 1 else layers
@@ -73,6 +80,10 @@ def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
         raise UserError(f"--freeze {' '.join(map(str, layers))}: the model has layers 0 to {count - 1}")
     for layer in frozen:
         model.model[layer].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(
+            f"--freeze {' '.join(map(str, layers))} leaves nothing to train; 0 to {count - 2} may be frozen"
+        )
     if len(frozen):
         LOGGER.info(f"frozen layers: {', '.join(map(str, frozen))}")
 

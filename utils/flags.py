@@ -11,7 +11,7 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
 
@@ -54,9 +54,14 @@ def flag(
 class CommandConfig:
     """Base of the command configurations: checks every value against the rule of its flag.
 
+    Attributes:
+        typed: the fields whose flags stood on the command line, also when their value is the default.
+
     Raises:
         ValueError: a value that breaks its rule; the message names the flag.
     """
+
+    typed: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
@@ -109,12 +114,20 @@ def parse_flags(
     """
     parser = build_parser(config)
     parser.prog = command or parser.prog
-    values = vars(parser.parse_intermixed_args(argv))
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
+    untyped = argparse.Namespace(**{field.name: _UNTYPED for field in fields})
+    values = vars(parser.parse_intermixed_args(argv, untyped))
+    typed = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not _UNTYPED
+    }
     try:
-        return config(**{**values, **lists})
+        made = config(**typed)
     except ValueError as error:
         parser.error(str(error))
+    object.__setattr__(made, "typed", frozenset(typed))  # the configuration is frozen for everybody else
+    return made
 
 
 def of_saved(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
@@ -178,6 +191,9 @@ def _options_of_type(annotation: Any) -> dict[str, Any]:
     if inner:  # A | B, A | None
         return {"type": str} if str in inner else _options_of_type(inner[0])
     return {"type": annotation}
+
+
+_UNTYPED = object()
 
 
 class _OneLineParser(argparse.ArgumentParser):
