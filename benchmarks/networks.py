@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.complexity import check_side
-from models.exporting.formats import FORMATS
+from models.exporting.formats import FORMATS, check_needs
 from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
@@ -136,8 +136,8 @@ def check_packages(runtimes: Sequence[str]) -> None:
     """
     for runtime in runtimes:
         if runtime != "torch":
-            for package in ((PACKAGES[runtime],) * 2, *FORMATS[RUNTIMES[runtime]].needs):
-                check_installed(*package)
+            check_installed(PACKAGES[runtime], PACKAGES[runtime])
+            check_needs(FORMATS[RUNTIMES[runtime]])
 
 
 def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def formats_of(config: ExportConfig) -> list[Format]:
                 able = ", ".join(other.name for other in FORMATS.values() if flag in other.flags)
                 raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
     for form in found.values():
-        for package in form.needs:
-            check_installed(package, PIP.get(package, package))
+        check_needs(form)
     return list(found.values())
+
+
+def check_needs(form: Format) -> None:
+    """Raise a UserError with the pip command when a package that a format needs is not installed."""
+    for package in form.needs:
+        check_installed(package, PIP.get(package, package))

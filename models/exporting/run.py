@@ -75,10 +75,8 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     if model.yaml["ch"] != 3:
         raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
     model.requires_grad_(False)
-    height, width = (
-        rounded_size(side, model.multiple, least=1) for side in (config.imgsz[0], config.imgsz[-1])
-    )
-    size = height, width
+    sides = {side: rounded_size(side, model.multiple, least=1) for side in config.imgsz}  # told once each
+    size = sides[config.imgsz[0]], sides[config.imgsz[-1]]
     network = exported_network(
         model, None if config.dynamic else size, folded=not config.no_deploy, raw=config.raw
     )

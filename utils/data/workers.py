@@ -26,6 +26,7 @@ import numpy as np
 Result = TypeVar("Result")
 
 PRELOADED = ["cv2", "numpy", "yaml", "tqdm"]  # packages that workers need; they do without torch
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 BLAS = "OPENBLAS_NUM_THREADS"  # NumPy would start threads when it is imported
 
 
@@ -36,16 +37,23 @@ def context() -> BaseContext:
 
 
 def start_server() -> None:
-    """Let the fork server load its packages while other work goes on; where there is none, do nothing."""
-    if context().get_start_method() == "forkserver":
-        from multiprocessing.forkserver import ensure_running, set_forkserver_preload  # not on Windows
+    """Let the fork server load its packages while other work goes on; where there is none, do nothing.
 
-        set_forkserver_preload(PRELOADED)
+    The signals by which a group of processes is stopped are blocked in it: its end, and that of the workers, is
+    up to this process, which first saves where it is.
+    """
+    if context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver, resource_tracker  # not on Windows
+
+        forkserver.set_forkserver_preload(PRELOADED)
         before = os.environ.get(BLAS)
         os.environ[BLAS] = "1"
+        resource_tracker.ensure_running()  # by itself the server starts it, which unblocks the signals
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
-            ensure_running()
+            forkserver.ensure_running()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.environ.pop(BLAS) if before is None else os.environ.update({BLAS: before})
 
 
@@ -112,6 +120,7 @@ def _begin(prepare: Callable[..., object] | None, *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # one that is named can be ended
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare(*arguments)

@@ -67,6 +67,39 @@ with WorkerPool(2) as pool:
 """
 
 
+GROUP = """
+import os, signal, time
+from utils.data.workers import WorkerPool, start_server
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+start_server()
+os.killpg(0, signal.SIGTERM)  # while the server starts
+pool = WorkerPool(1)
+pool.submit(time.sleep, 0).result()
+job = pool.submit(time.sleep, 0.5)
+for number in (signal.SIGTERM, signal.SIGINT):
+    os.killpg(0, number)
+job.result()
+print("all is there")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal to a group of processes")
+def test_a_signal_to_the_whole_group_is_for_the_parent_alone(tmp_path: Path) -> None:
+    """As `timeout` and batch systems send it; the parent saves first, which takes its workers' help."""
+    (tmp_path / "program.py").write_text(GROUP, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "program.py")]
+    ended = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+    )
+    assert ended.stdout == "all is there\n", ended.stderr
+
+
 def test_a_program_without_guard_is_not_started_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED, encoding="utf-8")
