@@ -173,7 +173,9 @@ def build_state(
     )
     if checkpoint is not None:
         state.restore(checkpoint)
-        LOGGER.info(f"resuming at epoch {state.epoch}, batch {state.batch}")
+        place = f"resuming at epoch {state.epoch}, batch {state.batch}"
+        finished = "the run is finished, nothing is left to train; its best weights are validated again"
+        LOGGER.info(finished if state.finished else place)
     return state
 
 

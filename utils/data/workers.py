@@ -39,8 +39,8 @@ def context() -> BaseContext:
 def start_server() -> None:
     """Let the fork server load its packages while other work goes on; where there is none, do nothing.
 
-    The signals by which a group of processes is stopped are blocked in it: its end, and that of the workers, is
-    up to this process, which first saves where it is.
+    The signals by which a group of processes is stopped are blocked in it: its end, and that of the workers,
+    is up to this process, which first saves where it is.
     """
     if context().get_start_method() == "forkserver":
         from multiprocessing import forkserver, resource_tracker  # not on Windows
