@@ -22,7 +22,7 @@ import numpy as np
 
 from models.runtimes.base import Backend
 from models.runtimes.config import InferenceConfig
-from utils.console import LOGGER, setup_console
+from utils.console import LOGGER, setup_console, warn
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
@@ -140,6 +140,8 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
     split = split_of(config)
     index = build_index(getattr(spec, split), spec.names, single_cls=config.single_cls, strict=config.strict)
     LOGGER.info(f"{split}: {index.report.summary()}")
+    if index.report.nothing_to_learn:
+        warn(f"no labels to use in {split}, so P, R and mAP mean nothing: {index.report.nothing_to_learn}")
     index.report.write_report(folder)
     dataset = DetectionDataset(
         index,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,21 @@ def test_bad_input_is_a_users_error(arguments: Arguments, flags: Arguments, comp
     with pytest.raises(UserError) as error:
         train.main([*arguments, "--epochs", "1", "--workers", "0", *flags])
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [(), ("--evolve", "1")])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_labels_is_refused_before_the_first_epoch(
+    tiny_data: Path, tmp_path: Path, split: str, flags: Arguments
+) -> None:
+    shutil.copytree(tiny_data.parent, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "labels" / split)
+    text = tiny_data.read_text(encoding="utf-8").replace(str(tiny_data.parent), str(tmp_path / "data"))
+    data = tmp_path / "data.yaml"
+    data.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"no labels to use in {split}: the folder .* does not exist"):
+        train.main(["--data", str(data), "--imgsz", "64", "--project", str(tmp_path / "runs"), *flags])
+    assert not list((tmp_path / "runs").rglob("*.pt"))
 
 
 def test_errors_are_one_line_and_status_2(arguments: Arguments, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def open_training_data(
         The loader of the training split, and on the main process that of the validation split.
 
     Raises:
-        UserError: no usable images, or label faults with `--strict`.
+        UserError: no usable images, a split without usable labels, or label faults with `--strict`.
     """
     share = config.batch_size // process.world_size
 
@@ -125,6 +125,10 @@ def open_training_data(
         sources = getattr(spec, split)
         index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
         LOGGER.info(f"{split}: {index.report.summary()}")
+        if index.report.nothing_to_learn:
+            raise UserError(
+                f"--data {config.data}: no labels to use in {split}: {index.report.nothing_to_learn}"
+            )
         stride, cache = model.multiple, config.cache
         imgsz = rounded_size(config.imgsz, stride)
         return DetectionDataset(index, imgsz, batch_size=batch_size, stride=stride, cache=cache, **more)

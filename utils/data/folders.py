@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.data.images import IMAGE_SUFFIXES
-from utils.data.report import Fault
+from utils.data.report import ACTIONS, Fault
 from utils.errors import UserError
 from utils.reading import read_lines
 
@@ -61,6 +62,38 @@ def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
             orphans = [path for path in files if path not in expected and _looks_like_labels(path)]
             faults += [Fault("label without image", 0, "no image of this name", path) for path in orphans]
     return faults
+
+
+def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults: Sequence[Fault]) -> str:
+    """Why a split has no box: where the labels of its images should be, and what is there.
+
+    Args:
+        labels: the label file that each image would have.
+        faults: of the scan.
+    """
+    dropped = [fault for fault in faults if ACTIONS[fault.kind] == "row dropped"]
+    if dropped:
+        (kind, count), first = Counter(fault.kind for fault in dropped).most_common(1)[0], dropped[0]
+        return (
+            f"all {len(dropped)} label rows were dropped, {count} for '{kind}'; {first.place}: {first.detail}"
+        )
+    place, found = Path(labels[0]).parent, Counter[tuple[str, str]]()
+    for folder in {str(Path(path).parent) for path in (*images, *labels)}:
+        if os.path.isdir(folder):  # noqa: PTH112
+            suffixes = (Path(name).suffix for name in os.listdir(folder))  # noqa: PTH208
+            found.update((folder, suffix) for suffix in suffixes if suffix.lower() not in IMAGE_SUFFIXES)
+    lists = (
+        f"{count} '{suffix}' files in {folder}" for (folder, suffix), count in found.most_common(3) if suffix
+    )
+    if any(os.path.exists(label) for label in labels):  # noqa: PTH110
+        state = "all label files are empty"
+    elif place.is_dir():
+        state = f"no .txt file in {place} has the name of an image"
+    else:
+        state = f"the folder {place} does not exist"
+    return (
+        f"{state}; {Path(images[0]).name} would have {labels[0]}; found: {', '.join(lists) or 'nothing else'}"
+    )
 
 
 def _looks_like_labels(path: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.console import progress
 from utils.data import label_cache
-from utils.data.folders import find_orphans, list_images
+from utils.data.folders import find_orphans, found_instead_of_labels, list_images
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
 from utils.data.labels import Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
@@ -132,6 +132,11 @@ def build_index(
     empty = int((np.diff(arrays["offsets"]) == 0).sum())
     faults = [*faults, *find_orphans(sources, labels)]
     report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
+    above = f"class {len(names)}, "  # as the detail of a class that is one too large begins
+    if not report.boxes:
+        report.nothing_to_learn = found_instead_of_labels(images, labels, faults)
+    elif (arrays["boxes"][:, 0] > 0).all() and any(fault.detail.startswith(above) for fault in faults):
+        report.nothing_to_learn = f"classes seem to count from 1: {above}but none of class 0, the first name"
     index = DatasetIndex(**arrays, names=names, report=report)
     first = faults[0] if faults else None
     if strict and first:

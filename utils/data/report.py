@@ -54,6 +54,7 @@ class LabelReport:
     images: int = 0  # usable ones, backgrounds included
     backgrounds: int = 0  # usable images without a box
     boxes: int = 0
+    nothing_to_learn: str = ""  # why these labels teach nothing, or the wrong thing
 
     @property
     def counts(self) -> dict[str, int]:

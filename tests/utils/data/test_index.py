@@ -1,5 +1,7 @@
 import errno
 import os
+import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -258,6 +260,61 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 
 # --- sources ---
+
+
+def lose(folder: Path) -> None:
+    shutil.rmtree(folder / "labels")
+
+
+def upper(folder: Path) -> None:
+    for path in (folder / "labels/train").iterdir():
+        path.rename(path.with_suffix(".TXT"))
+
+
+def foreign(folder: Path, suffix: str) -> None:
+    lose(folder)
+    for name in "abcd":
+        (folder / f"images/train/{name}{suffix}").write_text("{}", encoding="utf-8")
+
+
+def rewrite(folder: Path, text: str) -> None:
+    for name in "abcd":
+        write_label(folder / f"labels/train/{name}.txt", text)
+
+
+NOTHING = {
+    "no folder": (
+        lose,
+        r"the folder .*labels/train does not exist; a.png would have .*a.txt; found: nothing",
+    ),
+    "upper case": (upper, r"no .txt file in .* has the name of an image.*found: 3 '.TXT' files in .*labels"),
+    "voc": (lambda f: foreign(f, ".xml"), r"does not exist.*found: 4 '.xml' files in .*images"),
+    "coco": (lambda f: foreign(f, ".json"), r"found: 4 '.json' files in .*images"),
+    "beside": (lambda f: foreign(f, ".txt"), r"found: 4 '.txt' files in .*images/train"),
+    "empty": (lambda f: rewrite(f, ""), "all label files are empty"),
+    "other classes": (
+        lambda f: rewrite(f, "7 .5 .5 .2 .2\n"),
+        "all 4 label rows .* 4 for 'class out of range'; ",
+    ),
+    "from 1": (
+        lambda f: rewrite(f, "1 .5 .5 .2 .2\n3 .3 .3 .1 .1\n"),
+        "seem to count from 1: class 3, but none of",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_labels_that_teach_nothing_are_explained(kind: str, folder: Path) -> None:
+    change, complaint = NOTHING[kind]
+    change(folder)
+    for _ in range(2):  # also from the cache
+        assert re.search(complaint, build(folder).report.nothing_to_learn)
+
+
+def test_labels_that_teach_something(folder: Path) -> None:
+    assert not build(folder).report.nothing_to_learn
+    write_label(folder / "labels/train/c.txt", "3 0.5 0.5 0.1 0.1\n")  # a slip, for there is a class 0
+    assert not build(folder).report.nothing_to_learn
 
 
 def test_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
