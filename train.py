@@ -8,12 +8,13 @@ torchrun --nproc_per_node 2 train.py --data coco.yaml --batch-size 64
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -129,7 +130,7 @@ def train(
         f"batch {config.batch_size}, results in {run.root}"
     )
 
-    with StopRequest() as stop, contextlib.closing(curves), contextlib.closing(pictures):
+    with StopRequest() as stop, closing(loader), closing(curves), closing(pictures):
         while not state.finished:
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
@@ -146,7 +147,6 @@ def train(
             if not complete:
                 leave(stop, run, process)
             curves.epoch(state.results[-1])
-    loader.close()
     return training
 
 
@@ -205,12 +205,12 @@ def save(training: Training, complete: bool) -> None:
     write_results(run.results, state.results)
 
 
-def stopped_by(error: NonFiniteLoss, run: RunFolder) -> UserError:
+def stopped_by(error: NonFiniteLoss, run: RunFolder) -> NonFiniteLoss:
     """The same error with what is left and what to try."""
     kept = (
         f"the last finite checkpoint is {run.last}" if run.last.is_file() else "no epoch was finished before"
     )
-    return UserError(f"{error}; {kept}; try a lower lr0 in --hyp, or --amp off")
+    return NonFiniteLoss(f"{error}; {kept}; try a lower lr0 in --hyp, or --amp off")
 
 
 def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
@@ -227,7 +227,7 @@ def conclude(training: Training) -> None:
     if loader is None:
         return
     names = training.state.model.names
-    with contextlib.closing(RunPictures(run.root, names, enabled=plots)) as pictures:
+    with closing(RunPictures(run.root, names, enabled=plots)) as pictures:
         best = load_backend(run.best, training.device)
         result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
@@ -271,7 +271,11 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
         run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
-        return train(quiet, hyp, process, device, run).state.results[-1][4:11]
+        try:
+            return train(quiet, hyp, process, device, run).state.results[-1][4:11]
+        except NonFiniteLoss as error:
+            LOGGER.warning(f"generation {generation}: {error}; it scores 0, and evolution goes on")
+            return [0.0] * 4 + [math.nan] * 3
 
     best = evolve(
         train_once,

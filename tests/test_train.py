@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import yaml
 
 import train
 from tests.training_runs import assert_same_run, rows, run, tensors, torchrun
+from training.config import TrainConfig
+from training.engine import NonFiniteLoss, Training
 from training.run_folder import RESULT_COLUMNS
 from utils.errors import UserError
+from utils.hyperparameters import Hyperparameters
 
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu")
 
@@ -127,6 +131,23 @@ def test_bad_input_is_a_users_error(arguments: Arguments, flags: Arguments, comp
     with pytest.raises(UserError) as error:
         train.main([*arguments, "--epochs", "1", "--workers", "0", *flags])
     assert complaint in str(error.value)
+
+
+def test_evolution_goes_on_after_a_generation_that_diverged(
+    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = train.train
+
+    def diverging(config: TrainConfig, hyp: Hyperparameters, *more: Any) -> Training:
+        if more[-1].root.name == "generation0":
+            raise NonFiniteLoss("the loss became nan in epoch 0, batch 0")
+        return once(config, hyp, *more)
+
+    monkeypatch.setattr(train, "train", diverging)
+    train.main([*arguments, "--epochs", "1", "--evolve", "2", "--workers", "0", "--name", "evolved"])
+    table = rows(tmp_path / "evolved" / "evolve.csv")
+    assert float(table[0]["metrics/mAP_0.5:0.95"]) == 0.0
+    assert [row["val/box_loss"] == "nan" for row in table] == [True, False]
 
 
 @pytest.mark.parametrize("flags", [(), ("--evolve", "1")])
