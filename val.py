@@ -99,6 +99,10 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     names = spec.classes(config.single_cls)
     loader = open_loader(config, backend, spec, folder)
     pictures = RunPictures(folder, names, enabled=not config.noplots)
+    if config.save_hybrid:
+        warn(
+            "--save-hybrid counts the labels among the detections: P, R and mAP say nothing about the weights"
+        )
     labels = None
     if config.save_txt or config.save_hybrid:
         labels = LabelFiles(folder / "labels", loader.dataset.index.paths(), config.save_conf)

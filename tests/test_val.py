@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import val
 from utils.errors import UserError
@@ -57,12 +59,29 @@ def test_official_weights_reach_the_recorded_accuracy(
             assert report["classes"][name]["labels"] == row["instances"], name
 
 
-def test_labels_as_detections_are_perfect(official_weights: Path, coco_yaml: Path, tmp_path: Path) -> None:
+def test_labels_as_detections_are_perfect(
+    official_weights: Path, coco_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With --save-hybrid the labels enter suppression as certain predictions, so every label is found."""
     flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--save-hybrid")
     val.main(["--weights", str(official_weights), "--data", str(coco_yaml), *flags])
     report = json.loads((tmp_path / "exp" / "metrics.json").read_text(encoding="utf-8"))
     assert report["mAP50"] > 0.95
+    assert "--save-hybrid counts the labels among the detections" in capsys.readouterr().err
+
+
+def test_threads_that_start_after_an_evaluation_have_the_threads_of_before(
+    official_weights: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--single-cls")
+        val.main(["--weights", str(official_weights), "--data", str(tiny_data), *flags])
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_outputs(

@@ -100,6 +100,15 @@ def test_names_are_not_mathematics(tmp_path):
     assert {"c.png", "l.jpg"} < {path.name for path in tmp_path.iterdir()}  # and nothing was raised
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("utils.plots.curves.save_figure", lambda figure, path: figures.append(figure))
+    plot_curves(random_metrics(2, {0: "_background", 1: "b"}), tmp_path)
+    for figure in figures:
+        texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert len(texts) == 3 and any("_background" in text for text in texts)
+
+
 @pytest.mark.parametrize("nc", [1, 6, 30, 80, 150])
 def test_confusion_matrix(tmp_path, drawn, nc):
     confusion = ConfusionMatrix(nc)

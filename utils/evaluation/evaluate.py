@@ -113,8 +113,7 @@ def evaluate(
     scorer = _Scorer(metrics, confusion, options or EvaluationOptions(), on_image, on_batch)
     clocks = dict.fromkeys(STAGES, 0.0)
     losses = torch.zeros(3, device=device)
-    # one thread of arithmetic for suppression: the network has the others
-    with JobQueue(depth=1, initializer=partial(torch.set_num_threads, 1)) as suppression:
+    with _suppression_queue() as suppression:
         for number, batch in enumerate(progress(loader, "validating")):
             with _timed(clocks, "pre-process", device):
                 images = batch.images.to(device, non_blocking=True)
@@ -130,6 +129,20 @@ def evaluate(
     speeds = {stage: seconds / max(result.images, 1) * 1e3 for stage, seconds in clocks.items()}
     report = result.as_dict() | {"speed_ms_per_image": speeds}
     return Evaluation(result, confusion, report, (losses / max(len(loader), 1)).tolist())
+
+
+@contextmanager
+def _suppression_queue() -> Iterator[JobQueue]:
+    """A thread with one thread of arithmetic, for the network has the others.
+
+    To say so to PyTorch also says it to all threads that start later, until it is told the number again.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with JobQueue(depth=1, initializer=partial(torch.set_num_threads, 1)) as queue:
+            yield queue
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

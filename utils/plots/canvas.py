@@ -69,8 +69,8 @@ def shorten(text: str, length: int = 22) -> str:
 
 
 def literal(text: str) -> str:
-    """A text that matplotlib shows as it is, where it would take `$` for mathematics."""
-    return text.replace("$", r"\$")
+    """A text that matplotlib shows as it is; it takes `$` for mathematics and keeps `_name` out of legends."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 def svg_of(figure: Figure, label: str) -> str:
