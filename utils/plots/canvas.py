@@ -69,7 +69,7 @@ def shorten(text: str, length: int = 22) -> str:
 
 
 def literal(text: str) -> str:
-    """A text that matplotlib shows as it is; it takes `$` for mathematics and keeps `_name` out of legends."""
+    """A text as matplotlib shows it as it is: `$` would be mathematics, and `_name` would be in no legend."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
