@@ -21,6 +21,11 @@ def setup_console(is_main: bool = True) -> None:
     LOGGER.propagate = False
 
 
+def printable(text: str) -> str:
+    """A text that can be drawn: without control characters, and bytes of file names that are no text."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def warn(message: str) -> None:
     """A fault that does not end the run, as one line on stderr."""
     print(f"warning: {message}", file=sys.stderr)

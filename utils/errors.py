@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,8 +19,12 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     """Run a command's `main` and end the process: status 0, 2 after a user's fault, 130 after Ctrl-C.
 
     A `UserError` or an `OSError` (missing file, no permission, disk full) ends with one line on stderr. Any
-    other exception is a defect of ours and keeps its traceback.
+    other exception is a defect of ours and keeps its traceback. What the console's encoding lacks is shown by
+    its number, and so are the bytes of file names that are no text.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not when it is closed
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from utils.console import printable
 from utils.palette import class_color, text_color
 
 Color = tuple[int, int, int]  # blue, green, red
@@ -81,6 +82,7 @@ class LabelWriter:
 
     def write(self, label: str, box: Area, color: Color, *, overhang: int = 0) -> Area:
         """Write a label at a box and return the area it covers; `overhang` is half the box's line width."""
+        label = printable(label)  # OpenCV ends the process otherwise
         frame_h, frame_w = self.image.shape[:2]
         x, _, text_width, _ = cv2.getTextSize(
             (frame_w, frame_h), label, (0, 0), self._font, self.height, FONT_WEIGHT

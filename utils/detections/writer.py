@@ -182,8 +182,9 @@ class OutputWriter:
         self.label_files += 1
 
     def _write_table(self, rows: Iterable[Iterable[object]], mode: str = "a") -> None:
-        with (self.folder / "predictions.csv").open(mode, newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+        path = self.folder / "predictions.csv"
+        with path.open(mode, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows(rows)  # names of files byte by byte, also where they are no text
 
     def _write_video(self, frame: Frame, stem: str, picture: np.ndarray) -> None:
         size = (picture.shape[1], picture.shape[0])

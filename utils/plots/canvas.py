@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.console import printable
 from utils.palette import class_color
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def shorten(text: str, length: int = 22) -> str:
 
 def literal(text: str) -> str:
     """A text as matplotlib shows it as it is: `$` would be mathematics, and `_name` would be in no legend."""
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+    return (" " if text.startswith("_") else "") + printable(text).replace("$", r"\$")
 
 
 def svg_of(figure: Figure, label: str) -> str:
