@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 
-.PHONY: setup demo test test-all docs ledger lint clean
+.PHONY: setup demo test test-all test-machines docs ledger lint clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,10 @@ test: setup
 
 test-all: setup
 	$(PYTEST) -m "slow or not slow"
+
+# The tests that another machine could fail, with other locales, instruction sets, numbers of threads, …
+test-machines: setup
+	$(BIN)/python -m tests.machines
 
 # Writes the tables of README.md and docs/ that can be computed, and the ledger.
 docs: setup
