@@ -13,6 +13,7 @@ import torch
 
 from utils.checkpoints.unpickle import Node, RefusedError, Storage
 
+LARGEST = 1 << 40  # a size, stride, offset or number of elements
 MAX_MEMBERS = 100_000
 TENSORS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
 PARAMETERS = frozenset({"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
@@ -130,7 +131,7 @@ def _check_bounds(storage: Storage, offset: int, size: tuple[Any, ...], stride: 
     numbers = (offset, storage.numel, *size, *stride)
     if len(size) != len(stride) or len(size) > 16 or storage.kind not in DTYPES:
         raise RefusedError("damaged: a tensor with unequal numbers of sizes and strides")
-    if any(type(number) is not int or not 0 <= number < 1 << 40 for number in numbers):
+    if any(type(number) is not int or not 0 <= number < LARGEST for number in numbers):
         raise RefusedError("damaged: a tensor with a size, stride or offset out of range")
     elements = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
@@ -139,3 +140,5 @@ def _check_bounds(storage: Storage, offset: int, size: tuple[Any, ...], stride: 
             f"damaged: a tensor of {'x'.join(map(str, size)) or 1} elements reaches outside its storage "
             f"of {storage.numel}"
         )
+    if math.prod(max(n, 1) for n in size) >= LARGEST:  # torch multiplies the sizes of empty tensors, too
+        raise RefusedError(f"damaged: a tensor of {'x'.join(map(str, size))} elements")

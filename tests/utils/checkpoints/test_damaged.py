@@ -144,6 +144,7 @@ def test_tensor_geometry_is_checked(tmp_path: Path) -> None:
         (0, [2], [1], "describe no tensor"),
         (None, (2,), (1,), "describe no tensor"),
         (0, (0, 1 << 60), (1, 1), "out of range"),
+        (0, (0, 1 << 39, 1 << 39), (1, 1, 1), "a tensor of 0x549755813888x549755813888 elements"),
     ]
     for offset, size, stride, message in cases:
         refuse(archive(path, tensor_pickle("FloatStorage", "0", 6, offset, size, stride), storage), message)
