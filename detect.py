@@ -24,13 +24,13 @@ from models.detector import Detector
 from models.runtimes.config import InferenceConfig
 from utils.console import warn
 from utils.data.frames import Frame
-from utils.data.sources import FileSource, open_source
+from utils.data.sources import Files, FileSource, open_source
 from utils.detections.annotate import Style
 from utils.detections.log import DetectedFrames, DetectionLog
 from utils.detections.window import Window
 from utils.detections.writer import OutputOptions, OutputWriter, spare_sources
 from utils.device import select_device
-from utils.errors import UserError, run_command
+from utils.errors import Incomplete, UserError, run_command
 from utils.files import increment_path
 from utils.flags import IMGSZ, SHARE, SIDE, at_least, between, flag, parse_flags
 from utils.pipeline import JobQueue, Prefetch, ordered_map
@@ -81,12 +81,13 @@ def run(config: DetectConfig) -> Path | None:
     Raises:
         UserError: a source, weights or flag that cannot be used.
         OSError: an output cannot be written.
+        Incomplete: some of the files could not be read; the results of the others are there.
     """
     size = image_size(config)
     source = open_source(config.source, vid_stride=config.vid_stride)
     options, place = output_options(config), Path(config.project) / config.name
     if config.exist_ok and isinstance(source, FileSource):
-        spare_sources(place, options, source.files)
+        spare_sources(place, options, source.places)
     style = Style(config.line_thickness, not config.hide_labels, not config.hide_conf)
     # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
     with contextlib.closing(
@@ -104,6 +105,8 @@ def run(config: DetectConfig) -> Path | None:
         )
         with contextlib.closing(results):
             deliver(results, DetectionLog(source, detector.names), writer, window)
+    if isinstance(source, Files) and source.faults:
+        raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
 
 

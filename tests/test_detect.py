@@ -277,6 +277,17 @@ def test_sources_survive_a_run_into_their_own_folder(official_weights: Path, pic
     assert {p.name: p.read_bytes() for p in pictures.iterdir()} == before
 
 
+def test_a_file_that_cannot_be_read_is_counted_and_status_1(
+    official_weights: Path, pictures: Path, here: Path
+) -> None:
+    (pictures / "broken.jpg").write_bytes(b"no picture")
+    ended = command("--weights", official_weights, "--source", pictures, "--imgsz", "64", cwd=here)
+    assert ended.returncode == 1
+    lines = ended.stderr.splitlines()
+    assert lines[-1] == "error: 1 of 3 files could not be read, or not to their end"
+    assert len(list((here / "runs/detect/exp").glob("*.jpg"))) == 2
+
+
 def test_without_weights_the_error_says_what_to_do(pictures: Path) -> None:
     with pytest.raises(UserError, match="train a model first, or name a file with --weights"):
         run("--source", pictures)

@@ -14,9 +14,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class UserError(ValueError):
     """Something the user can mend: the message is one line that says what, where and what to do."""
 
+    status = 2  # with which a command ends
+
+
+class Incomplete(UserError):
+    """The work is done but for a part, which the message counts."""
+
+    status = 1
+
 
 def run_command(main: Callable[[], object]) -> NoReturn:
-    """Run a command's `main` and end the process: status 0, 2 after a user's fault, 130 after Ctrl-C.
+    """Run a command's `main` and end the process: status 0, 1 when a part of the work was not possible, 2
+    after a user's fault, 130 after Ctrl-C.
 
     A `UserError` or an `OSError` (missing file, no permission, disk full) ends with one line on stderr. Any
     other exception is a defect of ours and keeps its traceback. What the console's encoding lacks is shown by
@@ -28,7 +37,7 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     try:
         main()
     except UserError as error:
-        _fail(" ".join(str(error).split()))
+        _fail(" ".join(str(error).split()), error.status)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         advice = "; free some space, nothing was overwritten" if error.errno in FULL else ""
@@ -39,6 +48,6 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     sys.exit(0)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 2) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -31,6 +31,7 @@ MEDIA = IMAGE_SUFFIXES | VIDEOS
 WEB = frozenset({"http", "https"})
 STREAMS = WEB | {"rtsp", "rtsps", "rtmp", "rtp", "tcp", "udp", "srt"}
 WILDCARDS = frozenset("*?[")
+PROMISED = 0.9  # of the frames that a video's header tells must be there; some headers only guess
 TIMEOUT = 20  # seconds for the download of a picture
 
 
@@ -144,10 +145,31 @@ def _listed(path: Path) -> list[str]:
     return entries
 
 
-class FileSource:
-    """Image and video files (or URLs of such), one after the other.
+class Files:
+    """Reads files one after the other; what cannot be read is told, counted and passed over.
 
-    Among several files an unreadable one is reported and left out.
+    Attributes:
+        files: that came so far.
+        faults: those of them that could not be read, or not to their end.
+    """
+
+    def __init__(self, vid_stride: int) -> None:
+        self.vid_stride, self.files, self.faults = vid_stride, 0, 0
+
+    def frames_of(self, file: str, count: int) -> Iterator[list[Frame]]:
+        """The frames of the next file, of `count` in all, 0 when nobody knows how many."""
+        some, index, self.files = False, self.files, self.files + 1
+        try:
+            for frame in read_file(file, index, count, self.vid_stride):
+                some = True
+                yield [frame]
+        except UserError as error:
+            self.faults += 1
+            warn(f"{'read in part' if some else 'left out'}: {error}")
+
+
+class FileSource(Files):
+    """Image and video files (or URLs of such), one after the other.
 
     Raises (while iterating):
         UserError: the only file, or every file, is unreadable.
@@ -155,49 +177,47 @@ class FileSource:
 
     live = False
 
-    def __init__(self, files: Sequence[str], *, vid_stride: int = 1) -> None:
-        self.files = list(files)
-        self.vid_stride = vid_stride
-        self.length: int | None = None if any(suffix_of(f) in VIDEOS for f in self.files) else len(self.files)
+    def __init__(self, places: Sequence[str], *, vid_stride: int = 1) -> None:
+        super().__init__(vid_stride)
+        self.places = list(places)
+        videos = any(suffix_of(place) in VIDEOS for place in places)
+        self.length: int | None = None if videos else len(self.places)
 
     def __iter__(self) -> Generator[list[Frame], None, None]:
+        if len(self.places) == 1:
+            for frame in read_file(self.places[0], 0, 1, self.vid_stride):
+                yield [frame]
+            return
         some = False
-        for index, file in enumerate(self.files):
-            try:
-                for frame in read_file(file, index, len(self.files), self.vid_stride):
-                    some = True
-                    yield [frame]
-            except UserError as error:
-                if len(self.files) == 1:
-                    raise
-                warn(f"left out: {error}")
+        for place in self.places:
+            for group in self.frames_of(place, len(self.places)):
+                some = True
+                yield group
         if not some:
-            raise UserError(f"none of the {len(self.files)} files could be read")
+            raise UserError(f"none of the {len(self.places)} files could be read")
 
 
-class StdinSource:
+class StdinSource(Files):
     """Image and video files whose paths come on standard input, a line each, as they come."""
 
     live = True  # whoever writes the paths may wait for an answer before the next one
     length: int | None = None
 
     def __init__(self, lines: Iterable[str], *, vid_stride: int = 1) -> None:
+        super().__init__(vid_stride)
         self.lines = lines
-        self.vid_stride = vid_stride
 
     def __iter__(self) -> Generator[list[Frame], None, None]:
-        index = 0
-        for line in self.lines:
-            if not line.strip():
-                continue
+        for line in filter(None, map(str.strip, self.lines)):
             try:
-                for file in expand(line.strip()):
-                    for frame in read_file(file, index, 0, self.vid_stride):
-                        yield [frame]
-                    index += 1
+                places = expand(line)
             except UserError as error:
+                self.files, self.faults = self.files + 1, self.faults + 1
                 warn(f"left out: {error}")
-        if not index:
+                continue
+            for place in places:
+                yield from self.frames_of(place, 0)
+        if self.files == self.faults:
             raise UserError("standard input named no readable image; give one path a line")
 
 
@@ -223,17 +243,22 @@ def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[
         rate = capture.get(cv2.CAP_PROP_FPS)
         fps = rate / vid_stride if 0 < rate <= 1000 else 0.0
         frames = math.ceil(total / vid_stride)
-        number = 0
+        number = lost = 0
         while capture.grab():
             if number % vid_stride == 0:
                 good, image = capture.retrieve()
                 if not good:
-                    break
+                    number, lost = number + 1, lost + 1
+                    continue
                 place = number // vid_stride
                 yield Frame(image, file, "video", index, count, place, max(frames, place + 1), fps)
             number += 1
         if number == 0:
             raise UserError(f"video '{file}' has no readable frame")
+        if lost:
+            raise UserError(f"video '{file}': {lost} frames are damaged")
+        if number < PROMISED * total:
+            raise UserError(f"video '{file}' ends after {number} of {total} frames: damaged, or cut off")
     finally:
         capture.release()
 

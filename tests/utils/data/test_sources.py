@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -107,7 +108,7 @@ def test_a_path_is_also_looked_up_beside_the_program(
 def test_standard_input(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = io.StringIO(f"{folder / 'b.png'}\n\n{folder / 'none.png'}\n{folder / 'a.jpg'}\n")
     frames = [frame for group in StdinSource(lines) for frame in group]
-    assert [(Path(f.path).name, f.index, f.count) for f in frames] == [("b.png", 0, 0), ("a.jpg", 1, 0)]
+    assert [(Path(f.path).name, f.index, f.count) for f in frames] == [("b.png", 0, 0), ("a.jpg", 2, 0)]
     assert "none.png" in capsys.readouterr().err
     with pytest.raises(UserError, match="standard input"):
         list(StdinSource(io.StringIO("\n")))
@@ -140,6 +141,58 @@ def test_an_unreadable_picture_in_a_folder_is_left_out(
     assert names(str(folder)) == ["a.jpg", "b.png", "c.bmp"]
     warning = capsys.readouterr().err
     assert "aa.jpg" in warning and warning.count("\n") == 1
+
+
+def test_a_cut_off_video_is_read_in_part_and_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, noise = folder / "cut.avi", np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for _ in range(20):
+        writer.write(noise)
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source = open_source(str(folder))
+    frames = [frame for group in source for frame in group]
+    assert isinstance(source, FileSource)
+    assert (source.files, source.faults) == (4, 1)
+    assert 0 < sum(f.mode == "video" for f in frames) < 18
+    assert "read in part: video" in (warning := capsys.readouterr().err) and "of 20 frames" in warning
+    with pytest.raises(UserError, match=r"ends after \d+ of 20 frames"):
+        list(open_source(str(path)))
+
+
+def test_a_damaged_frame_ends_no_video(
+    folder: Path, video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Damaged:
+        """A capture whose third frame cannot be decoded."""
+
+        def __init__(self, file: str) -> None:
+            self._capture, self._number = cv2.VideoCapture(file), 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._capture, name)
+
+        def retrieve(self) -> tuple[bool, np.ndarray]:
+            self._number += 1
+            good, image = self._capture.retrieve()
+            return good and self._number != 3, image
+
+    (folder / "b_clip.avi").write_bytes(video.read_bytes())
+    monkeypatch.setattr("utils.data.sources.open_capture", Damaged)
+    frames = [frame for group in open_source(str(folder)) for frame in group if frame.mode == "video"]
+    assert [frame.number for frame in frames] == [0, 1, *range(3, 10)]
+    assert "1 frames are damaged" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_in_a_folder_on_standard_input_costs_no_other(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "aa.jpg").write_bytes(b"")
+    source = StdinSource(io.StringIO(f"{folder}\n"))
+    assert [Path(f.path).name for group in source for f in group] == ["a.jpg", "b.png", "c.bmp"]
+    assert source.faults == 1 and "aa.jpg" in capsys.readouterr().err
 
 
 def test_a_picture_behind_a_url(server: str) -> None:
