@@ -72,9 +72,11 @@ def write_squares(
                 xc, yc, length = (x + size / 2) / side, (y + size / 2) / side, size / side
                 rows.append(f"{square % 2} {xc} {yc} {length} {length}\n")
             cv2.imwrite(str(root / "images" / split / f"{number}.png"), image)
-            (root / "labels" / split / f"{number}.txt").write_text("".join(rows))
+            (root / "labels" / split / f"{number}.txt").write_text("".join(rows), encoding="utf-8")
     yaml = root / "squares.yaml"
-    yaml.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [blue, green]\n")
+    yaml.write_text(
+        f"path: {root}\ntrain: images/train\nval: images/val\nnames: [blue, green]\n", encoding="utf-8"
+    )
     return yaml
 
 

@@ -41,7 +41,7 @@ def test_a_run_leaves_what_the_readme_promises(arguments: Arguments, tmp_path: P
     table = rows(run_folder / "results.csv")
     assert tuple(table[0]) == RESULT_COLUMNS
     assert [row["epoch"] for row in table] == ["0", "1"]
-    assert yaml.safe_load((run_folder / "opt.yaml").read_text())["imgsz"] == 64
+    assert yaml.safe_load((run_folder / "opt.yaml").read_text(encoding="utf-8"))["imgsz"] == 64
     best = torch.load(run_folder / "weights" / "best.pt", weights_only=True)
     assert best["names"] == {0: "blue", 1: "green"}
     assert best["train_args"]["epochs"] == 2
@@ -93,7 +93,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_finite_checkpoint(
 ) -> None:
     train.main([*arguments, "--epochs", "1", "--workers", "0", "--name", "a", "--noplots"])
     hyp = tmp_path / "hyp.yaml"
-    hyp.write_text("lr0: 1.0e+30\nwarmup_epochs: 0\nnominal_batch: 4\n")
+    hyp.write_text("lr0: 1.0e+30\nwarmup_epochs: 0\nnominal_batch: 4\n", encoding="utf-8")
     with pytest.raises(
         UserError, match=r"became (nan|inf|non-finite).*no epoch was finished before.*lower lr0"
     ):
@@ -109,7 +109,7 @@ def test_evolution_keeps_the_fittest(arguments: Arguments, tmp_path: Path) -> No
     assert len(rows(folder / "evolve.csv")) == 2
     for generation in range(2):
         assert len(rows(folder / f"generation{generation}" / "results.csv")) == 2
-    assert yaml.safe_load((folder / "hyp_evolve.yaml").read_text())["lr0"] > 0
+    assert yaml.safe_load((folder / "hyp_evolve.yaml").read_text(encoding="utf-8"))["lr0"] > 0
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_split_without_labels_is_refused_before_the_first_epoch(
 
 
 def test_errors_are_one_line_and_status_2(arguments: Arguments, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     result = run(*arguments, "--project", str(tmp_path / "file" / "runs"), "--epochs", "1")
     assert result.returncode == 2
     assert result.stderr.startswith("error: cannot create run folder")

@@ -35,7 +35,7 @@ def trained(tiny_data: Path, tmp_path: Path) -> Train:
     """Trains with the given flags and returns the run folder."""
     hyp = tmp_path / "hyp.yaml"
     # no warm-up, and a step of the optimizer after each batch
-    hyp.write_text("lr0: 0.01\nlrf: 0.1\nwarmup_epochs: 0\nnominal_batch: 4\n")
+    hyp.write_text("lr0: 0.01\nlrf: 0.1\nwarmup_epochs: 0\nnominal_batch: 4\n", encoding="utf-8")
 
     def run(*flags: str, name: str = "exp", data: Path = tiny_data) -> Path:
         common = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
@@ -90,7 +90,7 @@ def test_cfg_and_hyp_choose_the_model_and_its_training(trained: Train) -> None:
     flags = ("--epochs", "1", "--cfg", "yolov5n-slimneck", "--hyp", "hyp.scratch-high.yaml")
     run = trained(*flags, "--optimizer", "AdamW")
     assert "VoVGSCSP" in str(checkpoint(run, "best")["yaml"])
-    assert yaml.safe_load((run / "hyp.yaml").read_text())["mixup"] == 0.1
+    assert yaml.safe_load((run / "hyp.yaml").read_text(encoding="utf-8"))["mixup"] == 0.1
     assert min(column(run, "train/obj_loss")) > 0
     assert all(group["decoupled_weight_decay"] for group in checkpoint(run)["optimizer"]["param_groups"])
 
@@ -98,8 +98,8 @@ def test_cfg_and_hyp_choose_the_model_and_its_training(trained: Train) -> None:
 def test_label_smoothing_changes_the_class_loss_only(trained: Train) -> None:
     flags = ("--epochs", "1", "--batch-size", "12")  # one batch: no step comes before its loss
     plain, smooth = trained(*flags, name="a"), trained(*flags, "--label-smoothing", "0.2", name="b")
-    assert yaml.safe_load((plain / "hyp.yaml").read_text())["label_smoothing"] == 0
-    assert yaml.safe_load((smooth / "hyp.yaml").read_text())["label_smoothing"] == 0.2
+    assert yaml.safe_load((plain / "hyp.yaml").read_text(encoding="utf-8"))["label_smoothing"] == 0
+    assert yaml.safe_load((smooth / "hyp.yaml").read_text(encoding="utf-8"))["label_smoothing"] == 0.2
     assert column(plain, "train/obj_loss") == column(smooth, "train/obj_loss")
     assert column(plain, "train/cls_loss") != column(smooth, "train/cls_loss")
 
@@ -196,9 +196,11 @@ def write_images(root: Path, shape: tuple[int, int], box: str) -> Path:
         (root / kind).mkdir(parents=True)
     for number in range(8):
         cv2.imwrite(str(root / "images" / f"{number}.jpg"), rng.integers(0, 255, (*shape, 3), np.uint8))
-        (root / "labels" / f"{number}.txt").write_text(f"0 0.5 0.4 {box}\n1 0.5 0.6 {box}\n")
+        (root / "labels" / f"{number}.txt").write_text(
+            f"0 0.5 0.4 {box}\n1 0.5 0.6 {box}\n", encoding="utf-8"
+        )
     spec = root / "data.yaml"
-    spec.write_text(f"path: {root}\ntrain: images\nval: images\nnames: [a, b]\n")
+    spec.write_text(f"path: {root}\ntrain: images\nval: images\nnames: [a, b]\n", encoding="utf-8")
     return spec
 
 

@@ -38,7 +38,7 @@ def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def hyp_with(iou: str, folder: Path) -> Path:
     path = folder / "hyp.yaml"
-    path.write_text(f"iou: {iou}\n")
+    path.write_text(f"iou: {iou}\n", encoding="utf-8")
     return path
 
 
@@ -130,11 +130,11 @@ def test_patience_ends_a_run_for_good(
     assert len(rows(folder / "results.csv")) == 4  # the best is epoch 1, two later ones were worse
     kept = ("results.csv", "weights/last.pt", "weights/best.pt")
     before = [(folder / name).read_bytes() for name in kept]
-    report = (folder / "metrics.json").read_text()
+    report = (folder / "metrics.json").read_text(encoding="utf-8")
     (folder / "metrics.json").unlink()
     train.main(["--resume", str(folder / "weights" / "last.pt")])
     assert [(folder / name).read_bytes() for name in kept] == before
-    assert len((folder / "metrics.json").read_text()) == pytest.approx(len(report), rel=0.05)
+    assert len((folder / "metrics.json").read_text(encoding="utf-8")) == pytest.approx(len(report), rel=0.05)
 
 
 def test_equal_epochs_restart_the_waiting(

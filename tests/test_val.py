@@ -133,7 +133,8 @@ def test_images_of_one_name_have_label_files_of_their_own(
     count = len(list((tmp_path / "data/images/val").iterdir()))
     data = tmp_path / "data.yaml"
     data.write_text(
-        f"path: {tmp_path / 'data'}\ntrain: images/train\nval: [images/val, images/other]\nnames: [a, b]\n"
+        f"path: {tmp_path / 'data'}\ntrain: images/train\nval: [images/val, images/other]\nnames: [a, b]\n",
+        encoding="utf-8",
     )
     flags = ("--imgsz", "64", "--project", str(tmp_path), "--noplots", "--save-txt", "--single-cls")
     val.main(["--weights", str(official_weights), "--data", str(data), *flags])

@@ -62,7 +62,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(a: Path, b: Path) -> None:
-    assert (a / "results.csv").read_text() == (b / "results.csv").read_text()
+    assert (a / "results.csv").read_text(encoding="utf-8") == (b / "results.csv").read_text(encoding="utf-8")
     left, right = tensors(a / "weights" / "last.pt"), tensors(b / "weights" / "last.pt")
     assert left.keys() == right.keys()
     assert len(left) > 500  # model, average and momentum of every parameter

@@ -56,7 +56,7 @@ def row(text: str, number: int = 1) -> dict[str, str]:
 @pytest.fixture
 def tiny(tmp_path: Path) -> str:
     path = tmp_path / "tiny.yaml"
-    path.write_text(json.dumps(TINY))
+    path.write_text(json.dumps(TINY), encoding="utf-8")
     return str(path)
 
 
@@ -295,7 +295,10 @@ def with_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         monkeypatch.setitem(BLOCKS, block.__name__, Entry(block, same))
         path = tmp_path / "one.yaml"
         backbone = [*TINY["backbone"], [-1, 1, block.__name__, []]]
-        path.write_text(json.dumps(TINY | {"backbone": backbone, "head": [[[0, 2], *TINY["head"][0][1:]]]}))
+        path.write_text(
+            json.dumps(TINY | {"backbone": backbone, "head": [[[0, 2], *TINY["head"][0][1:]]]}),
+            encoding="utf-8",
+        )
         return str(path)
 
     return make

@@ -107,7 +107,7 @@ def test_a_new_variant_comes_into_the_table(tree: Path, capsys: pytest.CaptureFi
         "| `yolov5n-dsconv` | every 3x3 stride-2 Conv but layer 0 → depthwise-separable DSConv | 1,"
         in "".join(rows)
     )
-    (tree / "models" / "yolov5n-dsconv.yaml").write_text("# No word of what it changes.\n")
+    (tree / "models" / "yolov5n-dsconv.yaml").write_text("# No word of what it changes.\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"models/yolov5n-dsconv.yaml: begin it with '# Change: …'"):
         run()
 
@@ -136,7 +136,7 @@ def test_broken_marks_are_one_error_and_nothing_is_written(tree: Path, old: str,
 
 
 def test_a_foreign_ledger_is_not_replaced(tree: Path) -> None:
-    (tree / "docs" / "ledger.md").write_text("mine\n")
+    (tree / "docs" / "ledger.md").write_text("mine\n", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
         run()
 

@@ -76,7 +76,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     flags = ["--imgsz", "64", "--runs", "4", "--warmup", "1", "--threads", "1", "--public"]
     models = ["--cfg", "yolov5n", "yolov5n-csppc", "--runtimes", "onnx"]
     benchmark.main(["latency", *models, *flags, "--json", str(record), "--output", str(page)])
-    rows = json.loads(record.read_text())["timings"]
+    rows = json.loads(record.read_text(encoding="utf-8"))["timings"]
     names = [(row["variant"], row["form"], row["is_baseline"]) for row in rows]
     assert names == [
         ("yolov5n", "deployed", True),
@@ -88,7 +88,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(len(row["rounds"]) == 4 and min(row["rounds"]) > 0 for row in rows)
     assert rows[2]["flops_ratio"] == pytest.approx(0.777, abs=0.01)  # 3.49 of 4.49 GFLOPs
     printed = capsys.readouterr().out
-    assert printed.count("yolov5n-csppc") == page.read_text().count("| yolov5n-csppc |") == 2
+    assert printed.count("yolov5n-csppc") == page.read_text(encoding="utf-8").count("| yolov5n-csppc |") == 2
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     ],
 )
 def test_mistakes(flags: list[str], words: str, tmp_path: Path) -> None:
-    (tmp_path / "yolov5n (public).yaml").write_text((ROOT / "models" / "yolov5n-csppc.yaml").read_text())
+    (tmp_path / "yolov5n (public).yaml").write_text(
+        (ROOT / "models" / "yolov5n-csppc.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     flags = [flag.format(folder=tmp_path) for flag in flags]
     with pytest.raises(UserError, match=words):
         benchmark.main(["latency", "--imgsz", "64", "--runtimes", "torch", *flags])
@@ -116,17 +118,21 @@ def test_int8(runtime: str, tiny_data: Path, tmp_path: Path) -> None:
     flags = ["--cfg", "yolov5n", "--runtimes", runtime, "--int8", str(tiny_data), "--imgsz", "64"]
     timing = ["--runs", "3", "--warmup", "1", "--threads", "1"]
     benchmark.main(["latency", *flags, *timing, "--json", str(record), "--output", str(page)])
-    rows = json.loads(record.read_text())["timings"]
+    rows = json.loads(record.read_text(encoding="utf-8"))["timings"]
     assert [(row["form"], row["memory_ratio"]) for row in rows] == [("deployed", 1.0), ("int8", None)]
     assert rows[1]["rounds"] != rows[0]["rounds"] and rows[1]["parameters"] == rows[0]["parameters"]
-    assert page.read_text().count("not counted") == 1
+    assert page.read_text(encoding="utf-8").count("not counted") == 1
     with pytest.raises(UserError, match="nobody counts its memory access"):
         benchmark.main(["latency", *flags, *timing, "--baseline", "yolov5n (INT8)"])
     # the page has the row, without the accuracy that was measured in fp32
     scores, report = tmp_path / "scores.csv", tmp_path / "report.html"
-    scores.write_text("variant,seed,mAP50,mAP50-95\nyolov5n,0,0.7,0.4\n")
+    scores.write_text("variant,seed,mAP50,mAP50-95\nyolov5n,0,0.7,0.4\n", encoding="utf-8")
     benchmark.main(["report", "--latency", str(record), "--accuracy", str(scores), "--output", str(report)])
-    (row,) = (row for row in re.findall(r"<tr>.*?</tr>", report.read_text(), re.DOTALL) if ">int8<" in row)
+    (row,) = (
+        row
+        for row in re.findall(r"<tr>.*?</tr>", report.read_text(encoding="utf-8"), re.DOTALL)
+        if ">int8<" in row
+    )
     assert "not counted" in row and "0.400" not in row
 
 

@@ -43,7 +43,7 @@ CLAIMS = """
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """A file of claims, and a page that shows it."""
     published, page = tmp_path / "published.yaml", tmp_path / "docs" / "ledger.md"
-    published.write_text(CLAIMS)
+    published.write_text(CLAIMS, encoding="utf-8")
     assert ledger(published, page) == 0 and page.is_file()
     return published, page
 
@@ -93,9 +93,9 @@ def test_verdicts(published: str, found: float | None, verdict: str) -> None:
 
 
 def test_all_is_well(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    before = files[1].read_text()
+    before = files[1].read_text(encoding="utf-8")
     assert ledger(*files) == 0
-    assert files[1].read_text() == before
+    assert files[1].read_text(encoding="utf-8") == before
     out = capsys.readouterr().out
     assert "5 numbers in 3 claims: 3 matches, 0 close, 1 differs, 1 not checked" in out
     row = next(line for line in out.splitlines() if line.startswith("csppc"))
@@ -124,14 +124,14 @@ def test_every_change_of_a_claim_is_named_until_the_page_is_updated(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str], old: str, new: str, was: str, now: str
 ) -> None:
     published, page = files
-    published.write_text(CLAIMS.replace(old, new, 1))
-    before = page.read_text()
+    published.write_text(CLAIMS.replace(old, new, 1), encoding="utf-8")
+    before = page.read_text(encoding="utf-8")
     assert [ledger(published, page) for _ in range(2)] == [1, 1]  # the second run is no better
     said = capsys.readouterr().err.splitlines()
     assert any(line.startswith("ledger.md: - ") and was in line for line in said)
     assert any(line.startswith("ledger.md: + ") and now in line for line in said)
-    assert page.read_text() == before
-    assert ledger(published, page, "--update") == 0 and now in page.read_text()
+    assert page.read_text(encoding="utf-8") == before
+    assert ledger(published, page, "--update") == 0 and now in page.read_text(encoding="utf-8")
     assert ledger(published, page) == 0
 
 
@@ -139,26 +139,27 @@ def test_a_page_with_another_number_is_no_record(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = files[1]
-    right = page.read_text()
-    page.write_text(right.replace("1,872,157 | -1.5%", "1,872,158 | -1.5%"))
+    right = page.read_text(encoding="utf-8")
+    page.write_text(right.replace("1,872,157 | -1.5%", "1,872,158 | -1.5%"), encoding="utf-8")
     assert ledger(*files) == 1
     assert capsys.readouterr().err.splitlines() == [
         "ledger.md: - | yolov5n | parameters | 1.9 M | 1,872,158 | -1.5% | matches |",
         "ledger.md: + | yolov5n | parameters | 1.9 M | 1,872,157 | -1.5% | matches |",
         "ledger.md shows something else than comes out now; --update writes it anew",
     ]
-    assert ledger(*files, "--update") == 0 and page.read_text() == right
+    assert ledger(*files, "--update") == 0 and page.read_text(encoding="utf-8") == right
 
 
 def test_a_claim_is_added_by_writing_it_down(files: tuple[Path, Path]) -> None:
     published, page = files
     published.write_text(
         CLAIMS + "- {id: new, source: a talk, why: a guess, recount: {model: yolov5n.yaml, nc: 20}, "
-        "numbers: [{quantity: parameters, published: 1.8 M}]}\n"
+        "numbers: [{quantity: parameters, published: 1.8 M}]}\n",
+        encoding="utf-8",
     )
     assert ledger(published, page, "--update") == 0
     # 60 classes less, 1,353 parameters each
-    assert "| new | parameters | 1.8 M | 1,790,977 | -0.5% | matches |" in page.read_text()
+    assert "| new | parameters | 1.8 M | 1,790,977 | -0.5% | matches |" in page.read_text(encoding="utf-8")
 
 
 def test_a_changed_block_shows(
@@ -198,7 +199,7 @@ def test_a_changed_block_shows(
 def test_claims_that_cannot_be_read(tmp_path: Path, old: str, new: str, complaint: str) -> None:
     published = tmp_path / "published.yaml"
     assert old in CLAIMS
-    published.write_text(CLAIMS.replace(old, new, 1))
+    published.write_text(CLAIMS.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError) as error:
         ledger(published, tmp_path / "ledger.md")
     assert complaint in str(error.value)
@@ -209,7 +210,7 @@ def test_claims_that_cannot_be_read(tmp_path: Path, old: str, new: str, complain
     ("text", "complaint"), [("{", "not valid yaml"), ("a: 1", "expected a list of claims")]
 )
 def test_files_that_are_no_ledger(tmp_path: Path, text: str, complaint: str) -> None:
-    (tmp_path / "published.yaml").write_text(text)
+    (tmp_path / "published.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=complaint):
         load_claims(tmp_path / "published.yaml")
     with pytest.raises(UserError, match="no such file"):
@@ -220,20 +221,20 @@ def test_every_claim_of_the_reference_is_taken_over(golden: Path) -> None:
     import json
 
     ours = " ".join(claim.id for claim in load_claims(ROOT / "published.yaml"))
-    for claim in json.loads((golden.parent / "published.json").read_text()):
+    for claim in json.loads((golden.parent / "published.json").read_text(encoding="utf-8")):
         assert claim["id"] in ours
 
 
 @pytest.mark.slow
 def test_the_ledger_of_the_project_holds(tmp_path: Path) -> None:
     page = tmp_path / "ledger.md"
-    page.write_text((ROOT / "docs" / "ledger.md").read_text())
+    page.write_text((ROOT / "docs" / "ledger.md").read_text(encoding="utf-8"), encoding="utf-8")
     assert ledger(ROOT / "published.yaml", page) == 0
 
 
 def test_a_foreign_file_is_not_overwritten(files: tuple[Path, Path]) -> None:
     published, page = files
-    page.write_text("my own words\n")
+    page.write_text("my own words\n", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
         ledger(published, page)
-    assert page.read_text() == "my own words\n"
+    assert page.read_text(encoding="utf-8") == "my own words\n"

@@ -68,7 +68,7 @@ def test_the_command(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture
     page = tmp_path / "profile.md"
     flags = ["--imgsz", "64", "--runs", "3", "--warmup", "1", "--threads", "1", "--output", str(page)]
     benchmark.main(["profile", "--cfg", "yolov5n", "yolov5n-csphet", "--runtimes", runtime, *flags])
-    lines = page.read_text().splitlines()
+    lines = page.read_text(encoding="utf-8").splitlines()
     assert "| kernel | yolov5n | yolov5n-csphet |" in lines
     assert any(line.startswith(f"## {runtime}") for line in lines)
     # HetConv has groups and YOLOv5 has none; which kernels a runtime takes for them depends on the CPU
@@ -76,10 +76,10 @@ def test_the_command(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert grouped
     assert {(plain, lighter != "– |") for _, plain, lighter in grouped} == {("–", True)}
     assert f"{runtime}: milliseconds an image" in capsys.readouterr().out
-    page.write_text("mine")
+    page.write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
         benchmark.main(["profile", "--cfg", "yolov5n", "--runtimes", runtime, *flags])
-    assert page.read_text() == "mine"
+    assert page.read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,10 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
         "runs": 3,
     }
     latency, accuracy = tmp_path / "latency.json", tmp_path / "results.csv"
-    latency.write_text(json.dumps({**record, "timings": timings}))
-    accuracy.write_text("variant,seed,mAP50,mAP50-95\nbase,0,0.7,0.4\nbase,1,0.7,0.5\nlight,0,0.6,0.3\n")
+    latency.write_text(json.dumps({**record, "timings": timings}), encoding="utf-8")
+    accuracy.write_text(
+        "variant,seed,mAP50,mAP50-95\nbase,0,0.7,0.4\nbase,1,0.7,0.5\nlight,0,0.6,0.3\n", encoding="utf-8"
+    )
     return latency, accuracy
 
 
@@ -61,7 +63,7 @@ def report(latency: Path, accuracy: Path) -> str:
     target = latency.parent / "report.html"
     flags = ["--latency", str(latency), "--accuracy", str(accuracy), "--output", str(target)]
     benchmark.main(["report", *flags])
-    return target.read_text()
+    return target.read_text(encoding="utf-8")
 
 
 def test_the_page(files: tuple[Path, Path]) -> None:
@@ -81,7 +83,9 @@ def test_the_page(files: tuple[Path, Path]) -> None:
 def test_texts_from_elsewhere_stay_texts(files: tuple[Path, Path]) -> None:
     latency, accuracy = files
     evil = "<small></small><script>alert(1)</script>"
-    latency.write_text(latency.read_text().replace('"light"', json.dumps(evil)))
+    latency.write_text(
+        latency.read_text(encoding="utf-8").replace('"light"', json.dumps(evil)), encoding="utf-8"
+    )
     page = report(latency, accuracy)
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
 
@@ -89,7 +93,7 @@ def test_texts_from_elsewhere_stay_texts(files: tuple[Path, Path]) -> None:
 def test_a_foreign_page_is_not_overwritten(files: tuple[Path, Path]) -> None:
     report(*files)
     report(*files)  # its own is
-    (files[0].parent / "report.html").write_text("years of work")
+    (files[0].parent / "report.html").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
         report(*files)
 
@@ -99,16 +103,16 @@ def test_a_foreign_page_is_not_overwritten(files: tuple[Path, Path]) -> None:
     [("ratio", ["a", "b", "c"]), ("ratio", [1, 2]), ("parameters", "x"), ("flops_ratio", float("nan"))],
 )
 def test_damaged_timings_are_one_line(files: tuple[Path, Path], key: str, value: object) -> None:
-    record = json.loads(files[0].read_text())
+    record = json.loads(files[0].read_text(encoding="utf-8"))
     record["timings"][0][key] = value
-    files[0].write_text(json.dumps(record))
+    files[0].write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(UserError, match=r"is not what `benchmark\.py latency --json` writes"):
         report(*files)
 
 
 @pytest.mark.parametrize("score", ["nan", "inf", "-1", "x"])
 def test_damaged_scores_are_one_line(files: tuple[Path, Path], score: str) -> None:
-    files[1].write_text(f"variant,seed,mAP50,mAP50-95\nbase,0,0.7,{score}\n")
+    files[1].write_text(f"variant,seed,mAP50,mAP50-95\nbase,0,0.7,{score}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"is not a results\.csv"):
         report(*files)
 
@@ -119,7 +123,7 @@ def test_other_files_are_refused(files: tuple[Path, Path]) -> None:
         report(accuracy, accuracy)
     with pytest.raises(UserError, match=r"is not a results\.csv"):
         report(latency, latency)
-    accuracy.write_text("variant,seed,mAP50,mAP50-95\nother,0,0.7,0.4\n")
+    accuracy.write_text("variant,seed,mAP50,mAP50-95\nother,0,0.7,0.4\n", encoding="utf-8")
     with pytest.raises(UserError, match="no network in common"):
         report(latency, accuracy)
 
@@ -133,9 +137,9 @@ def test_the_frontier_holds_what_no_other_beats() -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("own", [True, False])
 def test_in_a_browser(files: tuple[Path, Path], width: int, own: bool) -> None:
-    page = report(*files) if own else (ROOT / "docs" / "report.html").read_text()
+    page = report(*files) if own else (ROOT / "docs" / "report.html").read_text(encoding="utf-8")
     probed = files[0].parent / "probed.html"
-    probed.write_text(page.replace("</body>", PROBE + "</body>"))
+    probed.write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--window-size={width},900", f"--user-data-dir={probed.parent / 'profile'}", "--dump-dom"]
     ended = subprocess.run(

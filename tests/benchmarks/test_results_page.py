@@ -45,13 +45,13 @@ def write_run(
         cfg=variant, data=str(data), epochs=2, imgsz=320, seed=seed, patience=0, noplots=True
     )
     for name, values in (("opt.yaml", asdict(settings)), ("hyp.yaml", asdict(Hyperparameters()))):
-        (run.folder / name).write_text(yaml.safe_dump(values))
+        (run.folder / name).write_text(yaml.safe_dump(values), encoding="utf-8")
     # P 0.7, R 0.6; a better mAP50 in the second epoch does not make up for its mAP50-95
     best = [0.7, 0.6, map50_95 + 0.3, map50_95]
     last = [0.9, 0.9, map50_95 + 0.4, map50_95 - 0.1]
     write_results(run.files.results, [[0, 1, 1, 1, *best, *[1] * 6], [1, 1, 1, 1, *last, *[1] * 6]])
-    run.log.write_text("epoch 0/1  box 0.1  10.0 s\nepoch 1/1  box 0.1  14.0 s\n")
-    run.facts.write_text(json.dumps(facts))
+    run.log.write_text("epoch 0/1  box 0.1  10.0 s\nepoch 1/1  box 0.1  14.0 s\n", encoding="utf-8")
+    run.facts.write_text(json.dumps(facts), encoding="utf-8")
     return run
 
 
@@ -77,7 +77,7 @@ def page(tiny_data: Path, tmp_path: Path) -> str:
             write_run(tmp_path / "exp", variant, seed, score, tiny_data, facts)
     flags = ("--epochs", "2", "--imgsz", "320", "--project", str(tmp_path), "--workers", "0")
     benchmark.main(["train", "--data", str(tiny_data), "--variants", "yolov5n", *flags])
-    return (tmp_path / "exp" / "results.md").read_text()
+    return (tmp_path / "exp" / "results.md").read_text(encoding="utf-8")
 
 
 def test_table_is_sorted_and_marked(page: str) -> None:
@@ -183,7 +183,7 @@ def test_one_seed_says_nothing_about_noise(tiny_data: Path, tmp_path: Path) -> N
     write_run(tmp_path / "exp", "yolov5n", 0, 0.5, tiny_data, FACTS)
     flags = ("--epochs", "2", "--imgsz", "320", "--project", str(tmp_path))
     benchmark.main(["train", "--data", str(tiny_data), "--variants", "yolov5n", *flags])
-    page = (tmp_path / "exp" / "results.md").read_text()
+    page = (tmp_path / "exp" / "results.md").read_text(encoding="utf-8")
     assert "no difference in the table can be told from chance" in page
 
 
@@ -212,7 +212,7 @@ def test_an_outcome_is_that_of_the_best_epoch(tiny_data: Path, tmp_path: Path) -
 )
 def test_damaged_files_are_named(tiny_data: Path, tmp_path: Path, name: str, text: str) -> None:
     run = write_run(tmp_path, "a", 0, 0.5, tiny_data, FACTS)
-    (run.folder / name).write_text(text)
+    (run.folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"{name} is missing or damaged; remove the run's folder"):
         outcome_of(run)
 

@@ -46,30 +46,32 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
 def test_a_failure_is_reported_in_its_own_words(
     trial: Run, tmp_path: Path, script: str, complaint: str
 ) -> None:
-    (tmp_path / "train.py").write_text("print('error: of an earlier attempt')")
+    (tmp_path / "train.py").write_text("print('error: of an earlier attempt')", encoding="utf-8")
     with StopRequest() as stop:
         carry_out(trial, TrainConfig(), stop)  # which ended well
-        (tmp_path / "train.py").write_text(script)
+        (tmp_path / "train.py").write_text(script, encoding="utf-8")
         with pytest.raises(UserError, match=f"yolov5n seed {complaint}everything is in .*log.txt"):
             carry_out(trial, TrainConfig(imgsz=64), stop)
-    log = trial.log.read_text()
+    log = trial.log.read_text(encoding="utf-8")
     assert log.startswith("$ python train.py \nerror: of an earlier attempt\n$ python train.py --imgsz 64\n")
 
 
 def test_epochs_appear_on_the_console(trial: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "train.py").write_text("print('scanning\\nepoch 0/1  1.0 s\\nepoch 1/1  2.0 s')")
+    (tmp_path / "train.py").write_text(
+        "print('scanning\\nepoch 0/1  1.0 s\\nepoch 1/1  2.0 s')", encoding="utf-8"
+    )
     with StopRequest() as stop:
         carry_out(trial, TrainConfig(), stop)
     assert caplog.messages == ["    epoch 0/1  1.0 s", "    epoch 1/1  2.0 s"]
 
 
 def test_started_runs_are_resumed_where_they_compute_now(trial: Run, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("import sys; print(sys.argv[1:])")
+    (tmp_path / "train.py").write_text("import sys; print(sys.argv[1:])", encoding="utf-8")
     trial.files.last.parent.mkdir(parents=True)
     trial.files.last.touch()
     with StopRequest() as stop:
         carry_out(trial, TrainConfig(cfg="yolov5n", epochs=3, workers=1, noplots=True), stop)
-    assert trial.log.read_text().splitlines()[1] == str(
+    assert trial.log.read_text(encoding="utf-8").splitlines()[1] == str(
         ["--resume", str(trial.files.last), "--noplots", "--workers", "1"]
     )
 
@@ -93,13 +95,13 @@ sys.exit(143)
 def test_a_stop_reaches_the_training_process(
     trial: Run, tmp_path: Path, number: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "train.py").write_text(PATIENT)
+    (tmp_path / "train.py").write_text(PATIENT, encoding="utf-8")
     with StopRequest() as stop:
         once_ready(tmp_path, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as ended:
             carry_out(trial, TrainConfig(), stop)
     assert ended.value.code == 128 + number
-    assert trial.log.read_text().endswith("saved\n")
+    assert trial.log.read_text(encoding="utf-8").endswith("saved\n")
     assert caplog.messages == ["yolov5n seed 0: stopped; the same command continues it"]
 
 
@@ -107,7 +109,9 @@ def test_a_second_interrupt_ends_both_at_once(
     trial: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "PATIENCE", 0.2)
-    (tmp_path / "train.py").write_text(PATIENT.replace("while 15 not in stop", "while True"))
+    (tmp_path / "train.py").write_text(
+        PATIENT.replace("while 15 not in stop", "while True"), encoding="utf-8"
+    )
 
     def interrupt_twice() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -119,7 +123,7 @@ def test_a_second_interrupt_ends_both_at_once(
         with pytest.raises(KeyboardInterrupt):
             carry_out(trial, TrainConfig(), stop)
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(int((tmp_path / "pid").read_text(encoding="utf-8")), 0)
 
 
 def once_ready(folder: Path, act: Callable[[], None]) -> None:

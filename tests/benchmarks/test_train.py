@@ -35,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(tiny_data: Path, project: Path) -> Arguments:
     """Two variants and two seeds of one epoch; the text after them goes into the page."""
     notes = project / "notes.txt"
-    notes.write_text("## Remarks\n\nAll *word for word*.\n")
+    notes.write_text("## Remarks\n\nAll *word for word*.\n", encoding="utf-8")
     place = ("--project", str(project), "--notes", str(notes))
     return (
         "train",
@@ -96,10 +96,10 @@ def test_every_variant_is_trained_with_every_seed(trained: Path) -> None:
         assert torch.load(trained / name / "weights" / "last.pt", weights_only=True)["resume"]["finished"]
     assert (
         (trained / NAMES[1] / "log.txt")
-        .read_text()
+        .read_text(encoding="utf-8")
         .startswith("$ python train.py --cfg models/yolov5n-gsconv.yaml --data ")
     )
-    facts = json.loads((trained / NAMES[0] / "facts.json").read_text())
+    facts = json.loads((trained / NAMES[0] / "facts.json").read_text(encoding="utf-8"))
     # yolov5n of 80 classes has 1,872,157 parameters; two classes are 3 * 78 outputs fewer at 64, 128 and 256
     # channels: 234 * (448 + 3) = 105,534 (the bias is the 3)
     assert facts["parameters"] == 1_872_157 - 105_534
@@ -108,13 +108,13 @@ def test_every_variant_is_trained_with_every_seed(trained: Path) -> None:
 
 
 def test_an_interrupted_run_is_continued(trained: Path) -> None:
-    log = (trained / NAMES[0] / "log.txt").read_text().splitlines()
+    log = (trained / NAMES[0] / "log.txt").read_text(encoding="utf-8").splitlines()
     assert log[0].startswith(f"$ python train.py --resume {trained / NAMES[0] / 'weights' / 'last.pt'}")
     assert "resuming at epoch 0, batch 1" in log
 
 
 def test_page_and_table_show_the_runs(trained: Path) -> None:
-    page = (trained / "results.md").read_text()
+    page = (trained / "results.md").read_text(encoding="utf-8")
     assert page.count("| yolov5n (baseline) | 2 |") == page.count("| yolov5n-gsconv | 2 |") == 1
     typed = page.replace(" \\\n    ", " ")
     assert "--variants yolov5n models/yolov5n-gsconv.yaml --seeds 0 1 --data squares.yaml --epochs 1" in typed
@@ -147,7 +147,7 @@ def test_earlier_variants_stay_in_the_table(trained: Path, command: Arguments, t
     page = tmp_path / "docs" / "page.md"
     one = (*command, "--variants", "yolov5n-gsconv", "--seeds", "1", "--output", str(page))
     benchmark.main(one)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "| yolov5n-gsconv (baseline) | 2 |" in text and "| yolov5n | 2 |" in text
     assert "![mAP50-95 against GFLOPs, numbered as in the table](page.png)" in text
     assert (page.parent / "page.png").is_file()
@@ -207,12 +207,12 @@ def test_where_it_computes_is_no_budget(trained: Path, command: Arguments) -> No
 def test_mistakes_are_refused_before_any_training(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Arguments, complaint: str
 ) -> None:
-    (tmp_path / "README.md").write_text("# Precious\n")
+    (tmp_path / "README.md").write_text("# Precious\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=complaint):
         benchmark.main(["train", "--data", str(tiny_data), "--variants", "yolov5n", *SMALL, *flags])
     assert not list(tmp_path.rglob("*-seed0"))
-    assert (tmp_path / "README.md").read_text() == "# Precious\n"
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# Precious\n"
 
 
 @pytest.mark.parametrize(
@@ -256,17 +256,17 @@ def test_a_stopped_comparison_goes_on_where_it_was(
     assert not state["finished"] and state["batch"] > 0
     assert not (folder / "facts.json").exists() and not (tmp_path / "exp" / "results.md").exists()
     benchmark.main(flags)
-    log = (folder / "log.txt").read_text()
+    log = (folder / "log.txt").read_text(encoding="utf-8")
     assert f"resuming at epoch {state['epoch']}, batch {state['batch']}" in log
     assert [row["epoch"] for row in rows(folder / "results.csv")] == ["0", "1", "2", "3"]
-    assert "| yolov5n (baseline) | 1 |" in (tmp_path / "exp" / "results.md").read_text()
+    assert "| yolov5n (baseline) | 1 |" in (tmp_path / "exp" / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_a_diverging_run_ends_the_comparison_with_its_error(tiny_data: Path, tmp_path: Path) -> None:
     flags = ("--data", str(tiny_data), "--project", str(tmp_path), *SMALL, "--epochs", "1")
     wild = tmp_path / "wild.yaml"
-    wild.write_text("lr0: 1.0e+30\nwarmup_epochs: 0\nnominal_batch: 4\n")
+    wild.write_text("lr0: 1.0e+30\nwarmup_epochs: 0\nnominal_batch: 4\n", encoding="utf-8")
     result = subprocess.run(
         [sys.executable, "benchmark.py", "train", "--variants", "yolov5n", "--hyp", str(wild), *flags],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True,
@@ -277,4 +277,4 @@ def test_a_diverging_run_ends_the_comparison_with_its_error(tiny_data: Path, tmp
     # nothing was saved, so that the run may start anew with another budget
     benchmark.main(["train", "--variants", "yolov5n", *flags])
     assert (tmp_path / "exp" / "yolov5n-seed0" / "facts.json").is_file()
-    assert "became" in (tmp_path / "exp" / "yolov5n-seed0" / "log.txt").read_text()
+    assert "became" in (tmp_path / "exp" / "yolov5n-seed0" / "log.txt").read_text(encoding="utf-8")

@@ -20,11 +20,11 @@ CLASSES = {"coco": 80, "coco128": 80, "VOC": 20, "VisDrone": 10, "SODA10M": 6, "
 
 @pytest.mark.parametrize("name", HYPS)
 def test_hyperparameters_equal_the_recorded_sets(name: str, golden: Path) -> None:
-    recorded = json.loads((golden / "hyps.json").read_text())
+    recorded = json.loads((golden / "hyps.json").read_text(encoding="utf-8"))
     assert set(recorded) == {f"hyp.{hyp}" for hyp in HYPS}
     wanted = recorded[f"hyp.{name}"]
     file = DATA / "hyps" / f"hyp.{name}.yaml"
-    assert yaml.safe_load(file.read_text()) == wanted
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == wanted
     loaded = dataclasses.asdict(load_hyperparameters(file))
     assert {key: loaded[key] for key in wanted} == wanted
 
@@ -35,7 +35,7 @@ def test_defaults_are_scratch_low() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_data_yaml(name: str) -> None:
-    text = (DATA / f"{name}.yaml").read_text()
+    text = (DATA / f"{name}.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     assert set(content) <= {"path", "train", "val", "test", "names"}
     assert "http" in text.split("\npath:")[0]  # a comment above says where the images are
@@ -46,5 +46,5 @@ def test_data_yaml(name: str) -> None:
 
 def test_coco_classes_are_those_of_the_official_weights(official_weights: Path) -> None:
     names = read_checkpoint(official_weights)["names"]
-    assert yaml.safe_load((DATA / "coco.yaml").read_text())["names"] == names
-    assert yaml.safe_load((DATA / "coco128.yaml").read_text())["names"] == names
+    assert yaml.safe_load((DATA / "coco.yaml").read_text(encoding="utf-8"))["names"] == names
+    assert yaml.safe_load((DATA / "coco128.yaml").read_text(encoding="utf-8"))["names"] == names

@@ -58,7 +58,7 @@ def test_sizes_without_a_file(name: str, file: str, multiples: tuple[float, floa
 
 
 def test_sizes_beside_a_file_of_the_user(tmp_path: Path) -> None:
-    (tmp_path / "yolov5n-mine.yaml").write_text(yaml.safe_dump(TINY))
+    (tmp_path / "yolov5n-mine.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
     assert load_cfg(tmp_path / "yolov5x-mine.yaml")["width_multiple"] == 1.25
 
 
@@ -90,7 +90,7 @@ def test_every_layout_of_the_project_is_valid() -> None:
 )
 def test_files_that_are_no_model(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "bad.yaml"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=f"^bad.yaml:.*{complaint}"):
         load_cfg(path)
 
@@ -99,7 +99,7 @@ def test_aliases_that_unfold_without_end(tmp_path: Path) -> None:
     lines = ["a0: &a0 [1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 2 * 9^11 values
     path = tmp_path / "bomb.yaml"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(UserError, match="more than 100000 values"):
         load_cfg(path)
 

@@ -74,13 +74,13 @@ def test_all_official_layouts_are_here() -> None:
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_rows_are_the_recorded_ones(golden: Path, name: str) -> None:
-    recorded = json.loads((golden / "upstream_architectures.json").read_text())[name]
+    recorded = json.loads((golden / "upstream_architectures.json").read_text(encoding="utf-8"))[name]
     assert load_cfg(name) == recorded
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_recorded_parameters_and_strides(golden: Path, name: str) -> None:
-    recorded = json.loads((golden / "upstream_models.json").read_text())[name]
+    recorded = json.loads((golden / "upstream_models.json").read_text(encoding="utf-8"))[name]
     model = on_meta(name)
     assert count_parameters(model) == recorded["params"]
     assert model.measure_strides() == recorded["strides"]
@@ -113,7 +113,7 @@ def test_published_cost(name: str) -> None:
 def test_comments_tell_the_cost(name: str) -> None:
     text = next(
         folder / f"{name}.yaml" for folder in FOLDERS if (folder / f"{name}.yaml").exists()
-    ).read_text()
+    ).read_text(encoding="utf-8")
     told = re.search(r"^# ([\d,]+) parameters, ([\d.]+) GFLOPs at (\d+) \(80 classes\)\.$", text, flags=re.M)
     assert told, "say '# N parameters, N.NNN GFLOPs at SIZE (80 classes).' on top"
     model = on_meta(name)
@@ -125,7 +125,9 @@ def test_the_readme_lists_every_variant_with_its_cost() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d,]+) \| ([\d.]+)[^|]*\|", README, flags=re.M)
     assert {name for name, *_ in rows} == {name for name in OWN if re.match(r"yolov5n|v5lite", name)}
     for name, parameters, gflops in rows:
-        assert f"# {parameters} parameters, {gflops} GFLOPs" in (FOLDERS[0] / f"{name}.yaml").read_text()
+        assert f"# {parameters} parameters, {gflops} GFLOPs" in (FOLDERS[0] / f"{name}.yaml").read_text(
+            encoding="utf-8"
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if name.startswith("yolov5n-")])
@@ -235,7 +237,7 @@ def parallel_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     command = [*launcher, "tests/one_step.py", str(results), *DISTINCT]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(results.read_text())
+    return json.loads(results.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", DISTINCT)

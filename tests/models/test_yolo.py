@@ -157,7 +157,9 @@ def test_descriptions_that_cannot_work(keys: dict[str, Any], complaint: str) -> 
 
 def test_the_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(load_cfg("yolov5n") | {"backbone": [[-1, 1, "Conf", [8]]]}))
+    path.write_text(
+        yaml.safe_dump(load_cfg("yolov5n") | {"backbone": [[-1, 1, "Conf", [8]]]}), encoding="utf-8"
+    )
     with pytest.raises(UserError, match=r"^mine.yaml: layer \d+: "):
         DetectionModel(path)
 

@@ -163,8 +163,8 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
 def test_population(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no hyper-parameter yaml"):
         load_population(tmp_path)
-    (tmp_path / "b.yaml").write_text("lr0: 0.2\n")
-    (tmp_path / "a.yaml").write_text("lr0: 0.1\n")
+    (tmp_path / "b.yaml").write_text("lr0: 0.2\n", encoding="utf-8")
+    (tmp_path / "a.yaml").write_text("lr0: 0.1\n", encoding="utf-8")
     assert [hyp.lr0 for hyp in load_population(tmp_path)] == [0.1, 0.2]
 
 
@@ -176,11 +176,11 @@ def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="returned 2 numbers"):
         evolve(lambda hyp, generation: [1.0, 2.0], Hyperparameters(), 1, tmp_path)
     file = tmp_path / "evolve.csv"
-    file.write_text("a,b\n1,2\n")
+    file.write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(UserError, match="first line names other columns"):
         load_trials(file)
     save_trials(tmp_path, [trial(0.5)])
-    good = file.read_text()
+    good = file.read_text(encoding="utf-8")
     for bad, message in [
         (good + "1,2\n", "line 3: 2 columns"),
         (good.replace("\n0.0", "\nhalf", 1), "line 2"),
@@ -188,7 +188,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (good.replace("0.937", "fast"), "line 2: hyper-parameter 'momentum' must be a number, found 'fast'"),
         (good.replace("0.937", ""), "line 2: hyper-parameter 'momentum' must be a number, found None"),
     ]:
-        file.write_text(bad)
+        file.write_text(bad, encoding="utf-8")
         with pytest.raises(UserError, match=message):
             load_trials(file)
 

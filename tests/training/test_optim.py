@@ -17,7 +17,7 @@ from utils.hyperparameters import Hyperparameters
 
 @pytest.fixture(scope="module")
 def schedules(golden: Path) -> dict:
-    return json.loads((golden / "schedule.json").read_text())
+    return json.loads((golden / "schedule.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("form", ["linear", "cosine"])
@@ -46,7 +46,7 @@ def test_ema_moves_towards_the_model_and_copies_counters() -> None:
 
 
 def test_parameter_groups(golden: Path) -> None:
-    expected = json.loads((golden / "optimizer_groups.json").read_text())["groups"]
+    expected = json.loads((golden / "optimizer_groups.json").read_text(encoding="utf-8"))["groups"]
     groups = parameter_groups(DetectionModel("yolov5n.yaml"), weight_decay=0.0005)
     for group, wanted in zip(groups, expected, strict=True):
         assert len(group["params"]) == wanted["n"]

@@ -22,7 +22,7 @@ OUR_DEFAULTS = {"--weights", "--data"}
 def test_flags_keep_their_names_types_and_defaults(golden: Path, command: str) -> None:
     parser = build_parser(COMMANDS[command])
     ours = {option: action for action in parser._actions for option in action.option_strings}
-    for expected in json.loads((golden / "upstream_cli.json").read_text())[command]:
+    for expected in json.loads((golden / "upstream_cli.json").read_text(encoding="utf-8"))[command]:
         name = expected["flags"][0]
         if name in LEFT_OUT:
             continue

@@ -14,21 +14,24 @@ HYPS = Path(__file__).resolve().parents[2] / "data" / "hyps"
 
 
 def test_missing_keys_keep_their_defaults(tmp_path: Path) -> None:
-    (tmp_path / "hyp.yaml").write_text("lr0: 0.1\nnominal_batch: 16\n")
+    (tmp_path / "hyp.yaml").write_text("lr0: 0.1\nnominal_batch: 16\n", encoding="utf-8")
     hyp = load_hyperparameters(tmp_path / "hyp.yaml")
     assert (hyp.lr0, hyp.nominal_batch, hyp.momentum, hyp.iou) == (0.1, 16, 0.937, "CIoU")
 
 
 @pytest.mark.parametrize("kind", BOX_LOSSES)
 def test_every_box_loss_is_a_choice(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "hyp.yaml").write_text(f"iou: {kind}\n")
+    (tmp_path / "hyp.yaml").write_text(f"iou: {kind}\n", encoding="utf-8")
     hyp = load_hyperparameters(tmp_path / "hyp.yaml")
     assert hyp.iou == hyp.scaled(nl=4, nc=2, imgsz=64).iou == kind
 
 
 def test_the_files_name_every_box_loss() -> None:
     for file in HYPS.glob("hyp.*.yaml"):
-        line = next((line for line in file.read_text().splitlines() if line.startswith("# iou:")), None)
+        line = next(
+            (line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# iou:")),
+            None,
+        )
         if file.name != "hyp.digits.yaml":
             assert line is not None
             assert set(BOX_LOSSES) <= set(line.replace(",", " ").split())
@@ -62,7 +65,7 @@ def test_the_files_name_every_box_loss() -> None:
     ],
 )
 def test_bad_files_name_the_key(tmp_path: Path, text: str, complaint: str) -> None:
-    (tmp_path / "hyp.yaml").write_text(text)
+    (tmp_path / "hyp.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
         load_hyperparameters(tmp_path / "hyp.yaml")
     assert complaint in str(error.value)

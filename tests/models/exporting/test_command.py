@@ -53,7 +53,9 @@ def test_metadata_of_every_form(weights: Path) -> None:
         torch.jit.load(str(weights.with_suffix(".torchscript")), _extra_files=extra)
     config = json.loads(extra["config.txt"])
     of_onnx = dict(session(weights).get_modelmeta().custom_metadata_map)
-    of_openvino = yaml.safe_load((weights.parent / "best_openvino_model" / "metadata.yaml").read_text())
+    of_openvino = yaml.safe_load(
+        (weights.parent / "best_openvino_model" / "metadata.yaml").read_text(encoding="utf-8")
+    )
     assert of_onnx == of_openvino
     assert json.loads(of_onnx["names"]) == {str(index): name for index, name in NAMES.items()}
     assert of_onnx["source"] == hashlib.sha256(weights.read_bytes()).hexdigest()

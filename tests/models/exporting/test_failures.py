@@ -174,18 +174,20 @@ def test_a_folder_of_an_export_is_replaced_and_another_is_not(weights: Path) -> 
     pytest.importorskip("openvino")
     folder = weights.parent / "best_openvino_model"
     folder.mkdir()
-    (folder / "thesis.txt").write_text("years of work")
+    (folder / "thesis.txt").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="is in the way and was made by no export"):
         call(weights, "--include", "openvino", "--imgsz", "64")
-    assert (folder / "thesis.txt").read_text() == "years of work" and left(weights) == {folder.name}
+    assert (folder / "thesis.txt").read_text(encoding="utf-8") == "years of work" and left(weights) == {
+        folder.name
+    }
     (folder / "thesis.txt").rename(folder / "metadata.yaml")
     call(weights, "--include", "openvino", "--imgsz", "64")
     assert {file.name for file in folder.iterdir()} == {"best.xml", "best.bin", "metadata.yaml"}
     assert left(weights) == {folder.name}
-    (folder / "notes.txt").write_text("more work")
+    (folder / "notes.txt").write_text("more work", encoding="utf-8")
     with pytest.raises(UserError, match="is in the way and was made by no export"):
         call(weights, "--include", "openvino", "--imgsz", "64")
-    assert (folder / "notes.txt").read_text() == "more work"
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "more work"
     weights.with_suffix(".onnx").mkdir()
     with pytest.raises(UserError, match=r"best\.onnx' is in the way"):
         call(weights, "--include", "onnx")
@@ -197,7 +199,7 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(
     old, new = tmp_path / "old_openvino_model", tmp_path / "work" / "old_openvino_model"
     for folder, text in ((old, "old"), (new, "new")):
         folder.mkdir(parents=True)
-        (folder / "best.xml").write_text(text)
+        (folder / "best.xml").write_text(text, encoding="utf-8")
     real = Path.replace
 
     def fails_once(self: Path, target: Path) -> Path:
@@ -208,7 +210,7 @@ def test_a_folder_comes_back_when_it_cannot_be_replaced(
     monkeypatch.setattr(Path, "replace", fails_once)
     with pytest.raises(OSError, match="Input/output"):
         place.publish(new, old)
-    assert (old / "best.xml").read_text() == "old"
+    assert (old / "best.xml").read_text(encoding="utf-8") == "old"
 
 
 def test_an_opset_without_a_layer_is_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def three(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tiny_data.parent
     splits = {split: str(root / content.get("path", "") / content[split]) for split in ("train", "val")}
     file = tmp_path_factory.mktemp("three") / "data.yaml"
-    file.write_text(yaml.safe_dump({**splits, "names": NAMES}, allow_unicode=True))
+    file.write_text(yaml.safe_dump({**splits, "names": NAMES}, allow_unicode=True), encoding="utf-8")
     return file
 
 
@@ -78,9 +78,9 @@ def test_official_weights_keep_their_accuracy(official_weights: Path, shared: Pa
     pytest.importorskip("nncf")
     weights = tmp_path / "yolov5n.pt"
     weights.write_bytes(official_weights.read_bytes())
-    names = yaml.safe_load((ROOT / "data" / "coco.yaml").read_text())["names"]
+    names = yaml.safe_load((ROOT / "data" / "coco.yaml").read_text(encoding="utf-8"))["names"]
     places = {"path": str(shared / "data" / "coco256"), "train": "images/train2017", "val": "images/val2017"}
-    (tmp_path / "coco256.yaml").write_text(yaml.safe_dump({**places, "names": names}))
+    (tmp_path / "coco256.yaml").write_text(yaml.safe_dump({**places, "names": names}), encoding="utf-8")
     flags = ["--include", "openvino", "--imgsz", "320", "--data", str(tmp_path / "coco256.yaml")]
     export.main(["--weights", str(weights), *flags, "--int8"])  # refuses a fall of more than 0.02
     assert (tmp_path / "yolov5n_int8_openvino_model").is_dir()

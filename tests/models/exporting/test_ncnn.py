@@ -44,7 +44,7 @@ def refusal(folder: Path) -> str:
 
 def test_the_folder_holds_no_program(folder: Path) -> None:
     assert {f.name for f in folder.iterdir()} == {"model.ncnn.param", "model.ncnn.bin", "metadata.yaml"}
-    assert yaml.safe_load((folder / "metadata.yaml").read_text())["imgsz"] == "[64, 96]"
+    assert yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))["imgsz"] == "[64, 96]"
     assert [f.name for f in folder.parent.iterdir()] == [folder.name]  # side files went elsewhere
 
 
@@ -103,7 +103,7 @@ def test_other_sizes_are_refused(folder: Path) -> None:
 
 
 def test_incomplete_folders(broken: Path, tmp_path: Path) -> None:
-    (broken / "other.param").write_text("7767517\n")
+    (broken / "other.param").write_text("7767517\n", encoding="utf-8")
     assert "2 .param files (model.ncnn.param, other.param)" in refusal(broken)
     (broken / "other.param").unlink()
     (broken / "model.ncnn.bin").unlink()
@@ -117,8 +117,10 @@ def test_damaged_files(broken: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-8])
     assert "was changed after its export" in refusal(broken)
     metadata = broken / "metadata.yaml"
-    values = yaml.safe_load(metadata.read_text())
-    metadata.write_text(yaml.safe_dump(values | {"checksum": ""}))  # as other programs write it
+    values = yaml.safe_load(metadata.read_text(encoding="utf-8"))
+    metadata.write_text(
+        yaml.safe_dump(values | {"checksum": ""}), encoding="utf-8"
+    )  # as other programs write it
     assert "model.ncnn.bin is damaged" in refusal(broken)
 
 
@@ -134,12 +136,12 @@ def test_damaged_files(broken: Path) -> None:
 )
 def test_damaged_description(broken: Path, old: str, new: str) -> None:
     param = broken / "model.ncnn.param"
-    text = param.read_text()
+    text = param.read_text(encoding="utf-8")
     changed = text.replace(old, new, 1) if old in text else text.replace("0=", "", 1)
     assert changed != text
-    param.write_text(changed)
+    param.write_text(changed, encoding="utf-8")
     assert "model.ncnn.param" in refusal(broken)
-    param.write_text(text[: len(text) // 2])
+    param.write_text(text[: len(text) // 2], encoding="utf-8")
     assert "model.ncnn.param" in refusal(broken)
 
 
@@ -157,7 +159,7 @@ def test_damaged_description(broken: Path, old: str, new: str) -> None:
     ],
 )
 def test_damaged_metadata(broken: Path, content: str, words: str) -> None:
-    (broken / "metadata.yaml").write_text(content)
+    (broken / "metadata.yaml").write_text(content, encoding="utf-8")
     assert words in refusal(broken)
 
 

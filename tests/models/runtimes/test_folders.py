@@ -82,16 +82,16 @@ def test_openvino_with_free_shapes(tmp_path: Path) -> None:
 def test_openvino_damaged(folder: Path, tmp_path: Path) -> None:
     broken = copied(folder, tmp_path)
     xml, weights = broken / "best.xml", broken / "best.bin"
-    text, content = xml.read_text(), weights.read_bytes()
-    xml.write_text(text[: len(text) // 2])
+    text, content = xml.read_text(encoding="utf-8"), weights.read_bytes()
+    xml.write_text(text[: len(text) // 2], encoding="utf-8")
     assert "cannot be run by OpenVINO" in refusal(broken)
-    xml.write_text(text)
+    xml.write_text(text, encoding="utf-8")
     weights.write_bytes(content[: len(content) // 2])
     assert "cannot be run by OpenVINO" in refusal(broken)
     weights.unlink()
     assert "best.xml without its best.bin" in refusal(broken)
     weights.write_bytes(content)
-    (broken / "second.xml").write_text(text)
+    (broken / "second.xml").write_text(text, encoding="utf-8")
     assert "2 .xml files (best.xml, second.xml)" in refusal(broken)
     for file in (xml, broken / "second.xml"):
         file.unlink()
@@ -100,9 +100,9 @@ def test_openvino_damaged(folder: Path, tmp_path: Path) -> None:
 
 def test_openvino_metadata(folder: Path, tmp_path: Path) -> None:
     metadata = copied(folder, tmp_path) / "metadata.yaml"
-    metadata.write_text("!!python/object/apply:os.system ['true']")
+    metadata.write_text("!!python/object/apply:os.system ['true']", encoding="utf-8")
     assert "metadata.yaml' is damaged" in refusal(metadata.parent)
-    metadata.write_text("stride: zero\n")
+    metadata.write_text("stride: zero\n", encoding="utf-8")
     assert "its stride must be a whole number from 1 to 1024, found 'zero'" in refusal(metadata.parent)
     metadata.unlink()  # like any file without names
     backend = load_backend(metadata.parent)
@@ -140,7 +140,7 @@ def test_missing_packages(package: str, name: str, tmp_path: Path, monkeypatch: 
 def test_files_and_folders_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found"):
         load_backend(tmp_path / "best_openvino_model")
-    (tmp_path / "best_ncnn_model").write_text("")
+    (tmp_path / "best_ncnn_model").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="must be a folder"):
         load_backend(tmp_path / "best_ncnn_model")
     (tmp_path / "best.onnx").mkdir()
@@ -195,7 +195,7 @@ def test_detect_finds_the_same_in_a_folder(
         flags = ("--source", str(picture), "--imgsz", str(SIDE), "--save-txt", "--save-conf", "--nosave")
         place = ("--project", str(tmp_path), "--name", run, "--threads", "1")
         detect.main(["--weights", str(weights), *flags, *place])
-        text = (tmp_path / run / "labels" / "bus.txt").read_text()
+        text = (tmp_path / run / "labels" / "bus.txt").read_text(encoding="utf-8")
         found.append(sorted([round(float(value), 2) for value in line.split()] for line in text.splitlines()))
     assert len(found[0]) >= 2
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]), atol=0.011)
@@ -211,7 +211,7 @@ def test_val_runs_a_folder(
     export(job)
     flags = ("--data", str(tiny_data), "--project", str(tmp_path), "--noplots", "--single-cls")
     val.main(["--weights", str(job.target), *flags, "--batch-size", "3", "--threads", "1"])
-    report = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text(encoding="utf-8"))
     assert report["images"] == 4
 
 
@@ -220,11 +220,11 @@ def test_val_runs_a_folder(
 def test_accuracy_on_photographs(name: str, official_weights: Path, shared: Path, tmp_path: Path) -> None:
     """All runtimes score the same: within 0.001 of TorchScript, whose images are as square as theirs."""
     pytest.importorskip(name if name in ("openvino", "ncnn") else "torch")
-    names = (Path(__file__).resolve().parents[3] / "data" / "coco.yaml").read_text()
+    names = (Path(__file__).resolve().parents[3] / "data" / "coco.yaml").read_text(encoding="utf-8")
     data = tmp_path / "coco.yaml"
     root = shared / "data" / "coco256"
     kept = names[names.index("names:") :]
-    data.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}")
+    data.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}", encoding="utf-8")
     scores = []
     for form in ("torchscript", name):
         file, export = FILES[form]
@@ -233,7 +233,7 @@ def test_accuracy_on_photographs(name: str, official_weights: Path, shared: Path
             export(job)
         flags = ("--data", str(data), "--project", str(tmp_path), "--name", form, "--exist-ok", "--noplots")
         val.main(["--weights", str(job.target), *flags])
-        scores.append(json.loads((tmp_path / form / "metrics.json").read_text())["mAP50_95"])
+        scores.append(json.loads((tmp_path / form / "metrics.json").read_text(encoding="utf-8"))["mAP50_95"])
     assert scores[0] > 0.25
     assert scores[1] == pytest.approx(scores[0], abs=0.001)
 

@@ -119,7 +119,7 @@ def test_names_come_from_the_data_yaml_when_the_file_has_none(tmp_path: Path) ->
     pytest.importorskip("onnxruntime")
     (tmp_path / "pictures").mkdir()
     data = tmp_path / "data.yaml"
-    data.write_text("path: .\ntrain: pictures\nval: pictures\nnames: [x, y, z]\n")
+    data.write_text("path: .\ntrain: pictures\nval: pictures\nnames: [x, y, z]\n", encoding="utf-8")
     assert load_backend(write_onnx(tmp_path / "toy.onnx"), data=data).names == {0: "x", 1: "y", 2: "z"}
     named = load_backend(write_onnx(tmp_path / "named.onnx", names=str(NAMES)), data=data)
     assert named.names == NAMES

@@ -29,7 +29,7 @@ def build(folder: Path, suffix: str = ".jpg", sizes: list[tuple[int, int]] = SIZ
     for number, (height, width) in enumerate(sizes):
         small = rng.integers(0, 255, (6, 6, 3)).astype(np.uint8)
         cv2.imwrite(str(folder / f"images/{number}{suffix}"), cv2.resize(small, (width, height)))
-        (folder / f"labels/{number}.txt").write_text(f"{number % 3} 0.4 0.6 0.5 0.3\n")
+        (folder / f"labels/{number}.txt").write_text(f"{number % 3} 0.4 0.6 0.5 0.3\n", encoding="utf-8")
     return build_index([folder / "images"], dict(enumerate("abc")), cache=False)
 
 
@@ -174,7 +174,7 @@ def test_augmented_targets_are_sound(index: DatasetIndex, hyp: Hyperparameters) 
 
 def test_polygons_reach_the_warp(tmp_path: Path) -> None:
     build(tmp_path)
-    (tmp_path / "labels/0.txt").write_text("1 0.1 0.1 0.9 0.1 0.5 0.8\n")
+    (tmp_path / "labels/0.txt").write_text("1 0.1 0.1 0.9 0.1 0.5 0.8\n", encoding="utf-8")
     index = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False)
     hyp = Hyperparameters(copy_paste=1, mosaic=1)
     for batch in batches(DetectionDataset(index, 64, augment=True, hyp=hyp)):

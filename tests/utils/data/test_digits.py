@@ -113,7 +113,7 @@ def test_another_process_may_be_first(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_unwritable_place(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot write the digits"):
         generate_digits(tmp_path / "file/set")
 

@@ -176,7 +176,7 @@ def test_full_disk_is_a_notice(
 def test_splits_that_share_a_folder_have_caches_of_their_own(folder: Path, scans: list[int]) -> None:
     for name, images in {"one": "ab", "two": "cd"}.items():
         lines = "".join(f"./images/train/{image}.png\n" for image in images)
-        (folder / f"{name}.txt").write_text(lines)
+        (folder / f"{name}.txt").write_text(lines, encoding="utf-8")
     for _ in range(2):
         for name in ("one", "two"):
             assert len(build_index([folder / f"{name}.txt"], NAMES)) == 2
@@ -238,7 +238,7 @@ def test_report(folder: Path, tmp_path: Path) -> None:
     assert "a.txt:2" in lines[1]
     assert "1  wrong column count" in lines[2]
     report.write_report(tmp_path)
-    rows = (tmp_path / "label_report.csv").read_text().splitlines()
+    rows = (tmp_path / "label_report.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0] == "file,line,fault,action,detail"
     assert len(rows) == 4
     assert rows[1].split(",")[1:4] == ["1", "wrong column count", "row dropped"]
@@ -320,15 +320,17 @@ def test_labels_that_teach_something(folder: Path) -> None:
 def test_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = folder / "images/train"
     (images / ".hidden.png").write_bytes(b"")
-    (images / "notes.md").write_text("")
+    (images / "notes.md").write_text("", encoding="utf-8")
     write_image(images / "sub/e.PNG")
     expected = [str(images / name) for name in ("a.png", "b.png", "c.png", "d.png", "sub/e.PNG")]
     assert list_images([folder / "images"]) == expected
     assert list_images([images / "b.png", images / "a.png"]) == [expected[1], expected[0]]
-    (folder / "list.txt").write_text(f"# two\n./images/train/b.png\n\n{expected[0]}\n")
+    (folder / "list.txt").write_text(f"# two\n./images/train/b.png\n\n{expected[0]}\n", encoding="utf-8")
     assert list_images([folder / "list.txt"]) == [expected[1], expected[0]]
     (folder / "lists").mkdir()
-    (folder / "lists/list.txt").write_text("images/train/b.png\n")  # relative to the working directory
+    (folder / "lists/list.txt").write_text(
+        "images/train/b.png\n", encoding="utf-8"
+    )  # relative to the working directory
     monkeypatch.chdir(folder)
     assert list_images([folder / "lists/list.txt"]) == ["images/train/b.png"]
 

@@ -8,7 +8,7 @@ from utils.data.letterbox import BACKGROUND, letterbox
 
 
 def test_reproduces_every_recorded_case(golden: Path) -> None:
-    cases = json.loads((golden / "letterbox.json").read_text())
+    cases = json.loads((golden / "letterbox.json").read_text(encoding="utf-8"))
     assert cases
     for case in cases:
         image = np.zeros((case["h"], case["w"], 3), np.uint8)

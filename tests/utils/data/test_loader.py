@@ -30,7 +30,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     for number in range(COUNT):
         image = generator_for(number).integers(0, 255, (40 + 2 * number, 60, 3)).astype(np.uint8)
         cv2.imwrite(str(folder / f"images/{number:02d}.png"), image)
-        (folder / f"labels/{number:02d}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+        (folder / f"labels/{number:02d}.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
     return build_index([folder / "images"], {0: "a"}, cache=False)
 
 

@@ -27,7 +27,7 @@ def write_picture(path: Path, level: int = 50, shape: tuple[int, int] = (24, 32)
 def folder(tmp_path: Path) -> Path:
     for name, level in (("b.png", 20), ("a.jpg", 10), ("c.bmp", 30)):
         write_picture(tmp_path / "pictures" / name, level)
-    (tmp_path / "pictures" / "notes.md").write_text("no picture")
+    (tmp_path / "pictures" / "notes.md").write_text("no picture", encoding="utf-8")
     return tmp_path / "pictures"
 
 
@@ -92,7 +92,9 @@ def test_a_list_file_is_relative_to_itself_or_to_the_working_directory(
 ) -> None:
     write_picture(folder.parent / "here.png")
     monkeypatch.chdir(folder.parent)
-    (folder / "list.txt").write_text(f"# comment\n\nb.png\n{folder / 'a.jpg'}\nhere.png\npictures/c.*\n")
+    (folder / "list.txt").write_text(
+        f"# comment\n\nb.png\n{folder / 'a.jpg'}\nhere.png\npictures/c.*\n", encoding="utf-8"
+    )
     assert names(str(folder / "list.txt")) == ["b.png", "a.jpg", "here.png", "c.bmp"]
 
 
@@ -259,10 +261,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "text.doc").write_text("x")
-    (tmp_path / "empty.txt").write_text("\n# nothing\n")
+    (tmp_path / "text.doc").write_text("x", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n# nothing\n", encoding="utf-8")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x80")
-    (tmp_path / "stream.txt").write_text("rtsp://host/1\n")
+    (tmp_path / "stream.txt").write_text("rtsp://host/1\n", encoding="utf-8")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\x00")
     (tmp_path / "broken.mp4").write_bytes(b"0" * 100)
     if text == "*.jpg":
@@ -275,14 +277,14 @@ def test_bad_input_is_one_line(
 @pytest.mark.parametrize("link", [["a"], ["a", "b"], ["a", "b", "c"]])
 def test_a_list_that_names_itself(tmp_path: Path, link: list[str]) -> None:
     for name, following in zip(link, [*link[1:], link[0]]):
-        (tmp_path / f"{name}.txt").write_text(f"{following}.txt\n")
+        (tmp_path / f"{name}.txt").write_text(f"{following}.txt\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"list file '.*a\.txt' names itself"):
         open_source(str(tmp_path / "a.txt"))
 
 
 def test_a_list_may_be_named_twice(folder: Path) -> None:
-    (folder / "one.txt").write_text("a.jpg\n")
-    (folder / "two.txt").write_text("one.txt\none.txt\n")
+    (folder / "one.txt").write_text("a.jpg\n", encoding="utf-8")
+    (folder / "two.txt").write_text("one.txt\none.txt\n", encoding="utf-8")
     assert names(str(folder / "two.txt")) == ["a.jpg", "a.jpg"]
 
 
@@ -313,6 +315,6 @@ def test_only_unreadable_files_are_an_error(tmp_path: Path) -> None:
 def test_expand_and_classes(folder: Path, video: Path) -> None:
     assert expand(str(folder / "a.jpg")) == [str(folder / "a.jpg")]
     assert isinstance(open_source(str(folder)), FileSource)
-    (folder / "cams.streams").write_text(f"{video}\n")
+    (folder / "cams.streams").write_text(f"{video}\n", encoding="utf-8")
     source = open_source(str(folder / "cams.streams"))
     assert isinstance(source, StreamSource) and source.live

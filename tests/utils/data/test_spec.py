@@ -12,13 +12,13 @@ from utils.files import ROOT
 def data(tmp_path: Path) -> Path:
     for split in ("train", "val", "extra"):
         (tmp_path / f"set/images/{split}").mkdir(parents=True)
-    (tmp_path / "set/list.txt").write_text("./images/val/a.jpg\n")
+    (tmp_path / "set/list.txt").write_text("./images/val/a.jpg\n", encoding="utf-8")
     return tmp_path
 
 
 def write(folder: Path, text: str) -> Path:
     file = folder / "data.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     return file
 
 
