@@ -43,6 +43,18 @@ def golden(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def linked_data(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The labelled photographs by way of links: label caches are written beside these, not there."""
+    root = tmp_path_factory.mktemp("linked")
+    for kind in ("images", "labels"):
+        for split in (shared / "data").glob(f"*/{kind}/*"):
+            link = root / split.relative_to(shared / "data")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(split.resolve(), target_is_directory=True)
+    return root
+
+
+@pytest.fixture(scope="session")
 def official_weights(shared: Path) -> Path:
     return shared / "weights" / "yolov5n-v6.0.pt"
 

@@ -16,13 +16,13 @@ from utils.errors import UserError
 
 
 @pytest.fixture(scope="session")
-def coco_yaml(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def coco_yaml(linked_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """128 COCO photographs with the 80 class names of data/coco.yaml."""
     names = (Path(__file__).resolve().parents[1] / "data" / "coco.yaml").read_text(encoding="utf-8")
     folder = tmp_path_factory.mktemp("coco")
     path = folder / "coco256.yaml"
     kept = names[names.index("names:") :]
-    root = shared / "data" / "coco256"
+    root = linked_data / "coco256"
     path.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}", encoding="utf-8")
     return path
 
@@ -32,14 +32,14 @@ def test_official_weights_reach_the_recorded_accuracy(
     golden: Path,
     official_weights: Path,
     coco_yaml: Path,
-    shared: Path,
+    linked_data: Path,
     tmp_path: Path,
     imgsz: int,
     map50: float,
     map50_95: float,
 ) -> None:
     # which of the images of equal shape share a batch, and with it a padding, is as it was when recorded
-    folder = shared / "data" / "coco256" / "images" / "val2017"
+    folder = linked_data / "coco256" / "images" / "val2017"
     order = (Path(__file__).parent / "recorded" / "val128_order.txt").read_text(encoding="utf-8").split()
     images = tmp_path / "images.txt"
     images.write_text("".join(f"{folder / name}\n" for name in order), encoding="utf-8")

@@ -74,12 +74,14 @@ def test_the_command(tmp_path: Path, three: Path, form: str) -> None:
 
 
 @pytest.mark.slow
-def test_official_weights_keep_their_accuracy(official_weights: Path, shared: Path, tmp_path: Path) -> None:
+def test_official_weights_keep_their_accuracy(
+    official_weights: Path, linked_data: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("nncf")
     weights = tmp_path / "yolov5n.pt"
     weights.write_bytes(official_weights.read_bytes())
     names = yaml.safe_load((ROOT / "data" / "coco.yaml").read_text(encoding="utf-8"))["names"]
-    places = {"path": str(shared / "data" / "coco256"), "train": "images/train2017", "val": "images/val2017"}
+    places = {"path": str(linked_data / "coco256"), "train": "images/train2017", "val": "images/val2017"}
     (tmp_path / "coco256.yaml").write_text(yaml.safe_dump({**places, "names": names}), encoding="utf-8")
     flags = ["--include", "openvino", "--imgsz", "320", "--data", str(tmp_path / "coco256.yaml")]
     export.main(["--weights", str(weights), *flags, "--int8"])  # refuses a fall of more than 0.02

@@ -217,12 +217,14 @@ def test_val_runs_a_folder(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_accuracy_on_photographs(name: str, official_weights: Path, shared: Path, tmp_path: Path) -> None:
+def test_accuracy_on_photographs(
+    name: str, official_weights: Path, linked_data: Path, tmp_path: Path
+) -> None:
     """All runtimes score the same: within 0.001 of TorchScript, whose images are as square as theirs."""
     pytest.importorskip(name if name in ("openvino", "ncnn") else "torch")
     names = (Path(__file__).resolve().parents[3] / "data" / "coco.yaml").read_text(encoding="utf-8")
     data = tmp_path / "coco.yaml"
-    root = shared / "data" / "coco256"
+    root = linked_data / "coco256"
     kept = names[names.index("names:") :]
     data.write_text(f"path: {root}\ntrain: images/train2017\nval: images/val2017\n{kept}", encoding="utf-8")
     scores = []
@@ -240,7 +242,7 @@ def test_accuracy_on_photographs(name: str, official_weights: Path, shared: Path
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "torchscript"])
 def test_files_of_any_size_are_validated_as_pytorch_is(
-    name: str, official_weights: Path, shared: Path, tmp_path: Path
+    name: str, official_weights: Path, linked_data: Path, tmp_path: Path
 ) -> None:
     """In rectangles with the same padding, so that the scores are the same."""
     file, export = FILES[name]
@@ -249,7 +251,7 @@ def test_files_of_any_size_are_validated_as_pytorch_is(
     assert [backend.any_shape for backend in backends] == [True, True]
     config = ValConfig(imgsz=128, batch_size=2, workers=0)
     index = DataSpec(
-        tmp_path, tmp_path, (), (shared / "data" / "bccd" / "images" / "val",), (), {0: "a", 1: "b", 2: "c"}
+        tmp_path, tmp_path, (), (linked_data / "bccd" / "images" / "val",), (), {0: "a", 1: "b", 2: "c"}
     )
     first, second = (next(iter(val.open_loader(config, b, index, tmp_path))) for b in backends)
     assert first.images.shape[2] != first.images.shape[3] and torch.equal(first.images, second.images)
