@@ -125,10 +125,11 @@ def train(
     if process.is_main:
         write_settings(training)
         write_results(run.results, state.results)
-    LOGGER.info(
-        f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
-        f"batch {config.batch_size}, results in {run.root}"
-    )
+    if not state.finished:
+        LOGGER.info(
+            f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
+            f"batch {config.batch_size}, results in {run.root}"
+        )
 
     with StopRequest() as stop, closing(loader), closing(curves), closing(pictures):
         while not state.finished:

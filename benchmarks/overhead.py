@@ -33,6 +33,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
+from utils.errors import run_command
 from utils.files import ROOT
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
@@ -145,4 +146,4 @@ PAIRS = {"val": validation_pair, "train": training_pair, "help": help_pair}
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

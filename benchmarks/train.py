@@ -192,7 +192,9 @@ def prepare(config: Config) -> tuple[Mapping[str, Tensor] | None, DatasetIndex, 
     except UnicodeDecodeError as error:
         raise UserError(f"--notes: {config.notes} is not a text file in UTF-8") from error
     _check_budgets(config, hyp)
-    return weights, build_index(spec.val, spec.names), notes
+    index = build_index(spec.val, spec.names)
+    index.report.check_usable("val")
+    return weights, index, notes
 
 
 def label(variant: str) -> str:

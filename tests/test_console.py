@@ -73,3 +73,4 @@ def test_help_on_a_console_of_ascii(name: str) -> None:
 
 def test_printable() -> None:
     assert printable("a_1 é漢 \udcff\n\0") == "a_1 é漢 ???"
+    assert printable("👩\u200d🚒 全角\u3000空白\u00a0") == "👩\u200d🚒 全角\u3000空白\u00a0"

@@ -63,9 +63,10 @@ def test_frozen_layers_keep_their_weights(arguments: Arguments, tmp_path: Path) 
     assert not torch.equal(before[f".ema.{trained}"], after[f".model.{trained}"])
 
 
-def test_one_small_image_at_a_time_and_in_many_sizes(arguments: Arguments) -> None:
+def test_one_small_image_at_a_time_and_in_many_sizes(arguments: Arguments, tmp_path: Path) -> None:
     """The deepest map never is a single value, of which BatchNorm could make nothing."""
     train.main([*arguments, "--batch-size", "1", "--multi-scale", "--epochs", "1", "--noval", "--noplots"])
+    assert len(rows(tmp_path / "exp" / "results.csv")) == 1
 
 
 def test_workers_do_not_change_the_result(arguments: Arguments, tmp_path: Path) -> None:

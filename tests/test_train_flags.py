@@ -47,7 +47,7 @@ def trained(tiny_data: Path, tmp_path: Path) -> Train:
 
 
 def column(run: Path, name: str) -> list[float]:
-    with (run / "results.csv").open() as file:
+    with (run / "results.csv").open(encoding="utf-8") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
 
 

@@ -125,10 +125,7 @@ def open_training_data(
         sources = getattr(spec, split)
         index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
         LOGGER.info(f"{split}: {index.report.summary()}")
-        if index.report.nothing_to_learn:
-            raise UserError(
-                f"--data {config.data}: no labels to use in {split}: {index.report.nothing_to_learn}"
-            )
+        index.report.check_usable(split)
         stride, cache = model.multiple, config.cache
         imgsz = rounded_size(config.imgsz, stride)
         return DetectionDataset(index, imgsz, batch_size=batch_size, stride=stride, cache=cache, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unicodedata
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -23,7 +24,7 @@ def setup_console(is_main: bool = True) -> None:
 
 def printable(text: str) -> str:
     """A text that can be drawn: without control characters, and bytes of file names that are no text."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
 
 
 def warn(message: str) -> None:

@@ -19,6 +19,7 @@ from models.runtimes.base import first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
+from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
@@ -67,7 +68,8 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     formats = formats_of(config)
     if config.int8:
         check_installed("nncf", "nncf")
-        load_data_spec(config.data)  # a mistake in it shows before the work
+        spec = load_data_spec(config.data)  # a mistake in it shows before the work
+        build_index(spec.val, spec.names).report.check_usable("val")  # by these the loss is measured
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
     places = [free_place(weights, form, config.int8) for form in formats]

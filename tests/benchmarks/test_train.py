@@ -123,7 +123,7 @@ def test_page_and_table_show_the_runs(trained: Path) -> None:
     assert str(trained.parent) not in page and str(ROOT) not in page
     assert page.endswith("\n\n## Remarks\n\nAll *word for word*.\n")
     assert (trained / "results.png").read_bytes().startswith(b"\x89PNG")
-    with (trained / "results.csv").open() as file:
+    with (trained / "results.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [(row["variant"], row["seed"]) for row in table] == [
         ("yolov5n", "0"), ("yolov5n", "1"), ("yolov5n-gsconv", "0"), ("yolov5n-gsconv", "1"),

@@ -90,7 +90,7 @@ def test_recorded_parameters_and_strides(golden: Path, name: str) -> None:
 
 
 def test_recorded_keys_and_shapes(golden: Path) -> None:
-    with gzip.open(golden / "upstream_state_dict_shapes.json.gz", "rt") as file:
+    with gzip.open(golden / "upstream_state_dict_shapes.json.gz", "rt", encoding="utf-8") as file:
         recorded: dict[str, dict[str, Any]] = json.load(file)
     for name, shapes in recorded.items():
         state = on_meta(name).state_dict()

@@ -156,7 +156,7 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
     trials = [trial(0.1 + 0.2, lr0=1 / 3), trial(float("nan"), anchors=3.0, iou="Focal-EIoU")]
     save_trials(tmp_path, trials)
     assert repr(load_trials(tmp_path / "evolve.csv")) == repr(trials)
-    with (tmp_path / "evolve.csv").open() as file:
+    with (tmp_path / "evolve.csv").open(encoding="utf-8") as file:
         assert next(csv.reader(file))[:4] == list(METRICS[:4])
 
 

@@ -78,7 +78,7 @@ def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults
             f"all {len(dropped)} label rows were dropped, {count} for '{kind}'; {first.place}: {first.detail}"
         )
     place, found = Path(labels[0]).parent, Counter[tuple[str, str]]()
-    for folder in {str(Path(path).parent) for path in (*images, *labels)}:
+    for folder in sorted({str(Path(path).parent) for path in (*images, *labels)}):
         if os.path.isdir(folder):  # noqa: PTH112
             suffixes = (Path(name).suffix for name in os.listdir(folder))  # noqa: PTH208
             found.update((folder, suffix) for suffix in suffixes if suffix.lower() not in IMAGE_SUFFIXES)

@@ -26,6 +26,7 @@ from utils.data.workers import SharedArray, WorkerPool
 from utils.errors import UserError
 
 SMALLEST_SIDE = 10  # pixels
+SLIPS, SLIP_SHARE = 2, 0.01  # so many rows, or such a share, may name a class too many by mistake
 CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
 Found: TypeAlias = tuple[dict[str, np.ndarray], list[Fault]]  # arrays as in `DatasetIndex`, and all faults
@@ -135,7 +136,9 @@ def build_index(
     above = f"class {len(names)}, "  # as the detail of a class that is one too large begins
     if not report.boxes:
         report.nothing_to_learn = found_instead_of_labels(images, labels, faults)
-    elif (arrays["boxes"][:, 0] > 0).all() and any(fault.detail.startswith(above) for fault in faults):
+    elif (arrays["boxes"][:, 0] > 0).all() and sum(fault.detail.startswith(above) for fault in faults) > max(
+        SLIPS, report.boxes * SLIP_SHARE
+    ):
         report.nothing_to_learn = f"classes seem to count from 1: {above}but none of class 0, the first name"
     index = DatasetIndex(**arrays, names=names, report=report)
     first = faults[0] if faults else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.errors import UserError
 from utils.files import atomic_write
 
 # kind of fault -> what was done about it
@@ -69,6 +70,11 @@ class LabelReport:
             example = first[kind]
             lines.append(f"{count:>8}  {kind:<24} {ACTIONS[kind]:<24} {example.place}: {example.detail}")
         return "\n".join(lines)
+
+    def check_usable(self, split: str) -> None:
+        """Raise a UserError when nothing can be learned from the labels, or measured by them."""
+        if self.nothing_to_learn:
+            raise UserError(f"--data: no labels to use in {split}: {self.nothing_to_learn}")
 
     def write_report(self, folder: Path, name: str = "label_report.csv") -> None:
         """Write one row for each fault to `folder/name`; nothing when there is none.

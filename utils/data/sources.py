@@ -157,13 +157,19 @@ class Files:
         self.vid_stride, self.files, self.faults = vid_stride, 0, 0
 
     def frames_of(self, file: str, count: int) -> Iterator[list[Frame]]:
-        """The frames of the next file, of `count` in all, 0 when nobody knows how many."""
+        """The frames of the next file, of `count` in all, 0 when nobody knows how many.
+
+        Raises:
+            UserError: it is the only one, and there is nothing to be read.
+        """
         some, index, self.files = False, self.files, self.files + 1
         try:
             for frame in read_file(file, index, count, self.vid_stride):
                 some = True
                 yield [frame]
         except UserError as error:
+            if count == 1 and not some:
+                raise
             self.faults += 1
             warn(f"{'read in part' if some else 'left out'}: {error}")
 
@@ -184,10 +190,6 @@ class FileSource(Files):
         self.length: int | None = None if videos else len(self.places)
 
     def __iter__(self) -> Generator[list[Frame], None, None]:
-        if len(self.places) == 1:
-            for frame in read_file(self.places[0], 0, 1, self.vid_stride):
-                yield [frame]
-            return
         some = False
         for place in self.places:
             for group in self.frames_of(place, len(self.places)):

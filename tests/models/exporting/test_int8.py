@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,3 +107,16 @@ def test_what_cannot_be_asked_for(
     common = ["--weights", str(weights), "--data", str(three), "--imgsz", "64", "--int8"]
     assert words in refusal(capsys, *common, *flags)
     assert [path.name for path in tmp_path.iterdir()] == [weights.name]
+
+
+def test_a_loss_is_not_measured_without_labels(
+    tmp_path: Path, three: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nncf")
+    content = yaml.safe_load(three.read_text(encoding="utf-8"))
+    shutil.copytree(content["val"], tmp_path / "images")
+    data = tmp_path / "bare.yaml"
+    data.write_text(yaml.safe_dump(content | {"val": str(tmp_path / "images")}), encoding="utf-8")
+    flags = ["--weights", str(write_weights(tmp_path / "a.pt")), "--data", str(data), "--include", "onnx"]
+    assert "no labels to use in val" in refusal(capsys, *flags, "--imgsz", "64", "--int8")
+    assert not list(tmp_path.glob("*.onnx"))

@@ -313,7 +313,10 @@ def test_labels_that_teach_nothing_are_explained(kind: str, folder: Path) -> Non
 
 def test_labels_that_teach_something(folder: Path) -> None:
     assert not build(folder).report.nothing_to_learn
-    write_label(folder / "labels/train/c.txt", "3 0.5 0.5 0.1 0.1\n")  # a slip, for there is a class 0
+    rewrite(folder, "0 .5 .5 .2 .2\n3 .3 .3 .1 .1\n")  # there is a class 0
+    assert not build(folder).report.nothing_to_learn
+    rewrite(folder, "1 .5 .5 .2 .2\n2 .3 .3 .1 .1\n")
+    write_label(folder / "labels/train/c.txt", "3 0.5 0.5 0.1 0.1\n")  # a slip
     assert not build(folder).report.nothing_to_learn
 
 
