@@ -18,7 +18,8 @@ from torch import nn
 
 from models.detector import Detector
 from models.runtimes.opening import load_backend
-from models.weights import OFFICIAL_RELEASES, load_model, transfer
+from models.transfer import transfer
+from models.weights import OFFICIAL_RELEASES, load_model
 from models.yolo import DetectionModel
 from utils.device import select_device
 from utils.errors import UserError

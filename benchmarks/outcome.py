@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.runs import Run, damaged, settings_of
 from models.summary import layer_costs
-from models.weights import transfer
+from models.transfer import transfer
 from models.yolo import DetectionModel
 from training.run_folder import RESULT_COLUMNS
 from utils.checkpoints.files import read_checkpoint

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,100 +58,6 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool 
     model.names = {index: checkpoint["names"].get(index, f"class{index}") for index in range(model.nc)}
     model = model.to(device).eval()
     return model.fuse() if fuse else model
-
-
-class Counts(NamedTuple):
-    """Tensors taken over, buffers such as running means among them, and parameters (values), of how many."""
-
-    tensors: int
-    all_tensors: int
-    parameters: int
-    all_parameters: int
-
-    @property
-    def share(self) -> float:
-        """Fraction (0..1) of the parameters. Running means, counters and anchors are none."""
-        return self.parameters / max(self.all_parameters, 1)
-
-
-@dataclass(frozen=True)
-class TransferReport:
-    """What `transfer` took over.
-
-    Attributes:
-        layers: by index and block, in the order of the model; those without tensors are left out.
-        kept: by the name of each tensor that kept its initial value, the reason.
-    """
-
-    layers: dict[tuple[int, str], Counts]
-    kept: dict[str, str]
-
-    @property
-    def total(self) -> Counts:
-        """The sum over all layers."""
-        return Counts(*map(sum, zip(*self.layers.values())))
-
-    @property
-    def share(self) -> float:
-        """Fraction (0..1) of the model's parameters that were copied."""
-        return self.total.share
-
-    def __str__(self) -> str:
-        total = self.total
-        return (
-            f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
-            f"({total.parameters:,} of {total.all_parameters:,})"
-        )
-
-    def table(self) -> str:
-        """A line a layer: index, block, tensors and parameters taken over of those there, and the share."""
-        lines = [f"{'layer':>5}  {'block':<16} {'tensors':>9} {'parameters taken over':>24} {'share':>7}"]
-        for (index, block), counts in [*self.layers.items(), (("", "all"), self.total)]:
-            tensors = f"{counts.tensors} of {counts.all_tensors}"
-            parameters = f"{counts.parameters:,} of {counts.all_parameters:,}"
-            lines.append(f"{index:>5}  {block:<16} {tensors:>9} {parameters:>24} {counts.share:>7.1%}")
-        return "\n".join(lines)
-
-    def details(self) -> list[str]:
-        """One line for each tensor that kept its initial value, with the reason."""
-        return [f"{reason}: {name}" for name, reason in self.kept.items()]
-
-
-@torch.no_grad()
-def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
-    """Copy into `model`, in place, every tensor of `source` whose name and shape match.
-
-    Args:
-        source: a state dict in any floating dtype; values are converted to the model's.
-        exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
-    """
-    layers, kept = {}, {}
-    for layer, module in zip(model.layers, model.model, strict=True):
-        parameters = dict(module.named_parameters())
-        counts = []
-        for own, tensor in module.state_dict().items():
-            name = f"model.{layer.index}.{own}"
-            reason = _misfit(name, tensor, source.get(name), exclude)
-            if reason:
-                kept[name] = reason
-            else:
-                tensor.copy_(source[name])
-            size = tensor.numel() if own in parameters else 0
-            counts.append((not reason, 1, 0 if reason else size, size))
-        if counts:
-            layers[layer.index, layer.name] = Counts(*map(sum, zip(*counts)))
-    return TransferReport(layers, kept)
-
-
-def _misfit(name: str, tensor: Tensor, found: Tensor | None, exclude: Sequence[str]) -> str:
-    """Why a tensor is not taken over; empty when it is."""
-    if any(part in name for part in exclude):
-        return "left as it is"
-    if found is None:
-        return "not in the weights"
-    if found.shape != tensor.shape:
-        return f"other shape {tuple(tensor.shape)}, in the weights {tuple(found.shape)}"
-    return ""
 
 
 def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:

@@ -19,8 +19,15 @@ from utils.flags import (
 )
 
 
+class RunConfig(CommandConfig):
+    """Flags of a command whose runs can be resumed."""
+
+    project: str
+    resume: bool | str
+
+
 @dataclass(frozen=True)
-class TrainConfig(CommandConfig):
+class TrainConfig(RunConfig):
     """Flags of train.py."""
 
     weights: str = flag("", "initial weights; empty trains from scratch")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from training.config import TrainConfig
+from training.config import RunConfig
 from training.run_folder import RunFolder, newest_checkpoint
 from utils.checkpoints.files import read_checkpoint
 from utils.distributed import Process
@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.flags import of_saved
 from utils.hyperparameters import Hyperparameters, checked
 
+ConfigType = TypeVar("ConfigType", bound=RunConfig)
 # what may differ when a run is resumed: where and how fast it computes, and what it draws
 FREE = ("device", "workers", "cache", "noplots", "verbose")
 # what names the run to resume
@@ -24,15 +25,16 @@ ABOUT_RESUMING = ("resume", "project", "local_rank")
 
 
 def resumed(
-    config: TrainConfig, process: Process
-) -> tuple[TrainConfig, Hyperparameters, RunFolder, dict[str, Any]]:
+    config: ConfigType, process: Process
+) -> tuple[ConfigType, Hyperparameters, RunFolder, dict[str, Any]]:
     """The settings, the hyper-parameters, the folder and the checkpoint of the run that `--resume` names.
 
     Raises:
         UserError: no such file, weights without a training state or outside the folder of a run, a flag that
             contradicts the run, or another number of processes.
     """
-    path = newest_checkpoint(Path(config.project)) if config.resume is True else Path(str(config.resume))
+    kind, project, wanted = type(config), Path(config.project), config.resume
+    path = newest_checkpoint(project) if wanted is True else Path(str(wanted))
     content = read_checkpoint(path)
     state = content.get("resume")
     if not isinstance(state, dict) or not isinstance(content.get("train_args"), dict):
@@ -43,7 +45,7 @@ def resumed(
             f"there are {process.world_size}"
         )
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
-    for field in dataclasses.fields(TrainConfig):
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         name, value = field.name, getattr(config, field.name)
         if name in ABOUT_RESUMING or (value == field.default and name not in config.typed):
             continue
@@ -54,7 +56,7 @@ def resumed(
             )
         settings[name] = value
     try:
-        config = of_saved(TrainConfig, settings)
+        config = of_saved(kind, settings)
     except ValueError as error:
         raise UserError(
             f"{path}: its training settings are damaged or of another version: {error}"

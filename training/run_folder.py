@@ -71,9 +71,11 @@ def newest_checkpoint(project: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def write_results(path: Path, rows: Sequence[Sequence[float]]) -> None:
+def write_results(
+    path: Path, rows: Sequence[Sequence[float]], columns: Sequence[str] = RESULT_COLUMNS
+) -> None:
     """Write `results.csv` whole: a resumed run rewrites it, so that no epoch is missing or there twice."""
-    lines = [RESULT_COLUMNS, *((f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1:])) for row in rows)]
+    lines = [columns, *((f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1:])) for row in rows)]
     write_text(path, "".join(f"{','.join(line)}\n" for line in lines))
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.weights import find_weights, transfer
+from models.transfer import TransferReport, inherit, transfer
+from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.anchors import check_anchors
 from training.autobatch import largest_batch
@@ -59,13 +60,26 @@ def build_model(
         if source is not None:
             # a yaml or hyper-parameters that were named bring their own anchors
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
-            report = transfer(model, inference_state(source), exclude=exclude)
+            report = take_over(model, config.weights, source, exclude)
             LOGGER.info(f"{config.weights}: {report}")
             if config.verbose:
                 LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names
     freeze_layers(model, config.freeze)
     return model
+
+
+def take_over(
+    model: DetectionModel, weights: str, checkpoint: dict[str, Any], exclude: Sequence[str]
+) -> TransferReport:
+    """Take weights over by structure; by name where the file's network, a pruned one, cannot be rebuilt."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # its own initial weights are no part of this run
+            source = load_model(find_weights(weights))
+    except UserError as error:
+        LOGGER.warning(f"{error}; tensors of equal names and shapes are taken over")
+        return transfer(model, inference_state(checkpoint), exclude=exclude)
+    return inherit(model, source, exclude=exclude)
 
 
 def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:

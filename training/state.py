@@ -58,6 +58,7 @@ class TrainingState:
         results: one row of `results.csv` for each finished epoch.
         maps: mAP50-95 of each class at the last validation, for `--image-weights`.
         finished: all epochs are done, or patience has run out.
+        lightened: of a network that was taught by another one, by which and how; plain values.
     """
 
     model: DetectionModel
@@ -76,6 +77,7 @@ class TrainingState:
     results: list[list[float]] = field(default_factory=list)
     maps: list[float] = field(default_factory=list)
     finished: bool = False
+    lightened: dict[str, Any] = field(default_factory=dict)
 
     COUNTERS: ClassVar = (
         "epoch", "batch", "since_step", "processes", "results", "maps", "finished"
@@ -142,6 +144,7 @@ class TrainingState:
             setattr(self, name, resume[name])
         self.best = BestEpoch(**resume["best"])
         self.loss_sum = resume["loss_sum"].to(self.loss_sum.device)
+        self.lightened = dict(content.get("lightened") or {})
         # files that are older than the choice of box losses have none
         mean = resume.get("iou_loss", self.iou_loss.value)
         if type(mean) is not float or not 0 < mean < float("inf"):
@@ -168,5 +171,6 @@ class TrainingState:
             "best_fitness": self.best.fitness,
             "train_args": self.train_args,
             "hyp": asdict(self.hyp),
+            **({"lightened": self.lightened} if self.lightened else {}),
             "date": datetime.datetime.now().isoformat(timespec="seconds"),
         }

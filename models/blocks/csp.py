@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.conv import Conv, CrossConv, batch_norm
+from models.blocks.taking import Take
 from models.registry import register, scaled, stacked
 
 
@@ -70,6 +71,12 @@ class C3Shell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), dim=1))
 
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """All three Convs of another such shell, and what its inside has."""
+        take.alike(self, other)
+        if isinstance(other, C3Shell):
+            take.module(self.m, other.m)
+
 
 @register(stacked)
 class C3(C3Shell):
@@ -113,3 +120,20 @@ class SplitShell(nn.Module):
         for block in self.m:
             pieces.append(block(pieces[-1]))
         return self.cv2(torch.cat(pieces, dim=1))
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """C3's branches as the two pieces. All pieces of the second share what C3 gives its inside."""
+        if not isinstance(other, C3Shell) or other.cv3.conv.weight.shape[0] != self.cv2.conv.weight.shape[0]:
+            take.alike(self, other)
+            return
+        entries = [(convs.conv, convs.bn) for convs in (other.cv2, other.cv1)]
+        if self.cv1.conv.weight.shape[0] == sum(len(conv.weight) for conv, _ in entries):
+            take(self.cv1.conv.weight, torch.cat([conv.weight for conv, _ in entries]))
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                take(getattr(self.cv1.bn, name), torch.cat([getattr(bn, name) for _, bn in entries]))
+            inside, passed = other.cv3.conv.weight.chunk(2, dim=1)
+            deeper = [inside / (1 + len(self.m))] * (1 + len(self.m))
+            take(self.cv2.conv.weight, torch.cat([passed, *deeper], dim=1))
+            take.norm(self.cv2.bn, other.cv3.bn)
+        for block, bottleneck in zip(self.m, other.m if isinstance(other.m, nn.Sequential) else ()):
+            take.module(block, bottleneck)

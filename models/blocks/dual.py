@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.blocks.conv import Conv
-from models.blocks.csp import C3Shell
+from models.blocks.csp import Bottleneck, C3Shell
+from models.blocks.taking import Take, fitting_kernel, linear_part
 from models.registry import register, scaled, stacked
 
 
@@ -29,6 +30,20 @@ class DualConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.gc(x) + self.pwc(x)
 
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Of a 3x3 Conv the whole kernels of each group, and the middle of all others; its slope at zero."""
+        kernel = linear_part(other)
+        if kernel is None or kernel.shape[2:] != (3, 3):
+            return
+        grouped = fitting_kernel(kernel, self.gc)
+        if grouped is not None:
+            take(self.gc.weight, grouped)
+            middle = kernel[:, :, 1:2, 1:2].clone()
+            rows, columns = (n // self.gc.groups for n in middle.shape[:2])
+            for g in range(self.gc.groups):
+                middle[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] = 0
+            take(self.pwc.weight, middle)
+
 
 class DualBottleneck(nn.Module):
     """1x1 Conv, then DualConv without BN or activation; plus the input when `shortcut`."""
@@ -42,6 +57,11 @@ class DualBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        take.alike(self, other)
+        if isinstance(other, Bottleneck):
+            take.module(self.cv2, other.cv2)
 
 
 @register(stacked)

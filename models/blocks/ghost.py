@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, DWConv
 from models.blocks.csp import C3Shell
+from models.blocks.taking import Take
 from models.registry import register, scaled, stacked
 
 
@@ -29,6 +30,20 @@ class GhostConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         primary = self.cv1(x)
         return torch.cat((primary, self.cv2(primary)), dim=1)
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """Where the channels of `a`, and those of `cv2(a)`, come out."""
+        half = self.cv1.conv.out_channels
+        return list(range(half)), list(range(half, 2 * half))
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """A Conv's channels where they come out: the dense half whole, of the other half its BatchNorm."""
+        if not isinstance(other, Conv) or other.conv.stride != self.cv1.conv.stride:
+            take.alike(self, other)
+        elif other.conv.out_channels == 2 * self.cv1.conv.out_channels and other.conv.groups == 1:
+            dense, cheap = self.places()
+            take.unit(self.cv1, other, rows=dense)
+            take.norm(self.cv2.bn, other.bn, cheap)
 
 
 @register(scaled)

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, DWConv
+from models.blocks.csp import Bottleneck, C3Shell
 from models.blocks.ghost import GhostConv
 from models.blocks.reshape import shuffle_channels
+from models.blocks.taking import Take
 from models.registry import register, scaled, stacked
 
 
@@ -34,6 +36,12 @@ class GSConv(GhostConv):
         """Bring dense and depthwise channels together."""
         return shuffle_channels(both, groups=self.width)  # even channels, then odd
 
+    def places(self) -> tuple[list[int], list[int]]:
+        both = torch.arange(2 * self.width, dtype=torch.float32).reshape(1, -1, 1, 1)
+        came_from = shuffle_channels(both, groups=self.width).flatten().long().tolist()
+        place = {channel: position for position, channel in enumerate(came_from)}
+        return [place[i] for i in range(self.width)], [place[self.width + i] for i in range(self.width)]
+
 
 @register(scaled)
 class GSConvns(GSConv):
@@ -49,6 +57,14 @@ class GSConvns(GSConv):
 
     def mix(self, both: Tensor) -> Tensor:
         return self.shuf(both).relu()
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """As GSConv, whose shuffle `shuf` begins with."""
+        super().adopt(other, take)
+        if isinstance(other, Conv):
+            dense, cheap = self.places()
+            order = torch.tensor([*dense, *cheap]).argsort()
+            take(self.shuf.weight, torch.eye(len(order))[order].reshape(self.shuf.weight.shape))
 
 
 @register(scaled)
@@ -67,6 +83,9 @@ class GSBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_lighting(x) + self.shortcut(x)
 
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        _adopt_bottleneck(self, other, take)
+
 
 @register(scaled)
 class GSBottleneckC(nn.Module):
@@ -80,9 +99,24 @@ class GSBottleneckC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_lighting(x) + self.shortcut(x)
 
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        _adopt_bottleneck(self, other, take)
+
 
 def _lighting(c1: int, hidden: int, c2: int, k: int, s: int) -> nn.Sequential:
     return nn.Sequential(GSConv(c1, hidden), GSConv(hidden, c2, k, s, act=False))
+
+
+def _adopt_bottleneck(own: GSBottleneck | GSBottleneckC, other: nn.Module, take: Take) -> None:
+    """Both convolutions of a bottleneck; the shortcut, where that one has none, begins with nothing."""
+    if not isinstance(other, Bottleneck):
+        take.alike(own, other)
+        return
+    first, second = own.conv_lighting
+    take.module(first, other.cv1)
+    take.module(second, other.cv2)
+    if not other.add and isinstance(own.shortcut.bn, nn.BatchNorm2d):
+        take(own.shortcut.bn.weight, torch.zeros_like(own.shortcut.bn.weight))
 
 
 @register(stacked)
@@ -111,6 +145,20 @@ class VoVGSCSP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.cv2(x), self.gsb(self.cv1(x))), dim=1))
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """C3's three Convs; it joins its branches in the other order, so columns of `cv3` change places."""
+        if not isinstance(other, C3Shell):
+            take.alike(self, other)
+            return
+        for own, its in ((self.cv1, other.cv1), (self.cv2, other.cv2)):
+            take.unit(own, its)
+        width = self.cv2.conv.out_channels
+        columns = [*range(width, 2 * width), *range(width)]
+        if other.cv3.conv.in_channels == 2 * width:
+            take.unit(self.cv3, other.cv3, columns=columns)
+        inside = next(other.m.children()) if isinstance(self.gsb, GSBottleneckC) else other.m
+        take.module(self.gsb, inside)
 
 
 @register(stacked)

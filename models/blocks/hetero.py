@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.blocks.csp import C3Shell, SplitShell
+from models.blocks.csp import Bottleneck, C3Shell, SplitShell
 from models.blocks.reshape import shuffle_channels
+from models.blocks.taking import Take, linear_part
 from models.registry import register, scaled, stacked
 
 
@@ -67,14 +68,35 @@ class HetConv(nn.Module):
         y = y + F.conv2d(x, spatial, stride=self.stride, padding=1, groups=self.sets)
         return shuffle_channels(y, groups=self.sets)
 
+    def take_kernel(self, kernel: Tensor, take: Take) -> None:
+        """What each filter sees of a dense kernel (c2, c1, k, k), k = 1 or 3: of other sets the middle."""
+        if kernel.shape[:2] != (self.c2, self.c1):
+            return
+        window = F.pad(kernel, (1, 1, 1, 1)) if kernel.shape[2] == 1 else kernel
+        for index, pair in enumerate(self.filters):
+            own = torch.arange(self.c1) % self.sets == index
+            rows = window[index :: self.sets]
+            take(pair[0].weight, rows[:, own])  # type: ignore[index]
+            take(pair[1].weight, rows[:, ~own, 1:2, 1:2])  # type: ignore[index]
+
 
 def _conv(c1: int, c2: int, k: int, s: int) -> nn.Conv2d:
     return nn.Conv2d(c1, c2, kernel_size=k, stride=s, padding=k // 2, bias=False)
 
 
-def het_pair(channels: int, p: int) -> nn.Sequential:
+class HetPair(nn.Sequential):
     """Two HetConv in a row that keep the channels, nothing between them."""
-    return nn.Sequential(HetConv(channels, channels, p=p), HetConv(channels, channels, p=p))
+
+    def __init__(self, channels: int, p: int) -> None:
+        super().__init__(HetConv(channels, channels, p=p), HetConv(channels, channels, p=p))
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """The slopes at zero of a bottleneck's two Convs."""
+        if isinstance(other, Bottleneck):
+            kernels = linear_part(other.cv1), linear_part(other.cv2)
+            for conv, kernel in zip(self, kernels):
+                if kernel is not None and isinstance(conv, HetConv):
+                    conv.take_kernel(kernel, take)
 
 
 @register(stacked)
@@ -95,7 +117,7 @@ class CSPHet(SplitShell):
         p: int = 4,
     ) -> None:
         hidden = int(c2 * e)
-        super().__init__(c1, c2, hidden, (het_pair(hidden, p) for _ in range(n)))
+        super().__init__(c1, c2, hidden, (HetPair(hidden, p) for _ in range(n)))
 
 
 @register(stacked)
@@ -113,4 +135,4 @@ class C3Het(C3Shell):
         p: int = 4,
     ) -> None:
         hidden = int(c2 * e)
-        super().__init__(c1, c2, hidden, nn.Sequential(*(het_pair(hidden, p) for _ in range(n))))
+        super().__init__(c1, c2, hidden, nn.Sequential(*(HetPair(hidden, p) for _ in range(n))))

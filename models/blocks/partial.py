@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.blocks.conv import batch_norm
 from models.blocks.csp import SplitShell
+from models.blocks.taking import Take
 from models.registry import per_channel, register, scaled, stacked
 
 
@@ -40,6 +41,12 @@ class DoublePConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.DualPConv(x)
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Nothing of a bottleneck fits; what passes it by does: the pair returns its input."""
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                take(conv.weight, nn.init.dirac_(torch.empty_like(conv.weight)))
 
 
 @register(stacked)

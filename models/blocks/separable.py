@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.conv import Conv, batch_norm, fold_batch_norm
+from models.blocks.taking import Take, depthwise_factors
 from models.registry import register, scaled
 
 
@@ -38,6 +39,17 @@ class DSConv(nn.Module):
             fold_batch_norm(self.conv1, self.bn1)
             fold_batch_norm(self.conv2, self.bn2)
             self.bn1, self.bn2 = nn.Identity(), nn.Identity()
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Of a Conv the nearest kernels that are separable."""
+        if not isinstance(other, Conv) or other.conv.groups != 1:
+            return
+        depthwise, pointwise = depthwise_factors(other.conv.weight)
+        shapes = depthwise.shape, pointwise.shape, other.conv.stride
+        if shapes == (self.conv1.weight.shape, self.conv2.weight.shape, self.conv1.stride):
+            take(self.conv1.weight, depthwise)
+            take(self.conv2.weight, pointwise)
+            take.norm(self.bn2, other.bn)
 
 
 @register(scaled)

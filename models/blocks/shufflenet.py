@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.blocks.conv import batch_norm
+from models.blocks.conv import Conv, batch_norm
 from models.blocks.reshape import shuffle_channels
+from models.blocks.taking import Take, depthwise_factors
 from models.registry import register, scaled
 
 
@@ -58,6 +59,19 @@ class ShuffleNetV2(nn.Module):
         else:
             left, right = x.chunk(2, dim=1)
         return shuffle_channels(torch.cat((left, self.branch2(right)), dim=1), groups=2)
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Of a Conv of stride 2 the even channels, made by `branch1`, as the nearest separable kernels."""
+        if not isinstance(other, Conv) or other.conv.kernel_size != (3, 3) or other.conv.groups != 1:
+            take.alike(self, other)
+        elif self.stride == 2:
+            spatial, pointwise = (layer for layer in self.branch1 if isinstance(layer, nn.Conv2d))
+            depthwise, mix = depthwise_factors(other.conv.weight[::2])
+            if (mix.shape, depthwise.shape) == (pointwise.weight.shape, spatial.weight.shape):
+                take(spatial.weight, depthwise)
+                take(pointwise.weight, mix)
+                take.norm(self.branch1[-2], other.bn, slice(0, None, 2))
+                take.norm(self.branch2[-2], other.bn, slice(1, None, 2))
 
 
 @register(scaled)

@@ -6,6 +6,7 @@ change; these arrays are shared. `label_cache.py` keeps what was found beside th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Sequence
@@ -74,6 +75,21 @@ class DatasetIndex:
     @property
     def has_polygons(self) -> bool:
         return len(self.points) > 0
+
+    def subset(self, chosen: np.ndarray) -> DatasetIndex:
+        """The pictures with these numbers, in that order, without labels."""
+        paths = [self.path_bytes[a:b] for a, b in (self.path_offsets[i : i + 2] for i in chosen)]
+        return _unlabelled(np.concatenate(paths), _ends(map(len, paths)), self.shapes[chosen])
+
+    def with_boxes(self, boxes: Sequence[np.ndarray]) -> DatasetIndex:
+        """The same pictures, each with (n, 5) class, xc, yc, w, h normalised, and no polygons."""
+        joined = np.concatenate([np.zeros((0, 5), np.float32), *boxes])
+        return dataclasses.replace(
+            _unlabelled(self.path_bytes, self.path_offsets, self.shapes),
+            boxes=joined,
+            offsets=_ends(map(len, boxes)),
+            point_offsets=np.zeros(len(joined) + 1, np.int64),
+        )
 
     def share(self) -> None:
         """Move the arrays into memory that worker processes see too; they then travel without values."""
@@ -150,6 +166,25 @@ def build_index(
     if single_cls:
         index.boxes[:, 0] = 0
     return index
+
+
+def index_pictures(images: Sequence[str]) -> DatasetIndex:
+    """Pictures alone, without labels; the report names those that cannot be used."""
+    arrays, faults = _scan(list(images), [""] * len(images), 0)
+    return DatasetIndex(**arrays, names={}, report=LabelReport(faults, images=len(arrays["shapes"])))
+
+
+def _unlabelled(path_bytes: np.ndarray, path_offsets: np.ndarray, shapes: np.ndarray) -> DatasetIndex:
+    return DatasetIndex(
+        path_bytes=path_bytes,
+        path_offsets=path_offsets,
+        shapes=shapes,
+        boxes=np.zeros((0, 5), np.float32),
+        offsets=np.zeros(len(shapes) + 1, np.int64),
+        points=np.zeros((0, 2), np.float32),
+        point_offsets=np.zeros(1, np.int64),
+        names={},
+    )
 
 
 def _scan(images: list[str], labels: list[str], classes: int) -> Found:

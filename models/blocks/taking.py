@@ -1,0 +1,142 @@
+"""How a block takes weights over from one that it replaces: `Take`, and the methods of blocks that use it.
+
+A block that stands in for another one may have a method `adopt(other, take)`: it copies what its form can
+hold, at the places where it belongs, by way of `take`. Without one, tensors of equal names and shapes are
+copied. A block that is inserted where there was none may have a method `pass_through(take)`, which makes it
+return its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Channels: TypeAlias = slice | Sequence[int] | Tensor
+ALL = slice(None)
+
+
+class Take:
+    """Copies tensors and remembers which ones were set.
+
+    Args:
+        keep: tensors that are not to be changed.
+    """
+
+    def __init__(self, keep: Sequence[Tensor] = ()) -> None:
+        self._keep = {id(tensor) for tensor in keep}
+        self._taken: set[int] = set()
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a tensor has been set."""
+        return id(tensor) in self._taken
+
+    def reason(self, tensor: Tensor) -> str:
+        """Why a tensor could not be set, where that was said beforehand."""
+        return "left as it is" if id(tensor) in self._keep else ""
+
+    def __call__(self, target: Tensor, source: Tensor) -> None:
+        """Copy `source` into `target`, a parameter or buffer of the same shape."""
+        if target.shape != source.shape:
+            raise ValueError(f"takes {tuple(source.shape)} into {tuple(target.shape)}")
+        if id(target) not in self._keep:
+            target.data.copy_(source)
+            self._taken.add(id(target))
+
+    def module(self, own: nn.Module, other: nn.Module) -> None:
+        """Let a block take over what it can of another one."""
+        if isinstance(own, nn.Sequential) and isinstance(other, nn.Sequential):
+            for mine, its in zip(own, other):
+                self.module(mine, its)
+            return
+        adopt = getattr(own, "adopt", None)
+        if type(own) is type(other) or not callable(adopt):
+            self.alike(own, other)
+        else:
+            adopt(other, self)
+
+    def alike(self, own: nn.Module, other: nn.Module) -> None:
+        """Copy tensors of equal names and shapes."""
+        found = dict(tensors_of(other))
+        for name, target in tensors_of(own):
+            if name in found and found[name].shape == target.shape:
+                self(target, found[name])
+
+    def unit(self, own: nn.Module, other: nn.Module, rows: Channels = ALL, columns: Channels = ALL) -> None:
+        """A Conv from another Conv: `rows` of its outputs, `columns` of its inputs.
+
+        Left as it is where one of them has no BatchNorm, or kernels that do not fit.
+        """
+        conv, source = getattr(own, "conv", None), getattr(other, "conv", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(source, nn.Conv2d):
+            kernel = fitting_kernel(source.weight[rows][:, columns], conv)
+            if kernel is not None:
+                self(conv.weight, kernel)
+                self.norm(own.bn, other.bn, rows)  # type: ignore[arg-type]
+
+    def norm(self, own: nn.Module, other: nn.Module, rows: Channels = ALL) -> None:
+        """A BatchNorm from `rows` of another one."""
+        if isinstance(own, nn.BatchNorm2d) and isinstance(other, nn.BatchNorm2d):
+            for name, target in tensors_of(own):
+                source = dict(tensors_of(other))[name]
+                self(target, source[rows] if source.ndim else source)
+
+
+def fitting_kernel(kernel: Tensor, conv: nn.Conv2d) -> Tensor | None:
+    """A dense kernel (c2, c1, h, w) as `conv` can hold it: its groups, in a larger window; None where it
+    cannot.
+
+    Of a dense kernel, groups keep the blocks on the diagonal.
+    """
+    rows, columns = conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    if kernel.shape[:2] != (conv.out_channels, conv.in_channels):
+        return None
+    blocks = kernel.reshape(conv.groups, rows, conv.groups, columns, *kernel.shape[2:])
+    own = torch.stack([blocks[g, :, g] for g in range(conv.groups)]).flatten(0, 1)
+    grow_y, grow_x = (conv.kernel_size[0] - kernel.shape[2]), (conv.kernel_size[1] - kernel.shape[3])
+    if grow_y < 0 or grow_x < 0 or grow_y % 2 or grow_x % 2:
+        return None
+    return F.pad(own, (grow_x // 2, grow_x // 2, grow_y // 2, grow_y // 2))
+
+
+def linear_part(unit: nn.Module) -> Tensor | None:
+    """The kernel (c2, c1, h, w) that a Conv without bias, BatchNorm or activation has in place of another
+    one.
+
+    That one's kernel times its BatchNorm's scale, and times the slope that SiLU has at zero.
+    """
+    conv, bn = getattr(unit, "conv", None), getattr(unit, "bn", None)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(bn, nn.BatchNorm2d) or conv.groups != 1:
+        return None
+    assert bn.running_var is not None
+    slope = 0.5 if isinstance(getattr(unit, "act", None), nn.SiLU) else 1.0
+    scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps) * slope
+    return conv.weight * scale.reshape(-1, 1, 1, 1)
+
+
+def depthwise_factors(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """The depthwise (c1, 1, h, w) and pointwise (c2, c1, 1, 1) kernels whose product is nearest to a dense
+    one.
+
+    Per input channel the best approximation of rank 1 (Eckart and Young, 1936), scaled so that the depthwise
+    kernel adds up to 1, which keeps a map that hardly varies as it is; where that would blow it up, to norm
+    1.
+    """
+    c2, c1, height, width = kernel.shape
+    per_input = kernel.permute(1, 0, 2, 3).reshape(c1, c2, height * width).double()
+    left, strength, right = torch.linalg.svd(per_input, full_matrices=False)
+    spatial, mix = right[:, 0], left[:, :, 0] * strength[:, :1]
+    total = spatial.sum(dim=1, keepdim=True)
+    scale = torch.where(total.abs() > 0.5, total, total.sign() + (total == 0))
+    depthwise = (spatial / scale).reshape(c1, 1, height, width)
+    pointwise = (mix * scale).T.reshape(c2, c1, 1, 1)
+    return depthwise.to(kernel), pointwise.to(kernel)
+
+
+def tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Names and tensors of a state dict, the very tensors."""
+    buffers = set(module.state_dict()) - {name for name, _ in module.named_parameters()}
+    return [*module.named_parameters(), *((n, b) for n, b in module.named_buffers() if n in buffers)]

@@ -1,0 +1,156 @@
+"""What a network takes over from the weights of another one: by name, or by structure.
+
+By name, as YOLOv5 does it: tensors of equal names and shapes. By structure: layers that stand in the same
+place are found (`alignment.py`), and each takes what its form can hold (`blocks/taking.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.alignment import align
+from models.blocks.taking import Take, tensors_of
+from models.parse import Layer
+from models.yolo import DetectionModel
+
+State = Mapping[str, Tensor]
+
+
+class Counts(NamedTuple):
+    """Tensors taken over, buffers such as running means among them, and parameters (values), of how many."""
+
+    tensors: int
+    all_tensors: int
+    parameters: int
+    all_parameters: int
+
+    @property
+    def share(self) -> float:
+        """Fraction (0..1) of the parameters. Running means, counters and anchors are none."""
+        return self.parameters / max(self.all_parameters, 1)
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What `transfer` took over.
+
+    Attributes:
+        layers: by index and block, in the order of the model; those without tensors are left out.
+        kept: by the name of each tensor that kept its initial value, the reason.
+        origins: by the index of a layer, what it was made from; of a transfer by structure only.
+    """
+
+    layers: dict[tuple[int, str], Counts]
+    kept: dict[str, str]
+    origins: dict[int, str] = field(default_factory=dict)
+
+    def add(self, layer: Layer, own: str, tensor: Tensor, reason: str) -> None:
+        """Count a tensor of a layer, `own` its name there; `reason` says why it was kept, if it was."""
+        size = tensor.numel() if isinstance(tensor, nn.Parameter) else 0
+        before = self.layers.get((layer.index, layer.name), Counts(0, 0, 0, 0))
+        counts = (not reason, 1, 0 if reason else size, size)
+        self.layers[layer.index, layer.name] = Counts(*map(sum, zip(before, counts)))
+        if reason:
+            self.kept[f"model.{layer.index}.{own}"] = reason
+
+    @property
+    def total(self) -> Counts:
+        """The sum over all layers."""
+        return Counts(*map(sum, zip(*self.layers.values())))
+
+    @property
+    def share(self) -> float:
+        """Fraction (0..1) of the model's parameters that were copied."""
+        return self.total.share
+
+    def __str__(self) -> str:
+        total = self.total
+        return (
+            f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
+            f"({total.parameters:,} of {total.all_parameters:,})"
+        )
+
+    def table(self) -> str:
+        """A line a layer: index, block, tensors and parameters taken over, of how many, share and origin."""
+        heading = "  made from" if self.origins else ""
+        lines = [
+            f"{'layer':>5}  {'block':<16} {'tensors':>9} {'parameters taken over':>24} {'share':>7}{heading}"
+        ]
+        for (index, block), counts in [*self.layers.items(), (("", "all"), self.total)]:
+            tensors = f"{counts.tensors} of {counts.all_tensors}"
+            parameters = f"{counts.parameters:,} of {counts.all_parameters:,}"
+            origin = f"  {self.origins[int(index)]}" if index in self.origins else ""
+            lines.append(
+                f"{index:>5}  {block:<16} {tensors:>9} {parameters:>24} {counts.share:>7.1%}{origin}"
+            )
+        return "\n".join(lines)
+
+    def details(self) -> list[str]:
+        """One line for each tensor that kept its initial value, with the reason."""
+        return [f"{reason}: {name}" for name, reason in self.kept.items()]
+
+
+@torch.no_grad()
+def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
+    """Copy into `model`, in place, every tensor of `source` whose name and shape match.
+
+    Args:
+        source: a state dict in any floating dtype; values are converted to the model's.
+        exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
+    """
+    report = TransferReport({}, {})
+    for layer, module in zip(model.layers, model.model, strict=True):
+        for own, tensor in tensors_of(module):
+            name = f"model.{layer.index}.{own}"
+            reason = _misfit(name, tensor, source.get(name), exclude)
+            if not reason:
+                tensor.copy_(source[name])
+            report.add(layer, own, tensor, reason)
+    return report
+
+
+@torch.no_grad()
+def inherit(
+    model: DetectionModel, teacher: DetectionModel, exclude: Sequence[str] = ("anchor",)
+) -> TransferReport:
+    """Take over, in place, what each layer of `model` can hold of the layer of `teacher` in whose place it
+    stands.
+
+    A layer that stands where none did returns its input where its form allows.
+
+    Args:
+        teacher: its layers may be others, its classes too.
+        exclude: as in `transfer`.
+    """
+    report, pairs = TransferReport({}, {}), align(model, teacher)
+    for layer, module in zip(model.layers, model.model, strict=True):
+        tensors = tensors_of(module)
+        take = Take(keep=[t for own, t in tensors if any(p in f"model.{layer.index}.{own}" for p in exclude)])
+        origin = None
+        if layer.index in pairs:
+            origin = teacher.layers[pairs[layer.index]]
+            take.module(module, teacher.model[origin.index])
+            report.origins[layer.index] = f"{origin.index} {origin.name}"
+        elif callable(pass_through := getattr(module, "pass_through", None)):
+            pass_through(take)
+            report.origins[layer.index] = "returns its input"
+        for own, tensor in tensors:
+            reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
+            report.add(layer, own, tensor, "" if take.has(tensor) else reason)
+    return report
+
+
+def _misfit(name: str, tensor: Tensor, found: Tensor | None, exclude: Sequence[str]) -> str:
+    """Why a tensor is not taken over; empty when it is."""
+    if any(part in name for part in exclude):
+        return "left as it is"
+    if found is None:
+        return "not in the weights"
+    if found.shape != tensor.shape:
+        return f"other shape {tuple(tensor.shape)}, in the weights {tuple(found.shape)}"
+    return ""

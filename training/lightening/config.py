@@ -1,0 +1,41 @@
+"""What `lighten.py` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from training.config import RunConfig
+from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, at_least, flag, not_empty
+
+
+@dataclass(frozen=True)
+class LightenConfig(RunConfig):
+    """Turn a trained detector into a lighter one, from photographs without labels."""
+
+    weights: str = flag("", "the trained detector; default: the newest best.pt in runs/train")
+    cfg: str = flag("", "yaml of the lighter network (a name is also looked up in models/)")
+    source: str = flag("", "photographs: a folder, glob, list file, image or video, as detect.py takes them")
+    data: str = flag("", f"measure the true mAP of both at the end: {DATA_HELP}")
+    imgsz: int = flag(640, "size of the pictures in pixels", *IMGSZ, rule=SIDE)
+    minutes: float = flag(15.0, "time for learning, on this machine; see --steps", rule=at_least(0))
+    steps: int | None = flag(None, "batches to learn from, instead of --minutes", rule=at_least(2))
+    batch_size: int = flag(16, "pictures a batch", rule=at_least(2))
+    hyp: str = flag(
+        "data/hyps/hyp.scratch-low.yaml", "yaml whose augmentations are used (also looked up in data/hyps/)"
+    )
+    vid_stride: int = flag(1, "use every this manieth frame of a video", rule=at_least(1))
+    amp: Literal["auto", "off", "fp16", "bf16"] = flag(
+        "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
+    )
+    resume: bool | str = flag(
+        False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True
+    )
+    device: str = flag("", DEVICE_HELP)
+    workers: int = flag(8, "data loading processes (at most one a core)", rule=at_least(0))
+    project: str = flag("runs/lighten", "folder that holds the run folders")
+    name: str = flag("exp", "name of the run folder", rule=not_empty)
+    exist_ok: bool = flag(False, "write into an existing run folder")
+    noplots: bool = flag(False, "draw nothing")
+    seed: int = flag(0, "seed of everything random", rule=SEED)
+    verbose: bool = flag(False, "report by layer and tensor what was taken over")

@@ -1,0 +1,178 @@
+"""The course that a student takes: stage by stage first, then the whole network.
+
+Everything that a step depends on is a function of seed and step, or in the `TrainingState`; so a run that was
+killed goes on bit for bit from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from training.ema import ModelEma
+from training.engine import MAX_GRADIENT_NORM, NonFiniteLoss
+from training.lightening.losses import output_error
+from training.lightening.pair import Pair
+from training.state import TrainingState
+from utils.console import progress
+from utils.data.batch import Batch
+from utils.data.loader import Loader
+from utils.device import autocast, memory_format
+from utils.interrupt import StopRequest
+
+STAGES, WHOLE = "stages", "whole"
+STAGE_SHARE = 1 / 3  # of all steps
+RATES = {STAGES: 3e-3, WHOLE: 1e-3}
+OLD_PACE = 0.05  # layers that are the teacher's own learn at a twentieth of the pace of new ones
+OUTPUT_WEIGHT = 0.1
+SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
+WARM = 20  # steps
+WEIGHT_DECAY = 1e-4
+ROUNDS = {STAGES: 3, WHOLE: 7}  # after each the student is measured and saved
+TRIALS = 3  # steps of each phase that are timed to make a plan of minutes
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps `steps[0]` to `steps[1]` of one phase, after which the student is measured."""
+
+    phase: str
+    steps: tuple[int, int]
+    length: int  # of the phase
+
+
+def plan(steps: int) -> list[Part]:
+    """The course of so many steps in all, part by part."""
+    first = max(round(steps * STAGE_SHARE), 1)
+    parts = []
+    for phase, length in ((STAGES, first), (WHOLE, max(steps - first, 1))):
+        rounds = min(ROUNDS[phase], length)
+        ends = [length * i // rounds for i in range(rounds + 1)]
+        parts += [Part(phase, (a, b), length) for a, b in itertools.pairwise(ends)]
+    return parts
+
+
+def pace(step: int, length: int) -> float:
+    """Fraction of the rate at a step of a phase: a short warm-up, then a cosine to a fiftieth."""
+    warm = min(1.0, (step + 1) / WARM)
+    return warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / length)) / 2)
+
+
+def build_optimizer(pair: Pair) -> AdamW:
+    """AdamW over the student's own layers; `pace` of each group says how fast it learns."""
+    own = [(layer.index, module) for layer, module in zip(pair.student.layers, pair.student.model)]
+    groups: dict[float, list[nn.Parameter]] = {1.0: [], OLD_PACE: []}
+    for index, module in own[pair.shared :]:
+        groups[1.0 if index in pair.new else OLD_PACE] += [p for p in module.parameters() if p.requires_grad]
+    return AdamW(
+        [{"params": some, "pace": relative} for relative, some in groups.items() if some],
+        lr=RATES[STAGES],
+        weight_decay=WEIGHT_DECAY,
+    )
+
+
+def average_of(pair: Pair) -> ModelEma:
+    """The averaged copy that is measured; it follows within some hundred steps."""
+    return ModelEma(pair.student, decay=0.99, tau=30)
+
+
+@dataclass
+class Course:
+    """A student on its way.
+
+    Attributes:
+        parts: the plan; `state.epoch` is the part under way, `state.batch` the steps of it that are done.
+    """
+
+    pair: Pair
+    loader: Loader
+    state: TrainingState
+    parts: list[Part]
+    device: torch.device
+    dtype: torch.dtype | None
+
+    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor]:
+        """What there is to learn from a batch, and (3,) the mean stage error, output error and their sum."""
+        images = batch.images.to(self.device, non_blocking=True)
+        images = images.to(torch.float32, memory_format=memory_format(self.device)) / 255
+        with autocast(self.device, self.dtype):
+            maps, wanted = self.pair.lesson(images)
+            errors, logits = self.pair.errors(maps, stages=phase == STAGES)
+        features = torch.stack(list(errors.values())).sum()
+        outputs = features.new_zeros(()) if logits is None else output_error(logits, wanted)
+        total = features + OUTPUT_WEIGHT * outputs
+        return total, torch.stack((features / len(errors), outputs, total)).detach()
+
+    def batches(self) -> Iterator[Batch]:
+        """Batches from where the course stands, without an end."""
+        done = (
+            sum(b - a for a, b in (part.steps for part in self.parts[: self.state.epoch])) + self.state.batch
+        )
+        epoch, start = divmod(done, len(self.loader))
+        while True:
+            self.loader.set_epoch(epoch, start)
+            yield from self.loader
+            epoch, start = epoch + 1, 0
+
+    def learn(self, batches: Iterator[Batch], stop: StopRequest) -> bool:
+        """Take the rest of the part under way. False when a stop was requested before its end.
+
+        Raises:
+            NonFiniteLoss: before the weights take a step from such a loss.
+        """
+        state, part = self.state, self.parts[self.state.epoch]
+        start, end = part.steps
+        if start == state.batch == 0:  # a phase begins
+            state.optimizer.state.clear()
+            state.ema = average_of(self.pair)
+        title = f"{part.phase} {end}/{part.length}"
+        todo = range(start + state.batch, end)
+        with progress(todo, title, total=end - start, done=state.batch, unit=" steps") as bar:
+            for step in bar:
+                self.pair.train(batch_statistics=step < SETTLE * part.length)
+                for group in state.optimizer.param_groups:
+                    group["lr"] = RATES[part.phase] * group["pace"] * pace(step, part.length)
+                loss, items = self.loss(next(batches), part.phase)
+                if not math.isfinite(loss.item()):
+                    raise NonFiniteLoss(
+                        f"the error became {loss.item()} in step {step} of phase '{part.phase}'"
+                    )
+                state.scaler.scale(loss).backward()
+                state.scaler.unscale_(state.optimizer)
+                own = [p for group in state.optimizer.param_groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(own, MAX_GRADIENT_NORM)
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                state.optimizer.zero_grad()
+                state.ema.update(state.model)
+                state.loss_sum += items
+                state.batch += 1
+                bar.set_postfix_str(f"stages {items[0]:.3f} outputs {items[1]:.2f}", refresh=False)
+                if stop.requested and step + 1 < end:
+                    return False
+        if end == part.length:  # a phase ends with its average
+            state.model.load_state_dict(state.ema.model.state_dict())
+        return True
+
+
+def steps_in(minutes: float, pair: Pair, course: Course) -> int:
+    """How many steps fit into so many minutes here, by timing some of each phase without learning."""
+    times: dict[str, float] = {}
+    batches = course.batches()
+    first = next(batches)
+    for phase in (STAGES, WHOLE):
+        pair.train(batch_statistics=False)
+        for _ in range(TRIALS):
+            started = time.perf_counter()
+            course.loss(first, phase)[0].backward()
+            times[phase] = min(times.get(phase, math.inf), time.perf_counter() - started)
+        pair.student.zero_grad(set_to_none=True)
+    step = STAGE_SHARE * times[STAGES] + (1 - STAGE_SHARE) * times[WHOLE]
+    return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving

@@ -1,0 +1,41 @@
+"""How far a student is from its teacher: in its maps, and in what it says of each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+BOX, OBJECTNESS, CLASS = 4.0, 1.0, 0.5  # how much each part of `output_error` counts
+
+
+def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference of two maps (B, C, H, W) over the variance of the wanted one; 0 when equal."""
+    return F.mse_loss(own.float(), wanted.float()) / wanted.float().var().clamp(min=1e-12)
+
+
+def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """What the student says against what the teacher says, summed over cells, for one image.
+
+    Objectness is a soft target in every cell; boxes and classes count as much as the teacher is sure of a
+    thing there.
+
+    Args:
+        own: logits (B, na, H, W, 5 + nc) of each level.
+        wanted: the teacher's, of the same shape.
+    """
+    total = own[0].new_zeros(())
+    for mine, its in zip(own, wanted, strict=True):
+        mine, its = mine.float(), its.float()
+        sure = its[..., 4].sigmoid()
+        objectness = F.binary_cross_entropy_with_logits(mine[..., 4], sure, reduction="sum")
+        least = F.binary_cross_entropy_with_logits(its[..., 4], sure, reduction="sum")  # its own entropy
+        box = ((mine[..., :4].sigmoid() - its[..., :4].sigmoid()).square().sum(dim=-1) * sure).sum()
+        total = total + OBJECTNESS * (objectness - least) + BOX * box
+        if mine.shape[-1] > 6:
+            classes = its[..., 5:].sigmoid()
+            error = F.binary_cross_entropy_with_logits(mine[..., 5:], classes, reduction="none")
+            error = error - F.binary_cross_entropy_with_logits(its[..., 5:], classes, reduction="none")
+            total = total + CLASS * (error.sum(dim=-1) * sure).sum()
+    return total / len(own[0])

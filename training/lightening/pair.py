@@ -1,0 +1,117 @@
+"""Teacher and student side by side: what they share, and the ends of stages at which they are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.alignment import align
+from models.parse import IMAGE, Layer
+from models.registry import lookup, stacked
+from models.yolo import DetectionModel
+from training.lightening.losses import feature_error
+
+Maps = Mapping[int, Any]
+
+
+class Pair:
+    """A trained detector, and another one that is to take its place.
+
+    Attributes:
+        cuts: for each layer of the student at which the two are compared, the teacher's: ends of stages,
+            which are the CSP stacks and the end of the backbone, where both give as many channels.
+        shared: how many layers from the first are the same in both, weights included. They stay as they are,
+            so the teacher's maps serve the student too.
+        new: the layers that are not the teacher's own.
+    """
+
+    def __init__(self, student: DetectionModel, teacher: DetectionModel) -> None:
+        self.student, self.teacher = student, teacher.eval().requires_grad_(False)
+        pairs = align(student, teacher)
+        self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
+        self.cuts = {own: its for own, its in pairs.items() if own in self._ends(pairs)}
+        self.shared = self._shared(pairs)
+        self._wanted = {*self.cuts.values(), *self._crossing()}
+
+    def _same_block(self, layer: Layer, pairs: Mapping[int, int]) -> bool:
+        if layer.index not in pairs:
+            return False
+        its = self.teacher.layers[pairs[layer.index]]
+        return (layer.name, layer.number, layer.args) == (its.name, its.number, its.args)
+
+    def _ends(self, pairs: Mapping[int, int]) -> set[int]:
+        last = len(self.teacher.yaml["backbone"]) - 1
+        return {
+            own
+            for own, its in pairs.items()
+            if (its == last or lookup(self.teacher.layers[its].name).rule is stacked)
+            and self.student.layers[own].channels == self.teacher.layers[its].channels
+        }
+
+    def _shared(self, pairs: Mapping[int, int]) -> int:
+        teacher = self.teacher.state_dict()
+        for layer, module in zip(self.student.layers, self.student.model):
+            its = self.teacher.layers[pairs.get(layer.index, 0)]
+            same = layer.index == pairs.get(layer.index) and layer.sources == its.sources
+            names = [f"model.{layer.index}.{name}" for name in module.state_dict()]
+            own = dict(zip(names, module.state_dict().values()))
+            if not same or not self._same_block(layer, pairs) or layer is self.student.layers[-1]:
+                return layer.index
+            if any(name not in teacher or not torch.equal(own[name], teacher[name]) for name in names):
+                return layer.index
+        return 0
+
+    def _crossing(self) -> set[int]:
+        """Shared layers whose maps the student's own layers take."""
+        own = self.student.layers[self.shared :]
+        return {j for layer in own for j in layer.sources if j < self.shared}
+
+    @torch.no_grad()
+    def lesson(self, images: Tensor) -> tuple[dict[int, Any], list[Tensor]]:
+        """The teacher's maps at the ends of stages and where the student begins, and its logits by level."""
+        maps: dict[int, Any] = {}
+        outputs: dict[int, Any] = {IMAGE: images}
+        for layer, module in zip(self.teacher.layers, self.teacher.model):
+            inputs = [outputs[j] for j in layer.sources]
+            outputs[layer.index] = module(inputs if layer.joins else inputs[0])
+            if layer.index in self._wanted:
+                maps[layer.index] = outputs[layer.index]
+        maps[IMAGE] = images
+        return maps, outputs[self.teacher.layers[-1].index][1]
+
+    def errors(self, maps: Maps, *, stages: bool) -> tuple[dict[int, Tensor], list[Tensor] | None]:
+        """Run the student's own layers.
+
+        Args:
+            maps: the teacher's, as `lesson` gives them.
+            stages: each stage gets the teacher's maps, whatever those before it have made; the head is left
+                out.
+
+        Returns:
+            The error at each cut, as a fraction of the variance of the teacher's map, and the logits.
+        """
+        outputs: dict[int, Any] = {j: maps[j] for j in {IMAGE, *self._crossing()}}
+        errors: dict[int, Tensor] = {}
+        for layer, module in zip(self.student.layers[self.shared :], self.student.model[self.shared :]):
+            if stages and layer is self.student.layers[-1]:
+                return errors, None
+            inputs = [outputs[j] for j in layer.sources]
+            y = outputs[layer.index] = module(inputs if layer.joins else inputs[0])
+            if layer.index in self.cuts:
+                wanted = maps[self.cuts[layer.index]]
+                errors[layer.index] = feature_error(y, wanted)
+                if stages:
+                    outputs[layer.index] = wanted
+        logits = outputs[self.student.layers[-1].index]
+        return errors, logits if isinstance(logits, list) else logits[1]
+
+    def train(self, batch_statistics: bool) -> None:
+        """Set modes: new layers use statistics of the batch, if told to; the teacher's own keep theirs."""
+        self.student.eval()
+        for layer, module in zip(self.student.layers, self.student.model):
+            if layer.index in self.new and batch_statistics:
+                module.train()
+        self.student.model[-1].train()  # logits alone

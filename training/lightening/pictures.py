@@ -1,0 +1,128 @@
+"""Pictures without labels: where they come from, which are held out, and what the teacher sees on those."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from models.yolo import DetectionModel
+from utils.boxes import xyxy_to_xywh
+from utils.console import LOGGER, warn
+from utils.data.dataset import DetectionDataset
+from utils.data.images import IMAGE_SUFFIXES
+from utils.data.index import DatasetIndex, index_pictures
+from utils.data.loader import Loader
+from utils.data.sources import FileSource, open_source, read_file, suffix_of
+from utils.errors import UserError
+from utils.evaluation.evaluate import EvaluationOptions, ImageResult, evaluate
+from utils.files import atomic_write
+from utils.seeding import generator_for
+
+LEAST, FEW = 4, 20  # pictures; below the first nothing can be learnt, below the second little
+HELD_OUT, MOST_HELD_OUT = 0.15, 300
+CONFIDENT = EvaluationOptions(conf_thres=0.25, iou_thres=0.45)  # as detect.py
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is learnt from, and what is held out to measure with."""
+
+    train: DatasetIndex
+    held: DatasetIndex
+
+
+def open_pictures(text: str, folder: Path, *, vid_stride: int, seed: int) -> Pictures:
+    """The pictures of a source as `detect.py` reads them, in two parts.
+
+    Args:
+        folder: where frames of videos, and pictures behind URLs, are kept as files.
+        seed: chooses which pictures are held out: 15 % of them, 300 at most.
+
+    Raises:
+        UserError: no files, or too few of them can be read.
+    """
+    source = open_source(text, vid_stride=vid_stride)
+    if not isinstance(source, FileSource):
+        raise UserError(f"--source {text}: pictures are looked at again and again; name files, not a stream")
+    files = list(dict.fromkeys(file for place in source.places for file in _kept(place, folder, vid_stride)))
+    index = index_pictures(files)
+    for fault in index.report.faults:
+        warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
+    if len(index) < LEAST:
+        raise UserError(f"--source {text}: {len(index)} pictures can be read, at least {LEAST} are needed")
+    if len(index) < FEW:
+        warn(f"{len(index)} pictures are few; {FEW} are a beginning, and some hundreds do well")
+    order = generator_for(seed, 1).permutation(len(index))
+    count = min(max(round(HELD_OUT * len(index)), 2), MOST_HELD_OUT)
+    return Pictures(index.subset(np.sort(order[count:])), index.subset(np.sort(order[:count])))
+
+
+def _kept(place: str, folder: Path, vid_stride: int) -> list[str]:
+    """The image files of one file or URL: itself, or the frames of it that are written into `folder`."""
+    if "://" not in place and suffix_of(place) in IMAGE_SUFFIXES:
+        return [place]
+    stem = f"{Path(place).stem[:60]}-{zlib.crc32(place.encode(errors='surrogateescape')):08x}"
+    files = []
+    try:
+        for frame in read_file(place, 0, 0, vid_stride):
+            file = folder / f"{stem}-{frame.number:06d}.png"
+            good, data = cv2.imencode(".png", frame.image)
+            if not good:
+                raise UserError(f"{place}: frame {frame.number} cannot be written as PNG")
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file, durable=False) as target:
+                target.write(data.tobytes())
+            files.append(str(file))
+    except UserError as error:
+        warn(f"{'read in part' if files else 'left out'}: {error}")
+    return files
+
+
+def as_seen_by(
+    teacher: DetectionModel, index: DatasetIndex, imgsz: int, batch_size: int, workers: int
+) -> DatasetIndex:
+    """The same pictures with the teacher's confident boxes as labels.
+
+    Raises:
+        UserError: it sees nothing on any of them.
+    """
+    seen: dict[str, np.ndarray] = {}
+
+    def note(result: ImageResult) -> None:
+        height, width = result.shape
+        found = result.detections.numpy()
+        boxes = xyxy_to_xywh(torch.from_numpy(found[:, :4].clip(0, [width, height, width, height])))
+        normalised = boxes.numpy() / np.array([width, height, width, height], np.float32)
+        seen[result.path] = np.concatenate((found[:, 5:6], normalised), axis=1).astype(np.float32)
+
+    loader = held_loader(index, imgsz, teacher.multiple, batch_size, workers)
+    device = teacher.stride.device
+    evaluate(teacher.eval(), loader, device, teacher.names, CONFIDENT, on_image=note)
+    rows = [seen[path] for path in index.paths()]
+    empty = sum(not len(boxes) for boxes in rows)
+    if empty == len(rows):
+        raise UserError(
+            f"the teacher sees nothing on the {len(rows)} pictures held out; --source must show what it knows"
+        )
+    if empty > len(rows) / 2:
+        warn(f"the teacher sees nothing on {empty} of the {len(rows)} pictures held out")
+    LOGGER.info(f"held out: {len(rows)} pictures with {sum(map(len, rows))} confident boxes of the teacher")
+    return index.with_boxes(rows)
+
+
+def held_loader(index: DatasetIndex, imgsz: int, multiple: int, batch_size: int, workers: int) -> Loader:
+    """Validation batches of pictures, each once."""
+    dataset = DetectionDataset(index, imgsz, rect=True, pad=0.5, batch_size=batch_size, stride=multiple)
+    return Loader(dataset, workers=workers, shuffle=False)
+
+
+def check_variety(index: DatasetIndex) -> None:
+    """Warn when pictures are all alike: the same bytes under several names."""
+    sums = {zlib.crc32(Path(path).read_bytes()) for path in index.paths()[:200]}
+    if len(sums) < min(len(index), 200) / 2:
+        warn(f"of the first {min(len(index), 200)} pictures only {len(sums)} differ")
