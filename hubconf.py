@@ -18,7 +18,7 @@ from torch import nn
 
 from models.detector import Detector
 from models.runtimes.opening import load_backend
-from models.transfer import transfer
+from models.transfer import inherit
 from models.weights import OFFICIAL_RELEASES, load_model
 from models.yolo import DetectionModel
 from utils.device import select_device
@@ -78,7 +78,7 @@ def official(
         return custom(_official_file(name), autoshape, _verbose, place)
     model = DetectionModel(f"{name}.yaml", ch=channels, nc=classes)
     if pretrained:
-        report = transfer(model, load_model(_official_file(name)).state_dict())
+        report = inherit(model, load_model(_official_file(name)))
         if _verbose:
             print(f"{name}: {report}")
     model = model.to(place)

@@ -11,7 +11,9 @@ teacher.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,7 @@ from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
 from training.lightening.pair import Pair
-from training.lightening.pictures import as_seen_by, check_variety, held_loader, open_pictures
+from training.lightening.pictures import Pictures, as_seen_by, held_loader, open_pictures
 from training.resume import resumed
 from training.run_folder import RunFolder, write_results
 from training.state import TrainingState
@@ -50,9 +52,10 @@ from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.interrupt import StopRequest
 
+LARGEST_SIDE = 16384
 COLUMNS = (
     "part", "step", "stage_error", "output_error", "loss", "agreement/precision", "agreement/recall",
-    "agreement/mAP_0.5", "agreement/mAP_0.5:0.95", "lr", "seconds",
+    "agreement/mAP_0.5", "agreement/mAP_0.5:0.95", "lr",
 )  # fmt: skip
 
 
@@ -70,9 +73,10 @@ class Lightening:
     def state(self) -> TrainingState:
         return self.course.state
 
-    def agreement(self, model: DetectionModel) -> list[float]:
-        """Precision, recall, mAP50 and mAP50-95 against the teacher's confident boxes."""
-        return evaluate(model.eval(), self.held, self.course.device, model.names).summary()
+
+def agreement(model: DetectionModel, held: Loader, device: torch.device) -> list[float]:
+    """Precision, recall, mAP50 and mAP50-95 against the teacher's confident boxes."""
+    return evaluate(model.eval(), held, device, model.names).summary()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -128,17 +132,16 @@ def set_up(
 ) -> Lightening:
     """Teacher, student, pictures and state, new or as the checkpoint left them."""
     device = select_device(config.device)
+    folder = functools.cache(lambda: run or RunFolder.create(config.project, config.name, config.exist_ok))
     path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
     teacher = load_model(path, device).to(memory_format=memory_format(device))
     student = build_student(config, teacher, path).to(device).to(memory_format=memory_format(device))
     pair = Pair(student, teacher)
-    imgsz = rounded_size(config.imgsz, teacher.multiple)
-    folder = run or RunFolder.create(config.project, config.name, config.exist_ok)
+    config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
+    imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
     pictures = open_pictures(
-        config.source, folder.root / "pictures", vid_stride=config.vid_stride, seed=config.seed
+        config.source, lambda: folder().root / "pictures", vid_stride=config.vid_stride, seed=config.seed
     )
-    if run is None:
-        check_variety(pictures.train)
     seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
     held = held_loader(seen, imgsz, teacher.multiple, config.batch_size, config.workers)
     dataset = DetectionDataset(
@@ -156,13 +159,18 @@ def set_up(
         loss_sum=torch.zeros(3, device=device),
     )
     course = Course(pair, loader, state, [], device, dtype)
-    lightening = Lightening(config, folder, course, held, path)
     if checkpoint is not None:
         state.restore(checkpoint)
-        LOGGER.info("resuming" if not state.finished else "the run is finished, nothing is left to learn")
+        if pictures.fingerprint() != state.lightened["fingerprint"]:
+            raise UserError(f"--source {config.source}: not the pictures that {run} was started with")
+        done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
+        LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
     else:
-        begin(lightening, pictures_in_all=len(pictures.train) + len(pictures.held))
-    course.parts = plan(state.lightened["steps"])
+        begin(config, course, held, pictures, path)
+    lightening = Lightening(config, folder(), course, held, path)
+    course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
+    if checkpoint is None:
+        announce(lightening)
     return lightening
 
 
@@ -184,36 +192,54 @@ def build_student(config: LightenConfig, teacher: DetectionModel, path: Path) ->
     return student
 
 
-def begin(lightening: Lightening, pictures_in_all: int) -> None:
-    """Say and note where the run starts from; decide how many steps it takes."""
-    config, course, state, run = lightening.config, lightening.course, lightening.state, lightening.run
+def begin(config: LightenConfig, course: Course, held: Loader, pictures: Pictures, path: Path) -> None:
+    """Decide how many steps the run takes, and note what it starts from.
+
+    Raises:
+        UserError: there is nothing to learn.
+    """
     pair = course.pair
     if not pair.new:
         raise UserError(f"{config.cfg} describes the teacher's own network; name a lighter one with --cfg")
-    steps = config.steps or steps_in(config.minutes, pair, course)
-    before = lightening.agreement(pair.student)
-    itself = lightening.agreement(pair.teacher)
-    state.lightened = {
-        "teacher": str(lightening.teacher), "source": config.source, "pictures": pictures_in_all,
-        "steps": steps, "agreement": {"teacher": itself[3], "start": before[3]},
-    }  # fmt: skip
-    save_teacher(lightening, run.last.with_name("teacher.pt"))
+    rounded = copy.deepcopy(pair.teacher).half().float()
+    course.state.lightened = {
+        "teacher": str(path),
+        "source": config.source,
+        "pictures": len(pictures.train) + len(pictures.held),
+        "fingerprint": pictures.fingerprint(),
+        "steps": config.steps or steps_in(config.minutes, pair, course),
+        "agreement": {
+            "ceiling": agreement(rounded, held, course.device)[3],
+            "start": agreement(pair.student, held, course.device)[3],
+        },
+    }
+
+
+def announce(lightening: Lightening) -> None:
+    """Write and say what the run starts with."""
+    config, course, run = lightening.config, lightening.course, lightening.run
+    pair, imgsz = course.pair, course.loader.dataset.size
+    save_teacher(lightening.teacher, run.last.with_name("teacher.pt"))
     run.write_yaml("opt.yaml", dataclasses.asdict(config))
-    run.write_yaml("hyp.yaml", dataclasses.asdict(state.hyp))
-    imgsz, ch = course.loader.dataset.size, pair.teacher.yaml["ch"]
+    run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
     for name, model in (("teacher", pair.teacher), ("student", pair.student)):
-        costs = layer_costs(model.model, model.layers, ch, imgsz)
-        LOGGER.info(f"{name}: {summary_line(model, costs, ch, imgsz)}")
+        costs = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
+        LOGGER.info(f"{name}: {summary_line(model, costs, model.yaml['ch'], imgsz)}")
+    known = lightening.state.lightened
     LOGGER.info(
-        f"{steps} steps of {config.batch_size} pictures at {imgsz} px on {course.device}, "
+        f"{known['steps']} steps of {config.batch_size} pictures at {imgsz} px on {course.device}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
-    LOGGER.info(f"agreement (mAP50-95): teacher with itself {itself[3]:.3f}, at the start {before[3]:.3f}")
+    shares = known["agreement"]
+    LOGGER.info(
+        f"agreement (mAP50-95): {shares['start']:.3f} at the start; teacher with rounded weights "
+        f"{shares['ceiling']:.3f}"
+    )
 
 
-def save_teacher(lightening: Lightening, path: Path) -> None:
+def save_teacher(teacher: Path, path: Path) -> None:
     """Keep the teacher with the run, so that it can be resumed whatever becomes of the file."""
-    content = read_checkpoint(lightening.teacher)
+    content = read_checkpoint(teacher)
     write_checkpoint(path, {**content, "model": inference_state(content), "ema": None, "optimizer": None})
 
 
@@ -221,10 +247,10 @@ def finish_part(lightening: Lightening, seconds: float) -> None:
     """Measure the averaged student, add a row of results and move on to the next part."""
     course, state = lightening.course, lightening.state
     part, steps = course.parts[state.epoch], state.batch
-    metrics = lightening.agreement(state.ema.model)
+    metrics = agreement(state.ema.model, lightening.held, course.device)
     errors = (state.loss_sum / max(steps, 1)).tolist()
     rate = state.optimizer.param_groups[0]["lr"]
-    state.results.append([state.epoch, part.steps[1], *errors, *metrics, rate, seconds])
+    state.results.append([state.epoch, part.steps[1], *errors, *metrics, rate])
     state.best.update(state.epoch, fitness(*metrics))
     state.lightened["agreement"][f"{part.phase} {part.steps[1]}"] = metrics[3]
     LOGGER.info(
@@ -255,11 +281,10 @@ def save(lightening: Lightening, complete: bool) -> None:
 def conclude(lightening: Lightening) -> None:
     """Say how much was kept, and where everything is."""
     config, run, state = lightening.config, lightening.run, lightening.state
-    agreement = state.lightened["agreement"]
-    best = max(row[8] for row in state.results)
+    shares, best = state.lightened["agreement"], state.results[state.best.epoch][8]
     LOGGER.info(
-        f"agreement (mAP50-95): {agreement['start']:.3f} at the start, {best:.3f} at the best, of "
-        f"{agreement['teacher']:.3f} that the teacher has with itself: {best / agreement['teacher']:.1%}"
+        f"agreement (mAP50-95): {shares['start']:.3f} at the start, {best:.3f} at the end; rounding leaves "
+        f"the teacher {shares['ceiling']:.3f}: {best / max(shares['ceiling'], 1e-9):.1%} kept"
     )
     if config.data:
         true = [true_map(config, path) for path in (run.last.with_name("teacher.pt"), run.best)]
@@ -270,13 +295,20 @@ def conclude(lightening: Lightening) -> None:
     LOGGER.info(f"weights in {run.last.parent}, everything else in {run.root}")
 
 
+def size_of(path: Path) -> int:
+    """The size in pixels that a network was trained at; 640 where its file does not say."""
+    settings = read_checkpoint(path)["train_args"]
+    size = settings.get("imgsz") if isinstance(settings, dict) else None
+    return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640
+
+
 def true_map(config: LightenConfig, path: Path) -> float:
     """mAP50-95 of a checkpoint on the validation split of --data, at the run's size."""
     spec, device = load_data_spec(config.data, needed=("val",)), select_device(config.device)
     model = load_model(path, device)
     if model.nc != spec.nc:
         raise UserError(f"the weights know {model.nc} classes and {config.data} has {spec.nc}")
-    imgsz = rounded_size(config.imgsz, model.multiple)
+    imgsz = rounded_size(config.imgsz or 640, model.multiple)
     index = build_index(spec.val, spec.names)
     loader = held_loader(index, imgsz, model.multiple, config.batch_size, config.workers)
     return evaluate(model, loader, device, spec.names).summary()[3]

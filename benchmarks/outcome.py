@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.runs import Run, damaged, settings_of
 from models.summary import layer_costs
-from models.transfer import transfer
+from models.transfer import inherit
 from models.yolo import DetectionModel
 from training.run_folder import RESULT_COLUMNS
 from utils.checkpoints.files import read_checkpoint
@@ -47,16 +47,16 @@ FACTS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def record(run: Run, imgsz: int, weights: Mapping[str, Tensor] | None, device: torch.device) -> None:
+def record(run: Run, imgsz: int, weights: DetectionModel | None, device: torch.device) -> None:
     """Write down the facts about a run that has just ended well, which marks it as finished.
 
     Args:
         imgsz: training size in pixels.
-        weights: the tensors that it started from.
+        weights: the network whose weights it started from.
     """
     trained = DetectionModel(read_checkpoint(run.files.best)["yaml"])
-    share = None if weights is None else transfer(trained, weights).share
     parameters = count_parameters(trained)
+    share = None if weights is None else inherit(copy.deepcopy(trained), weights).share
     deployed = trained.eval().fuse()
     facts = {
         "parameters": parameters,

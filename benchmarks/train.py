@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
-from torch import Tensor
 
 import train as train_command
 from benchmarks.outcome import Comparison, outcome_of, record
 from benchmarks.pages import bare, check_page, mark_of, render
 from benchmarks.plots import Point, scatter
 from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
-from models.weights import find_weights
+from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.config import TrainConfig
-from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER, setup_console
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
@@ -162,11 +159,11 @@ def alone_in(folder: Path) -> AcquireReturnProxy:
         raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
 
 
-def prepare(config: Config) -> tuple[Mapping[str, Tensor] | None, DatasetIndex, str]:
+def prepare(config: Config) -> tuple[DetectionModel | None, DatasetIndex, str]:
     """Find and check all that the flags name, so that a mistake shows now and not after hours.
 
     Returns:
-        The tensors of the initial weights, None without any; the validation split; the notes.
+        The network of the initial weights, None without any; the validation split; the notes.
 
     Raises:
         UserError: what is wrong with it.
@@ -185,7 +182,7 @@ def prepare(config: Config) -> tuple[Mapping[str, Tensor] | None, DatasetIndex, 
     anchors = None if hyp.anchors is None else round(hyp.anchors)
     for variant in config.variants:
         DetectionModel(variant, nc=spec.nc, anchors=anchors)
-    weights = inference_state(read_checkpoint(find_weights(config.weights))) if config.weights else None
+    weights = load_model(find_weights(config.weights)) if config.weights else None
     check_page(config.page, mark_of(TEMPLATE), "--output", beside=(config.page.with_suffix(".png"),))
     try:
         notes = find_file(config.notes).read_text(encoding="utf-8") if config.notes else ""

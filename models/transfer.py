@@ -137,7 +137,7 @@ def inherit(
             take.module(module, teacher.model[origin.index])
             report.origins[layer.index] = f"{origin.index} {origin.name}"
         elif callable(pass_through := getattr(module, "pass_through", None)):
-            pass_through(take)
+            pass_through()
             report.origins[layer.index] = "returns its input"
         for own, tensor in tensors:
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")

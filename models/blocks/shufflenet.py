@@ -65,7 +65,7 @@ class ShuffleNetV2(nn.Module):
         if not isinstance(other, Conv) or other.conv.kernel_size != (3, 3) or other.conv.groups != 1:
             take.alike(self, other)
         elif self.stride == 2:
-            spatial, pointwise = (layer for layer in self.branch1 if isinstance(layer, nn.Conv2d))
+            spatial, *_, pointwise = (layer for layer in self.branch1 if isinstance(layer, nn.Conv2d))
             depthwise, mix = depthwise_factors(other.conv.weight[::2])
             if (mix.shape, depthwise.shape) == (pointwise.weight.shape, spatial.weight.shape):
                 take(spatial.weight, depthwise)

@@ -2,7 +2,7 @@
 
 A block that stands in for another one may have a method `adopt(other, take)`: it copies what its form can
 hold, at the places where it belongs, by way of `take`. Without one, tensors of equal names and shapes are
-copied. A block that is inserted where there was none may have a method `pass_through(take)`, which makes it
+copied. A block that is inserted where there was none may have a method `pass_through()`, which makes it
 return its input.
 """
 

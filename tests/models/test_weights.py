@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import weights
-from models.weights import Counts, find_weights, load_model, transfer
+from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.errors import UserError
@@ -161,80 +161,6 @@ def test_a_yaml_that_cannot_be_or_is_absurd(tiny: DetectionModel, tmp_path: Path
         with pytest.raises(UserError, match=message) as caught:
             load_model(path)
         assert str(caught.value).startswith(f"{path}: ")
-
-
-# --- transfer ---
-
-
-def test_transfer_to_other_classes_takes_all_but_the_head(official: DetectionModel) -> None:
-    source = official.state_dict()
-    model = DetectionModel("yolov5n.yaml", nc=3)
-    head = {
-        name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("model.24")
-    }
-    report = transfer(model, source)
-    own = model.state_dict()
-    # 349 tensors; the head's three convolutions have 2 each, the anchors are left out: 349 - 6 - 1 = 342.
-    # Parameters of the head: 3 * (5 + 3) = 24 outputs from 64, 128 and 256 channels, with a bias each:
-    # 24 * (64 + 128 + 256) + 3 * 24 = 10,824 of the 1,767,976
-    assert str(report) == ("342 of 349 tensors taken over, 99.4% of the parameters (1,757,152 of 1,767,976)")
-    assert report.kept.pop("model.24.anchors") == "left as it is"
-    assert len(report.kept) == len(report.details()) == 6
-    assert all(reason.startswith("other shape (24,") for reason in report.kept.values())
-    for name, tensor in own.items():
-        assert torch.equal(tensor, head.get(name, source[name]))
-
-
-SMALL = {
-    "nc": 1, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[8, 8, 16, 16]],
-    "backbone": [[-1, 1, "Conv", [16, 1]], [-1, 1, "nn.Upsample", [None, 2, "nearest"]]],
-    "head": [[-1, 2, "Conv", [16, 1]], [-1, 1, "Detect", ["nc", "anchors"]]],
-}  # fmt: skip
-
-
-def test_transfer_counts_by_layer_and_converts() -> None:
-    model = DetectionModel(SMALL)
-    source = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    source["model.0.conv.weight"] = torch.full((16, 3, 1, 1), 0.5).half()
-    source["model.0.bn.bias"] = torch.ones(4)
-    del source["model.2.1.conv.weight"]
-    before = model.head.m[0].bias.clone()
-    report = transfer(model, source, exclude=("3.m", "anchor"))
-    # layer 0: 16 * 3 + 16 + 16 = 80 parameters, the last 16 of which do not fit: 64 of 80, 5 of 6 tensors
-    # layer 2: two of 16 * 16 + 16 + 16 = 288 each, 256 of which are missing: 320 of 576, 11 of 12 tensors
-    # layer 3: 2 * (5 + 1) = 12 outputs, 12 * 16 + 12 = 204 parameters in 2 tensors, and the anchors
-    # in all 16 of 21 tensors and 384 of 860 parameters: 44.65 %
-    assert report.layers == {
-        (0, "Conv"): Counts(5, 6, 64, 80),
-        (2, "Conv"): Counts(11, 12, 320, 576),
-        (3, "Detect"): Counts(0, 3, 0, 204),
-    }
-    assert str(report) == "16 of 21 tensors taken over, 44.7% of the parameters (384 of 860)"
-    assert report.share == 384 / 860
-    assert report.table().splitlines() == [
-        "layer  block              tensors    parameters taken over   share",
-        "    0  Conv                5 of 6                 64 of 80   80.0%",
-        "    2  Conv              11 of 12               320 of 576   55.6%",
-        "    3  Detect              0 of 3                 0 of 204    0.0%",
-        "       all               16 of 21               384 of 860   44.7%",
-    ]
-    assert report.kept == {
-        "model.0.bn.bias": "other shape (16,), in the weights (4,)",
-        "model.2.1.conv.weight": "not in the weights",
-        **dict.fromkeys(("model.3.anchors", "model.3.m.0.weight", "model.3.m.0.bias"), "left as it is"),
-    }
-    weight = model.model[0].conv.weight
-    assert (weight == 0.5).all() and weight.dtype == torch.float32 and weight.requires_grad
-    assert torch.equal(model.head.m[0].bias, before)
-    assert int(model.model[2][0].bn.num_batches_tracked) == 1  # a counter is copied, and no parameter
-
-
-def test_share_ignores_buffers() -> None:
-    model = DetectionModel(SMALL)
-    buffers = dict(model.named_buffers())
-    report = transfer(model, buffers, exclude=())
-    # 3 BatchNorms with a mean, a variance and a counter, and the anchors
-    assert (report.total.tensors, report.total.parameters, report.share) == (10, 0, 0.0)
 
 
 # --- finding ---

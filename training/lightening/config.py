@@ -17,7 +17,9 @@ class LightenConfig(RunConfig):
     cfg: str = flag("", "yaml of the lighter network (a name is also looked up in models/)")
     source: str = flag("", "photographs: a folder, glob, list file, image or video, as detect.py takes them")
     data: str = flag("", f"measure the true mAP of both at the end: {DATA_HELP}")
-    imgsz: int = flag(640, "size of the pictures in pixels", *IMGSZ, rule=SIDE)
+    imgsz: int | None = flag(
+        None, "size of the pictures in pixels; default: that of the teacher's training", *IMGSZ, rule=SIDE
+    )
     minutes: float = flag(15.0, "time for learning, on this machine; see --steps", rule=at_least(0))
     steps: int | None = flag(None, "batches to learn from, instead of --minutes", rule=at_least(2))
     batch_size: int = flag(16, "pictures a batch", rule=at_least(2))

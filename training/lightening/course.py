@@ -48,12 +48,14 @@ class Part:
     length: int  # of the phase
 
 
-def plan(steps: int) -> list[Part]:
-    """The course of so many steps in all, part by part."""
-    first = max(round(steps * STAGE_SHARE), 1)
+def plan(steps: int, *, stages: bool) -> list[Part]:
+    """The course of so many steps in all, part by part; `stages`: whether there are any to compare."""
+    first = max(round(steps * STAGE_SHARE), 1) if stages else 0
     parts = []
     for phase, length in ((STAGES, first), (WHOLE, max(steps - first, 1))):
         rounds = min(ROUNDS[phase], length)
+        if not length:
+            continue
         ends = [length * i // rounds for i in range(rounds + 1)]
         parts += [Part(phase, (a, b), length) for a, b in itertools.pairwise(ends)]
     return parts
@@ -105,10 +107,10 @@ class Course:
         with autocast(self.device, self.dtype):
             maps, wanted = self.pair.lesson(images)
             errors, logits = self.pair.errors(maps, stages=phase == STAGES)
-        features = torch.stack(list(errors.values())).sum()
+        features = torch.stack([*errors.values(), images.new_zeros(())]).sum()
         outputs = features.new_zeros(()) if logits is None else output_error(logits, wanted)
         total = features + OUTPUT_WEIGHT * outputs
-        return total, torch.stack((features / len(errors), outputs, total)).detach()
+        return total, torch.stack((features / max(len(errors), 1), outputs, total)).detach()
 
     def batches(self) -> Iterator[Batch]:
         """Batches from where the course stands, without an end."""
@@ -167,12 +169,12 @@ def steps_in(minutes: float, pair: Pair, course: Course) -> int:
     times: dict[str, float] = {}
     batches = course.batches()
     first = next(batches)
-    for phase in (STAGES, WHOLE):
+    for phase in (STAGES, WHOLE) if pair.cuts else (WHOLE,):
         pair.train(batch_statistics=False)
         for _ in range(TRIALS):
             started = time.perf_counter()
             course.loss(first, phase)[0].backward()
             times[phase] = min(times.get(phase, math.inf), time.perf_counter() - started)
         pair.student.zero_grad(set_to_none=True)
-    step = STAGE_SHARE * times[STAGES] + (1 - STAGE_SHARE) * times[WHOLE]
+    step = STAGE_SHARE * times.get(STAGES, times[WHOLE]) + (1 - STAGE_SHARE) * times[WHOLE]
     return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving

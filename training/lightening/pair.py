@@ -32,8 +32,8 @@ class Pair:
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
         pairs = align(student, teacher)
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
-        self.cuts = {own: its for own, its in pairs.items() if own in self._ends(pairs)}
-        self.shared = self._shared(pairs)
+        self.shared, ends = self._shared(pairs), self._ends(pairs)
+        self.cuts = {own: its for own, its in pairs.items() if own in ends and own >= self.shared}
         self._wanted = {*self.cuts.values(), *self._crossing()}
 
     def _same_block(self, layer: Layer, pairs: Mapping[int, int]) -> bool:

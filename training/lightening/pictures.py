@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.index import DatasetIndex, index_pictures
 from utils.data.loader import Loader
-from utils.data.sources import FileSource, open_source, read_file, suffix_of
+from utils.data.sources import expand, is_stream, read_file, suffix_of
 from utils.errors import UserError
 from utils.evaluation.evaluate import EvaluationOptions, ImageResult, evaluate
 from utils.files import atomic_write
@@ -25,6 +26,7 @@ from utils.seeding import generator_for
 
 LEAST, FEW = 4, 20  # pictures; below the first nothing can be learnt, below the second little
 HELD_OUT, MOST_HELD_OUT = 0.15, 300
+SAMPLE = 200  # pictures that are looked at for copies of each other
 CONFIDENT = EvaluationOptions(conf_thres=0.25, iou_thres=0.45)  # as detect.py
 
 
@@ -35,34 +37,41 @@ class Pictures:
     train: DatasetIndex
     held: DatasetIndex
 
+    def fingerprint(self) -> str:
+        """Changes when pictures come, go or change their size."""
+        parts = (part for index in (self.train, self.held) for part in (index.path_bytes, index.shapes))
+        return f"{zlib.crc32(b''.join(part.tobytes() for part in parts)):08x}"
 
-def open_pictures(text: str, folder: Path, *, vid_stride: int, seed: int) -> Pictures:
+
+def open_pictures(text: str, folder: Callable[[], Path], *, vid_stride: int, seed: int) -> Pictures:
     """The pictures of a source as `detect.py` reads them, in two parts.
 
     Args:
-        folder: where frames of videos, and pictures behind URLs, are kept as files.
+        folder: gives the place where frames of videos, and pictures behind URLs, are kept as files.
         seed: chooses which pictures are held out: 15 % of them, 300 at most.
 
     Raises:
         UserError: no files, or too few of them can be read.
     """
-    source = open_source(text, vid_stride=vid_stride)
-    if not isinstance(source, FileSource):
+    if is_stream(text):
         raise UserError(f"--source {text}: pictures are looked at again and again; name files, not a stream")
-    files = list(dict.fromkeys(file for place in source.places for file in _kept(place, folder, vid_stride)))
+    files = list(dict.fromkeys(file for place in expand(text) for file in _kept(place, folder, vid_stride)))
     index = index_pictures(files)
     for fault in index.report.faults:
         warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
     if len(index) < LEAST:
         raise UserError(f"--source {text}: {len(index)} pictures can be read, at least {LEAST} are needed")
-    if len(index) < FEW:
-        warn(f"{len(index)} pictures are few; {FEW} are a beginning, and some hundreds do well")
+    different = len({zlib.crc32(Path(path).read_bytes()) for path in index.paths()[:SAMPLE]})
+    if different < LEAST:
+        raise UserError(f"--source {text}: the pictures are all alike")
+    if min(different, len(index)) < FEW:
+        warn(f"{different} different pictures are few; {FEW} are a beginning, and some hundreds do well")
     order = generator_for(seed, 1).permutation(len(index))
     count = min(max(round(HELD_OUT * len(index)), 2), MOST_HELD_OUT)
     return Pictures(index.subset(np.sort(order[count:])), index.subset(np.sort(order[:count])))
 
 
-def _kept(place: str, folder: Path, vid_stride: int) -> list[str]:
+def _kept(place: str, folder: Callable[[], Path], vid_stride: int) -> list[str]:
     """The image files of one file or URL: itself, or the frames of it that are written into `folder`."""
     if "://" not in place and suffix_of(place) in IMAGE_SUFFIXES:
         return [place]
@@ -70,11 +79,11 @@ def _kept(place: str, folder: Path, vid_stride: int) -> list[str]:
     files = []
     try:
         for frame in read_file(place, 0, 0, vid_stride):
-            file = folder / f"{stem}-{frame.number:06d}.png"
+            file = folder() / f"{stem}-{frame.number:06d}.png"
             good, data = cv2.imencode(".png", frame.image)
             if not good:
                 raise UserError(f"{place}: frame {frame.number} cannot be written as PNG")
-            folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(exist_ok=True)
             with atomic_write(file, durable=False) as target:
                 target.write(data.tobytes())
             files.append(str(file))
@@ -119,10 +128,3 @@ def held_loader(index: DatasetIndex, imgsz: int, multiple: int, batch_size: int,
     """Validation batches of pictures, each once."""
     dataset = DetectionDataset(index, imgsz, rect=True, pad=0.5, batch_size=batch_size, stride=multiple)
     return Loader(dataset, workers=workers, shuffle=False)
-
-
-def check_variety(index: DatasetIndex) -> None:
-    """Warn when pictures are all alike: the same bytes under several names."""
-    sums = {zlib.crc32(Path(path).read_bytes()) for path in index.paths()[:200]}
-    if len(sums) < min(len(index), 200) / 2:
-        warn(f"of the first {min(len(index), 200)} pictures only {len(sums)} differ")

@@ -1,0 +1,193 @@
+"""lighten.py as a user runs it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import detect
+import lighten
+import val
+from models.weights import load_model
+from models.yolo import DetectionModel
+from tests.training_runs import assert_same_run, rows, run, start, tensors, wait_until
+from utils.checkpoints.files import read_checkpoint, write_checkpoint
+from utils.errors import UserError
+
+COMMAND = (sys.executable, "lighten.py")
+SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that is sure of something everywhere; what, depends on the picture."""
+    torch.manual_seed(0)
+    model = DetectionModel("yolov5n.yaml", nc=2)
+    for conv in model.head.m:
+        with torch.no_grad():
+            conv.bias.view(3, 7)[:, 4:] += 5.5
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    description = {"yaml": model.yaml, "nc": 2, "names": {0: "blue", 1: "green"}, "train_args": {"imgsz": 64}}
+    write_checkpoint(path, {**description, "model": model.state_dict(), "ema": None})
+    return path
+
+
+@pytest.fixture
+def arguments(teacher: Path, tiny_data: Path, tmp_path: Path) -> tuple[str, ...]:
+    photographs = str(tiny_data.parent / "images" / "train")
+    cfg = ("--cfg", "yolov5n-csppc-neck.yaml")
+    return ("--weights", str(teacher), *cfg, "--source", photographs, "--project", str(tmp_path), *SMALL)
+
+
+def test_the_whole_course(
+    arguments: tuple[str, ...], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten.main([*arguments, "--steps", "12", "--data", str(tiny_data)])
+    run_folder = tmp_path / "exp"
+    said = capsys.readouterr().out
+    table = rows(run_folder / "results.csv")
+    assert [int(row["step"]) for row in table] == [1, 2, 4, 1, 2, 3, 4, 5, 6, 8]
+    best = max(float(row["agreement/mAP_0.5:0.95"]) for row in table)
+    assert f"{best:.3f} at the end" in said and "mAP50-95 on" in said
+    content = read_checkpoint(run_folder / "weights" / "best.pt")
+    known = content["lightened"]
+    assert known["pictures"] == 12 and known["steps"] == 12
+    assert known["agreement"]["start"] < known["agreement"]["ceiling"] <= 1
+    # every other command takes the result
+    weights = [
+        "--weights",
+        str(run_folder / "weights" / "best.pt"),
+        "--imgsz",
+        "64",
+        "--project",
+        str(tmp_path),
+    ]
+    val.main([*weights, "--data", str(tiny_data), "--noplots", "--name", "val"])
+    detect.main([*weights, "--source", str(tiny_data.parent / "images" / "val"), "--name", "detect"])
+    assert len(list((tmp_path / "detect").glob("*.png"))) == 4
+
+
+def test_layers_of_the_teacher_stay(arguments: tuple[str, ...], teacher: Path, tmp_path: Path) -> None:
+    lighten.main([*arguments, "--steps", "4"])
+    own, its = load_model(tmp_path / "exp" / "weights" / "last.pt"), load_model(teacher)
+    assert own.names == its.names
+    for index in range(13):  # backbone and the neck's first layers, whose weights and statistics rest
+        for name, tensor in own.model[index].state_dict().items():
+            assert torch.equal(tensor, its.model[index].state_dict()[name]), f"{index}.{name}"
+    assert not torch.equal(own.model[13].cv1.conv.weight, its.model[13].cv1.conv.weight)
+
+
+def test_killed_and_resumed_equals_uninterrupted(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    flags = (*arguments, "--steps", "24")
+    assert run(*flags, "--name", "whole", command=COMMAND).returncode == 0
+    for name, number, parts in (("killed", signal.SIGKILL, 2), ("stopped", signal.SIGTERM, 5)):
+        process = start(*flags, "--name", name, command=COMMAND)
+        results = tmp_path / name / "results.csv"
+        wait_until(lambda: results.is_file() and len(rows(results)) >= parts, process)  # noqa: B023
+        process.send_signal(number)
+        assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 143)
+        last = tmp_path / name / "weights" / "last.pt"
+        resumed = run("--resume", str(last), command=COMMAND)
+        assert resumed.returncode == 0, resumed.stderr
+        assert_same_run(tmp_path / "whole", tmp_path / name)
+
+
+def test_frames_of_a_video(teacher: Path, tmp_path: Path) -> None:
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(16):
+        writer.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    writer.release()
+    flags = [
+        "--weights",
+        str(teacher),
+        "--cfg",
+        "yolov5n-csppc-neck.yaml",
+        "--project",
+        str(tmp_path),
+        *SMALL,
+    ]
+    lighten.main([*flags, "--source", str(video), "--vid-stride", "2", "--steps", "2"])
+    frames = sorted((tmp_path / "exp" / "pictures").iterdir())
+    assert len(frames) == 8 and frames[0].suffix == ".png"
+    assert read_checkpoint(tmp_path / "exp" / "weights" / "last.pt")["lightened"]["pictures"] == 8
+
+
+def broken(folder: Path, good: int) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(good):
+        cv2.imwrite(str(folder / f"{number}.png"), rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    (folder / "empty.png").touch()
+    return folder
+
+
+def test_pictures_that_cannot_be_read_are_named(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten.main([*arguments, "--steps", "2", "--source", str(broken(tmp_path / "some", 9))])
+    said = capsys.readouterr().err
+    assert "left out" in said and "broken.jpg" in said and "empty.png" in said
+    assert "9 different pictures are few" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--cfg", ""], "--cfg is missing"),
+        (["--source", ""], "--source is missing"),
+        (["--cfg", "yolov5n.yaml"], "the teacher's own network"),
+        (["--cfg", "yolov5n6.yaml"], "its head has other levels or anchors"),
+        (["--source", "0"], "name files, not a stream"),
+        (["--minutes", "0"], "--minutes must be above 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_folder_is_made(
+    arguments: tuple[str, ...], tmp_path: Path, flags: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        lighten.main([*arguments, *flags])
+    assert not (tmp_path / "exp").exists()
+
+
+def test_blank_and_equal_pictures(arguments: tuple[str, ...], teacher: Path, tmp_path: Path) -> None:
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    for number in range(24):
+        cv2.imwrite(str(blank / f"{number}.png"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(UserError, match="all alike"):
+        lighten.main([*arguments, "--source", str(blank)])
+    model = load_model(teacher)
+    for conv in model.head.m:
+        with torch.no_grad():
+            conv.bias.view(3, 7)[:, 4] = -20  # nothing anywhere
+    blind = tmp_path / "blind.pt"
+    write_checkpoint(blind, {**read_checkpoint(teacher), "model": model.state_dict()})
+    with pytest.raises(UserError, match="the teacher sees nothing on the 2 pictures held out"):
+        lighten.main([*arguments, "--weights", str(blind)])
+    with pytest.raises(UserError, match="2 pictures can be read, at least 4 are needed"):
+        lighten.main([*arguments, "--source", str(broken(tmp_path / "few", 2))])
+    assert not (tmp_path / "exp").exists()
+
+
+def test_resume_refuses_other_pictures(arguments: tuple[str, ...], tiny_data: Path, tmp_path: Path) -> None:
+    source = broken(tmp_path / "photographs", 9)
+    lighten.main([*arguments, "--steps", "2", "--source", str(source)])
+    (source / "3.png").unlink()
+    with pytest.raises(UserError, match="not the pictures that"):
+        lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
+
+
+def test_nothing_depends_on_the_workers(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    for workers in ("0", "1"):
+        lighten.main([*arguments, "--steps", "3", "--name", workers, "--workers", workers])
+    first, second = (tensors(tmp_path / name / "weights" / "last.pt") for name in ("0", "1"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())

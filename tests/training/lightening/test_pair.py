@@ -1,0 +1,151 @@
+"""Teacher and student side by side: what is shared, where they are compared, and what the errors are."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.transfer import inherit
+from models.yolo import DetectionModel
+from training.lightening.losses import feature_error, output_error
+from training.lightening.pair import Pair
+
+
+@pytest.fixture(scope="module")
+def teacher() -> DetectionModel:
+    torch.manual_seed(0)
+    return DetectionModel("yolov5n.yaml", nc=2).eval()
+
+
+def pair_of(teacher: DetectionModel, variant: str) -> Pair:
+    student = DetectionModel(variant, nc=2)
+    inherit(student, teacher, exclude=())
+    return Pair(student, copy.deepcopy(teacher))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_slim_neck_shares_the_backbone(teacher: DetectionModel) -> None:
+    pair = pair_of(teacher, "yolov5n-slimneck.yaml")
+    assert pair.shared == 10  # layers 0 to 9
+    assert pair.cuts == {13: 13, 17: 17, 20: 20, 23: 23}
+    assert pair.new == [10, 13, 14, 17, 18, 20, 21, 23]
+
+
+def test_weights_that_differ_are_not_shared(teacher: DetectionModel) -> None:
+    student = DetectionModel("yolov5n-slimneck.yaml", nc=2)
+    inherit(student, teacher, exclude=())
+    with torch.no_grad():
+        student.model[4].cv1.bn.running_mean[0] += 1e-3
+    assert Pair(student, copy.deepcopy(teacher)).shared == 4
+
+
+def test_the_lesson_is_the_teachers_own_pass(teacher: DetectionModel, images: Tensor) -> None:
+    pair = pair_of(teacher, "yolov5n-slimneck.yaml")
+    maps, logits = pair.lesson(images)
+    with torch.no_grad():
+        expected = pair.teacher(images)[1]
+    assert all(torch.equal(a, b) for a, b in zip(logits, expected, strict=True))
+    assert set(maps) == {-1, 4, 6, 9, 13, 17, 20, 23}  # the picture, what the neck takes, and the cuts
+    assert not any(tensor.requires_grad for tensor in maps.values())
+
+
+@pytest.mark.parametrize("variant", ["yolov5n-slimneck.yaml", "yolov5n-csppc.yaml", "yolov5n-msca.yaml"])
+@torch.no_grad()
+def test_the_student_makes_the_same_from_shared_maps(
+    teacher: DetectionModel, images: Tensor, variant: str
+) -> None:
+    pair = pair_of(teacher, variant)
+    pair.train(batch_statistics=False)
+    errors, logits = pair.errors(pair.lesson(images)[0], stages=False)
+    expected = pair.student.eval()(images)[1]
+    assert logits is not None
+    for a, b in zip(logits, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert errors.keys() == pair.cuts.keys()
+
+
+def test_stages_learn_apart(teacher: DetectionModel, images: Tensor) -> None:
+    """What goes wrong in one stage is no matter of the next: it gets the teacher's maps."""
+    pair = pair_of(teacher, "yolov5n-csppc.yaml")
+    pair.train(batch_statistics=False)
+    maps, _ = pair.lesson(images)
+    before, none = pair.errors(maps, stages=True)
+    assert none is None
+    with torch.no_grad():
+        pair.student.model[2].cv2.bn.bias += 1
+    after, _ = pair.errors(maps, stages=True)
+    changed = [cut for cut in before if not torch.equal(before[cut], after[cut])]
+    assert changed == [2]
+    after[4].backward()
+    assert pair.student.model[4].cv2.conv.weight.grad is not None
+    assert pair.student.model[2].cv2.conv.weight.grad is None
+
+
+def test_modes(teacher: DetectionModel) -> None:
+    pair = pair_of(teacher, "yolov5n-csppc-neck.yaml")
+    norms = {n: m for n, m in pair.student.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    pair.train(batch_statistics=True)
+    training = {name.split(".")[1] for name, norm in norms.items() if norm.training}
+    assert training == {"13", "17", "20", "23"}  # layers that are new
+    pair.train(batch_statistics=False)
+    assert not any(norm.training for norm in norms.values())
+    assert pair.student.head.training  # gives logits alone
+
+
+def test_feature_error_is_a_share_of_the_variance() -> None:
+    wanted = torch.tensor([[[[-1.0, 1.0, -1.0, 1.0]]]])  # unbiased variance 4 / 3
+    assert float(feature_error(wanted, wanted)) == 0
+    # differences 1, -1, 1, -1: their mean square 1 is 3/4 of the variance
+    assert float(feature_error(torch.zeros_like(wanted), wanted)) == pytest.approx(0.75)
+
+
+def test_output_error_is_least_for_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted = [torch.randn(2, 3, size, size, 7, generator=generator) for size in (4, 2)]
+    assert float(output_error(wanted, wanted)) == pytest.approx(0, abs=1e-4)
+    other = [level.clone().requires_grad_() for level in wanted]
+    with torch.no_grad():
+        for level in other:
+            level += 0.1 * torch.randn(level.shape, generator=generator)
+    error = output_error(other, wanted)
+    assert float(error.detach()) > 0
+    error.backward()
+    assert all(level.grad is not None and bool(level.grad.any()) for level in other)
+
+
+def test_output_error_by_hand() -> None:
+    """One image, one cell, one anchor, one class: there is no class loss."""
+    wanted = torch.zeros(1, 1, 1, 1, 6)  # all sigmoids are 1/2
+    own = wanted.clone()
+    own[..., 0] = 100.0  # sigmoid 1: half a unit off
+    # boxes: 4 * 0.5^2 * objectness 0.5 = 0.5
+    assert float(output_error([own], [wanted])) == pytest.approx(0.5)
+    own = wanted.clone()
+    own[..., 4] = 2.0
+    # log(1 + e^2) - 0.5 * 2 - log 2 = 2.1269 - 1 - 0.6931
+    assert float(output_error([own], [wanted])) == pytest.approx(0.4338, abs=1e-4)
+    own = wanted.clone()
+    own[..., 5] = 5.0
+    assert float(output_error([own], [wanted])) == 0
+
+
+def test_classes_count_where_there_is_something() -> None:
+    wanted = torch.zeros(1, 1, 1, 1, 7)
+    own = wanted.clone()
+    own[..., 5] = 2.0
+    sure, unsure = wanted.clone(), wanted.clone()
+    sure[..., 4], unsure[..., 4] = 9.0, -9.0
+    errors = []
+    for teacher in (sure, unsure):
+        mine = own.clone()
+        mine[..., 4] = teacher[..., 4]
+        errors.append(float(output_error([mine], [teacher])))
+    # half of (log(1 + e^2) - 1 - log 2), as far as the teacher is sure
+    assert errors[0] == pytest.approx(0.5 * 0.4338, abs=1e-3) and errors[1] == pytest.approx(0, abs=1e-3)
