@@ -66,7 +66,7 @@ def test_train_val_and_detect(console: str, odd_data: Path, official_weights: Pa
     assert {os.fsencode(f"{NAME}.png"), b"1.png"} <= names
 
 
-@pytest.mark.parametrize("name", ["train.py", "val.py", "detect.py", "export.py", "benchmark.py"])
+@pytest.mark.parametrize("name", ["train.py", "val.py", "detect.py", "export.py", "lighten.py", "benchmark.py"])
 def test_help_on_a_console_of_ascii(name: str) -> None:
     assert name in command(name, "--help", console="ascii")
 
