@@ -6,7 +6,6 @@ else. (What the scan of the labels found is kept by `label_cache.py`.)
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,10 @@ from utils.console import LOGGER, progress
 from utils.data.folders import is_writable
 from utils.data.images import read_image
 from utils.data.index import DatasetIndex
-from utils.data.workers import SharedArray
+from utils.data.shared import SharedArray
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.memory import available_memory
 
 CacheMode = Literal["ram", "disk"]
 SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
@@ -87,7 +87,8 @@ class MemoryStore(ImageStore):
 class DiskStore(ImageStore):
     """Each image in an .npy beside its source, written when it is first needed.
 
-    The copy carries the modification time of the source, and counts only while both agree.
+    Behind the array the copy keeps the time and size that the source had before it was read, and counts only
+    while the source still has both.
     """
 
     writable = True
@@ -96,26 +97,35 @@ class DiskStore(ImageStore):
         return Path(f"{self.index.path(i)}.{self.size}{'t' if self.augment else 'v'}.npy")
 
     def load(self, i: int) -> np.ndarray:
-        copy = self.copy_of(i)
+        copy, source = self.copy_of(i), self.index.path(i)
+        stamp = _stamp(source)
         try:
-            stamp = os.stat(self.index.path(i)).st_mtime_ns  # noqa: PTH116
-            if os.stat(copy).st_mtime_ns == stamp:  # noqa: PTH116
-                image = np.load(copy, allow_pickle=False)
-                if image.dtype == np.uint8 and image.shape == (*self.shape(i), 3):
+            with copy.open("rb") as file:
+                image = np.load(file, allow_pickle=False)
+                whole = image.dtype == np.uint8 and image.shape == (*self.shape(i), 3)
+                if whole and stamp and file.read() == stamp:
                     return image
         except (OSError, ValueError, EOFError):
             pass  # no copy yet, or a damaged one
         image = super().load(i)
         if self.writable:
             try:
-                stamp = os.stat(self.index.path(i)).st_mtime_ns  # noqa: PTH116
                 with atomic_write(copy, durable=False) as file:
                     np.save(file, image, allow_pickle=False)
-                os.utime(copy, ns=(stamp, stamp))
+                    file.write(stamp)
             except OSError as error:
                 self.writable = False
                 LOGGER.warning("images are not cached on disk: %s: %s", copy.parent, error.strerror)
         return image
+
+
+def _stamp(path: str) -> bytes:
+    """What changes when somebody writes to a file; nothing of a file that is not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return b""
+    return f"{status.st_mtime_ns} {status.st_size}".encode()
 
 
 def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMode | None) -> ImageStore:
@@ -136,12 +146,3 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
             return DiskStore(index, size, augment=augment)
         LOGGER.warning("images are not cached on disk: %s is read-only", folder)
     return plain
-
-
-def available_memory() -> int | None:
-    """Bytes that can be taken without swapping, or None where the system does not say."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None

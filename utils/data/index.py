@@ -22,7 +22,8 @@ from utils.data.folders import find_orphans, found_instead_of_labels, list_image
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
 from utils.data.labels import Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
-from utils.data.workers import SharedArray, WorkerPool
+from utils.data.shared import SharedArray
+from utils.data.workers import WorkerPool
 from utils.errors import UserError
 
 SMALLEST_SIDE = 10  # pixels

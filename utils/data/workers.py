@@ -7,8 +7,6 @@ come from Python's fork server, which is a fresh process; elsewhere they start f
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +19,6 @@ from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 import cv2
-import numpy as np
 
 Result = TypeVar("Result")
 
@@ -74,30 +71,6 @@ class WorkerPool(ProcessPoolExecutor):
     def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         with _nameless_program():
             return super().submit(function, *args, **kwargs)
-
-
-class SharedArray:
-    """An array that processes see without copying it, wherever they come from.
-
-    Python puts it into shared memory, or into a temporary file where that is too small.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        size = math.prod(shape) * self.dtype.itemsize
-        self._memory = context().RawArray(ctypes.c_byte, max(size, 1))
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> SharedArray:
-        """A copy of an array."""
-        shared = cls(array.shape, array.dtype)
-        shared.view()[...] = array
-        return shared
-
-    def view(self) -> np.ndarray:
-        """The array itself."""
-        memory = memoryview(self._memory)
-        return np.frombuffer(memory, self.dtype, math.prod(self.shape)).reshape(self.shape)
 
 
 @contextlib.contextmanager

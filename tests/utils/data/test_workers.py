@@ -15,7 +15,8 @@ import pytest
 from utils.data.dataset import DetectionDataset, keep
 from utils.data.index import DatasetIndex
 from utils.data.report import LabelReport
-from utils.data.workers import SharedArray, WorkerPool
+from utils.data.shared import SharedArray
+from utils.data.workers import WorkerPool
 from utils.files import ROOT
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
