@@ -104,7 +104,7 @@ def run(config: DetectConfig) -> Path | None:
             else in_parallel(detect, groups, detector)
         )
         with contextlib.closing(results):
-            deliver(results, DetectionLog(source, detector.names), writer, window)
+            deliver(results, DetectionLog(source, detector.names, detector.channels), writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder

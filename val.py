@@ -153,6 +153,7 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
         rect=backend.any_shape,
         batch_size=config.batch_size,
         stride=backend.stride,
+        channels=backend.channels,
         pad=0.5 if backend.any_shape else 0.0,
     )
     return Loader(dataset, workers=config.workers, shuffle=False)

@@ -46,14 +46,14 @@ def run(config: Config) -> None:
     if config.output:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")
     candidates = candidates_of(config)
-    image = example((config.imgsz, config.imgsz), 1)
+    images = {c.name: example((config.imgsz, config.imgsz), 1, c.channels) for c in candidates}
     align = "l" + "r" * len(candidates)
     tables = {}
     with ending_cleanly(), tempfile.TemporaryDirectory(prefix="profile-") as folder:
-        files = {c.name: c.write("onnx", image, Path(folder), n) for n, c in enumerate(candidates)}
+        files = {c.name: c.write("onnx", images[c.name], Path(folder), n) for n, c in enumerate(candidates)}
         for runtime in runtimes:
             opener = PROFILERS[runtime]
-            calls = {name: opener(file, image.numpy(), config.threads) for name, file in files.items()}
+            calls = {name: opener(file, images[name].numpy(), config.threads) for name, file in files.items()}
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
         print(f"\n{runtime}: milliseconds an image (number of kernels)\n{console_table(rows, align)}")

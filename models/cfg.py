@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from utils.data.channels import checked_channels
 from utils.errors import UserError
 from utils.files import ROOT, find_file
 
@@ -107,9 +108,9 @@ def validate_cfg(cfg: Any, source: str) -> None:
     if not isinstance(cfg, dict):
         raise UserError(f"{source}: a model yaml is a mapping with the keys {', '.join(REQUIRED)}")
     _check_keys(cfg, source)
-    for key in ("nc", *(("ch",) if "ch" in cfg else ())):
-        if type(cfg[key]) is not int or cfg[key] < 1:
-            raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be an integer >= 1")
+    if type(cfg["nc"]) is not int or cfg["nc"] < 1:
+        raise UserError(f"{source}: nc is {cfg['nc']!r}; it must be an integer >= 1")
+    checked_channels(cfg.get("ch", 3), f"{source}: ch")
     for key in ("depth_multiple", "width_multiple"):
         if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
             raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be a number > 0")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.cfg import validate_cfg
 from models.parse import multiples, parse_model
+from models.stem import for_channels
 from models.yolo import DetectionModel
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
 from utils.console import LOGGER
@@ -82,10 +83,12 @@ class TransferReport:
     Attributes:
         layers: by index and block, in the order of the model; those without tensors are left out.
         kept: by the name of each tensor that kept its initial value, the reason.
+        remade: what was done to kernels over an image of other channels; empty when there were none.
     """
 
     layers: dict[tuple[int, str], Counts]
     kept: dict[str, str]
+    remade: str = ""
 
     @property
     def total(self) -> Counts:
@@ -101,7 +104,7 @@ class TransferReport:
         total = self.total
         return (
             f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
-            f"({total.parameters:,} of {total.all_parameters:,})"
+            f"({total.parameters:,} of {total.all_parameters:,}){self.remade and '; '}{self.remade}"
         )
 
     def table(self) -> str:
@@ -122,11 +125,14 @@ class TransferReport:
 def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
     """Copy into `model`, in place, every tensor of `source` whose name and shape match.
 
+    Kernels over an image of other channels are made for those of the model: see `models/stem.py`.
+
     Args:
         source: a state dict in any floating dtype; values are converted to the model's.
         exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
     """
     layers, kept = {}, {}
+    source, remade = for_channels(model, source)
     for layer, module in zip(model.layers, model.model, strict=True):
         parameters = dict(module.named_parameters())
         counts = []
@@ -141,7 +147,7 @@ def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("an
             counts.append((not reason, 1, 0 if reason else size, size))
         if counts:
             layers[layer.index, layer.name] = Counts(*map(sum, zip(*counts)))
-    return TransferReport(layers, kept)
+    return TransferReport(layers, kept, remade)
 
 
 def _misfit(name: str, tensor: Tensor, found: Tensor | None, exclude: Sequence[str]) -> str:

@@ -128,7 +128,7 @@ def _optimizer_step(state: TrainingState) -> None:
 
 
 def _to_model(images: Tensor, training: Training) -> Tensor:
-    """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
+    """uint8 (B, C, H, W) -> float (B, C, H', W') in 0–1, resized when training is multi-scale."""
     layout = memory_format(training.device)
     pixels = images.to(training.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not training.config.multi_scale:

@@ -129,8 +129,8 @@ def open_training_data(
         if process.world_size > 1:
             index.share()  # before it goes to the other processes of this machine
         stride, cache = model.multiple, config.cache
-        imgsz = rounded_size(config.imgsz, stride)
-        return DetectionDataset(index, imgsz, batch_size=batch_size, stride=stride, cache=cache, **more)
+        more |= {"batch_size": batch_size, "stride": stride, "cache": cache, "channels": model.channels}
+        return DetectionDataset(index, rounded_size(config.imgsz, stride), **more)
 
     train_set = once_per_machine(
         lambda: open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed), process

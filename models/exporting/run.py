@@ -31,7 +31,7 @@ class Artefact:
     """A file or folder that was written and verified.
 
     Attributes:
-        shape: (B, 3, H, W) of the images.
+        shape: (B, C, H, W) of the images.
         difference: largest difference to PyTorch, a share of the range; None where the format cannot run.
             With `--int8`, before weights and activations were rounded.
         accuracy: with `--int8`, what that costs.
@@ -74,8 +74,6 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
     places = [free_place(weights, form, config.int8) for form in formats]
     model = load_model(weights)
-    if model.yaml["ch"] != 3:
-        raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
     model.requires_grad_(False)
     sides = {side: rounded_size(side, model.multiple, least=1) for side in config.imgsz}  # told once each
     size = sides[config.imgsz[0]], sides[config.imgsz[-1]]
@@ -84,7 +82,7 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     )
     job = Job(
         network=WithSuppression(network, config).eval() if config.nms else network,
-        image=example(size, config.batch_size),
+        image=example(size, config.batch_size, model.channels),
         target=weights,
         metadata=metadata(weights, model, size, config),
         config=config,
@@ -128,5 +126,5 @@ def verify(job: Job, written: Path, model: DetectionModel) -> float:
     if job.config.dynamic:
         batch, _, height, width = job.image.shape
         step = model.multiple
-        images.append(example((height + step, max(width - step, step)), batch + 1))
+        images.append(example((height + step, max(width - step, step)), batch + 1, model.channels))
     return max(difference(written, image, model, job.config) for image in images)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.runtimes.metadata import DEFAULT_STRIDE, Description, Names
+from utils.data.channels import COLOUR, checked_channels
 from utils.errors import UserError
 
 MOST_THREADS = 1024
@@ -25,6 +26,7 @@ class Backend(nn.Module):
     Attributes:
         names: class index to class name; empty when the file does not tell.
         stride: image sides must be multiples of this.
+        channels: of the images.
         shape: (height, width) of images when only one is possible, else None.
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
@@ -42,22 +44,25 @@ class Backend(nn.Module):
         self.dtype = torch.float16 if half and device.type == "cuda" else torch.float32
         self.names: Names = {}
         self.stride = DEFAULT_STRIDE
+        self.channels = COLOUR
 
     def configure(self, path: Path, description: Description, sides: Sequence[int | None]) -> None:
         """Take over what a file says of itself, and the sides of its input, None where any size goes.
 
         Raises:
-            UserError: the input is not (B, 3, H, W).
+            UserError: the input is not (B, C, H, W) with channels that pictures have.
         """
-        if len(sides) != 4 or sides[1] not in (3, None):
-            raise UserError(f"'{path}' takes {list(sides)}, not images (B, 3, H, W)")
+        if len(sides) != 4:
+            raise UserError(f"'{path}' takes {list(sides)}, not images (B, C, H, W)")
         self.names, self.stride = description.names, description.stride
-        self.batch, _, height, width = sides
+        self.batch, channels, height, width = sides
+        channels = channels or description.channels
+        self.channels = checked_channels(channels, f"'{path}': its number of channels")
         self.shape = (height, width) if height and width else None
         self.any_shape = self.shape is None
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
-        """(B, 3, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
+        """(B, C, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
 
         Raises:
             UserError: augmentation, images of a size that the file does not take, a file without predictions.
@@ -66,6 +71,8 @@ class Backend(nn.Module):
             raise UserError("--augment needs PyTorch weights (.pt, .safetensors)")
         if self.shape and tuple(images.shape[2:]) != self.shape:
             raise UserError(f"the weights take images of {self.shape}, got {tuple(images.shape[2:])}")
+        if images.shape[1] != self.channels:
+            raise UserError(f"the weights take {self.channels} channels, got images of {images.shape[1]}")
         size = self.batch or len(images)
         parts = [self._run_part(images[start : start + size], size) for start in range(0, len(images), size)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from utils.data.channels import COLOUR
 from utils.errors import UserError
 
 Names = dict[int, str]
@@ -40,6 +41,7 @@ class Description:
     Attributes:
         shape: (height, width) of the images of the export, None when the file does not tell.
         batch: images per call of the export, None when the file does not tell.
+        channels: of the images; 3 when the file does not tell.
         dynamic: any batch and shape are possible.
         checksum: of the other files of a folder, empty when the file does not tell.
     """
@@ -48,6 +50,7 @@ class Description:
     stride: int = DEFAULT_STRIDE
     shape: tuple[int, int] | None = None
     batch: int | None = None
+    channels: int = COLOUR
     dynamic: bool = False
     checksum: str = ""
 
@@ -80,17 +83,19 @@ def described(values: Mapping[str, Any], path: Path) -> Description:
     Raises:
         UserError: a damaged value; the message names the file and the key.
     """
-    shape = values.get("shape")  # (B, 3, H, W) of a trace, as YOLOv5 writes it
+    shape = values.get("shape")  # (B, C, H, W) of a trace, as YOLOv5 writes it
     if isinstance(shape, list) and len(shape) == 4:
-        values = {**values, "batch": shape[0], "imgsz": shape[2:]}
+        values = {**values, "batch": shape[0], "channels": shape[1], "imgsz": shape[2:]}
     size = _numbers(values, "imgsz", 2, LARGEST_SIDE, path)
     stride = _numbers(values, "stride", 1, LARGEST_STRIDE, path)
     batch = _numbers(values, "batch", 1, LARGEST_SIDE, path)
+    channels = _numbers(values, "channels", 1, LARGEST_SIDE, path)
     return Description(
         names=clean_names(values.get("names"), path),
         stride=stride[0] if stride else DEFAULT_STRIDE,
         shape=(size[0], size[1]) if size else None,
         batch=batch[0] if batch else None,
+        channels=channels[0] if channels else COLOUR,
         dynamic=str(values.get("dynamic", "")).lower() in ("true", "1"),
         checksum=str(values.get("checksum", "")),
     )

@@ -37,7 +37,7 @@ class NcnnBackend(Backend):
             raise UserError(
                 f"'{folder}' was changed after its export: {param.name} or {weights.name} is damaged"
             )
-        self.configure(folder, description, (1, 3, *description.shape))
+        self.configure(folder, description, (1, description.channels, *description.shape))
         net = ncnn.Net()
         net.opt.num_threads = threads or net.opt.num_threads
         for name in HALF:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from torch import Tensor
 
 from models.runtimes.base import Backend, first_line
 from models.runtimes.metadata import described
+from utils.data.channels import checked_channels
 from utils.errors import UserError
 from utils.optional import require
 
+# how OpenCV describes an input of (B, C, H, W): `<Input> CV_32FC1 [1 x 3 x 640 x 640]`; names are free
+SIDES = re.compile(r"<Input> \w+ \[([^\]]*)\]")
 TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -69,6 +73,11 @@ class OpenCVBackend(Backend):
             self.net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
             raise UserError(f"OpenCV DNN cannot read '{path}': {first_line(error)}") from error
+        # it would compute something for any number of channels, and say nothing
+        described = SIDES.search(self.net.dump())
+        sides = described[1].split(" x ") if described else []
+        if len(sides) == 4 and sides[1].isdecimal():
+            self.channels = checked_channels(int(sides[1]), f"'{path}': its number of channels")
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         self.net.setInput(images.cpu().float().numpy())

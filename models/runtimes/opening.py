@@ -1,7 +1,7 @@
 """Trained networks in every form that can be run here, behind one call.
 
-A backend takes (B, 3, H, W) float RGB images in 0–1 and gives (B, N, 5 + nc): cx, cy, w, h in pixels, then
-objectness and class scores between 0 and 1.
+A backend takes (B, C, H, W) float images in 0–1, red first, and gives (B, N, 5 + nc): cx, cy, w, h in pixels,
+then objectness and class scores between 0 and 1.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Ensemble(Backend):
                 raise UserError(f"weights of an ensemble need the same classes; found {' and '.join(lists)}")
         self.members = nn.ModuleList(members)
         self.names, self.stride = first.names, max(m.stride for m in members)
+        if len(channels := {m.channels for m in members}) > 1:
+            raise UserError(f"weights of an ensemble need the same channels; found {sorted(channels)}")
+        self.channels = first.channels
         shapes = {m.shape for m in members if m.shape}
         if len(shapes) > 1:
             raise UserError(f"weights of an ensemble need one image size; found {sorted(shapes)}")

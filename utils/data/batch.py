@@ -16,7 +16,7 @@ Shapes: TypeAlias = tuple[tuple[int, int], tuple[tuple[float, float], tuple[floa
 class Batch(NamedTuple):
     """What the network is fed with."""
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB
+    images: Tensor  # (B, C, H, W) uint8, red first
     targets: Tensor  # (M, 6) float32: image number in the batch, class, xc, yc, w, h normalised to H, W
     paths: list[str]
     shapes: list[Shapes]

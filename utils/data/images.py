@@ -1,4 +1,4 @@
-"""Reading image files of any kind as 8-bit, three-channel, upright arrays, and their sizes without decoding.
+"""Reading image files of any kind as 8-bit, upright arrays, and their sizes without decoding.
 
 JPEG, PNG and BMP go through OpenCV; the rest through Pillow, which is imported only then. Orientation is read
 here and not left to the decoder, so that `read_image` and `image_shape` cannot disagree about it.
@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from utils.data.channels import with_channels
 from utils.errors import UserError
 
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng bmp dib webp tif tiff gif jp2 avif ppm pgm pbm pnm"
@@ -26,6 +27,7 @@ _HEADER_BYTES = 1 << 15  # holds the frame header of nearly every JPEG; the whol
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length field
 _ORIENTATION_TAG = 0x0112
+_SAMPLES_TAG = 0x0115
 
 
 class ImageError(UserError):
@@ -39,11 +41,15 @@ class ImageError(UserError):
         return f"{self.name}: {self.kind} image ({self.reason})"
 
 
-def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
-    """Decode an image file, or its bytes, to (H, W, 3) uint8 BGR, turned upright as its EXIF data asks.
+def read_image(source: str | os.PathLike[str] | bytes, channels: int | None = 3) -> np.ndarray:
+    """Decode an image file, or its bytes, to (H, W, channels) uint8 BGR, upright as its EXIF data asks.
 
-    Grey, palette and CMYK images are converted, alpha is dropped, 16 bits become the upper 8, and of an
-    animation the first frame counts.
+    Grey, palette and CMYK images are converted, 16 bits become the upper 8, and of an animation the first
+    frame counts.
+
+    Args:
+        channels: 1: grey. 3: colour, alpha is dropped. 4: and alpha or the fourth band of a TIFF, 255 where
+            the file has none. None: 4 when the file has a fourth, else 3.
 
     Raises:
         ImageError: no such file, not an image, or cut short.
@@ -52,16 +58,25 @@ def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         name, content = "image", source
     else:
         name, content = os.fspath(source), _read_bytes(os.fspath(source))
+    image = _read_found(content, name, fourth=channels is None or channels == 4)
+    return image if channels is None else with_channels(image, channels)
+
+
+def _read_found(content: bytes, name: str, *, fourth: bool) -> np.ndarray:
+    """(H, W, 3) uint8 BGR, upright; (H, W, 4) when a fourth is wanted and there."""
     if content.startswith(_JPEG):
         image = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
             _, orientation = _jpeg_header(content, name)
             return _upright(image, orientation)
     elif content.startswith(_BMP) or (content.startswith(_PNG) and not _png_has_exif(content)):
-        image = _decode(content, cv2.IMREAD_COLOR)
-        if image is not None:
+        with_fourth = fourth and _may_have_fourth(content)
+        image = _decode(content, cv2.IMREAD_UNCHANGED if with_fourth else cv2.IMREAD_COLOR)
+        if image is not None and not with_fourth:
             return image
-    return _read_with_pillow(content, name)
+        if image is not None and image.ndim == 3 and image.shape[2] == 4:
+            return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    return _read_with_pillow(content, name, fourth)
 
 
 def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -152,6 +167,13 @@ def _png_has_exif(content: bytes) -> bool:
     return b"eXIf" in content[: content.find(b"IDAT")]
 
 
+def _may_have_fourth(content: bytes) -> bool:
+    """Whether the header of a PNG or BMP announces alpha."""
+    if content.startswith(_BMP):
+        return content[28:29] == b"\x20"  # bits a pixel
+    return content[25:26] in (b"\x04", b"\x06") or b"tRNS" in content[: content.find(b"IDAT")]
+
+
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     """Undo an EXIF orientation: 5–8 are stored transposed, and each of 2–8 but 5 is mirrored in some axis."""
     if orientation >= 5:
@@ -160,14 +182,18 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return image if mirror is None else cv2.flip(image, mirror)
 
 
-def _read_with_pillow(content: bytes, name: str) -> np.ndarray:
+def _read_with_pillow(content: bytes, name: str, fourth: bool) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.seek(0)
             image.load()
-            return _eight_bit_bgr(ImageOps.exif_transpose(image))
+            found = eight_bit_bgr(ImageOps.exif_transpose(image), fourth=fourth)
+            samples = getattr(image, "tag_v2", {}).get(_SAMPLES_TAG)
+            if not fourth or samples != 4 or image.mode != "RGB":
+                return found
+            return _with_nameless_band(found, content, image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
         decoded = _decode(content, cv2.IMREAD_COLOR) if content.startswith(_TIFF) else None
         if decoded is not None:  # Pillow knows no TIFF with 16 bits in each of three channels
@@ -181,8 +207,21 @@ def _read_with_pillow(content: bytes, name: str) -> np.ndarray:
         raise ImageError(name, reason, "truncated" if cut else "unreadable") from error
 
 
-def _eight_bit_bgr(image: Any) -> np.ndarray:
-    """A loaded Pillow image of any mode as (H, W, 3) uint8 BGR."""
+def _with_nameless_band(colour: np.ndarray, content: bytes, orientation: int) -> np.ndarray:
+    """(H, W, 4): `colour` with the fourth band of a TIFF that does not say what it means: Pillow drops it."""
+    bands = _decode(content, cv2.IMREAD_UNCHANGED)
+    if bands is not None and bands.ndim == 3 and bands.shape[2] == 4:
+        bands = bands if bands.dtype == np.uint8 else (bands >> 8).astype(np.uint8)
+        for turned in (bands, _upright(bands, orientation)):  # OpenCV turns some kinds upright by itself
+            if np.array_equal(turned[..., :3], colour):
+                return turned
+    raise ValueError("a fourth band that cannot be read")
+
+
+def eight_bit_bgr(image: Any, *, fourth: bool) -> np.ndarray:
+    """A loaded Pillow image of any mode as (H, W, 3) uint8 BGR, or 4 where a fourth is wanted and there."""
+    if fourth and image.has_transparency_data:
+        return cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA)
     if image.mode[0] not in "IF":
         return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
     values = np.asarray(image)

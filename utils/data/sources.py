@@ -232,8 +232,8 @@ def read_file(file: str, index: int, count: int, vid_stride: int) -> Iterator[Fr
 
 
 def read_picture(place: str) -> np.ndarray:
-    """The picture (H, W, 3) uint8 BGR in a file or behind a URL."""
-    return _fetch_image(place) if "://" in place else read_image(place)
+    """The picture in a file or behind a URL: (H, W, 3) uint8 BGR, or (H, W, 4) where it has a fourth."""
+    return _fetch_image(place) if "://" in place else read_image(place, channels=None)
 
 
 def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[Frame]:
@@ -273,6 +273,6 @@ def _fetch_image(url: str) -> np.ndarray:
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise UserError(f"cannot get '{url}': {error}") from error
     try:
-        return read_image(data)
+        return read_image(data, channels=None)
     except UserError as error:
         raise UserError(f"'{url}' is no readable image: {error}") from error

@@ -38,8 +38,8 @@ class DetectedFrames:
 class DetectionLog:
     """Counts pictures and times, and reports them on stdout; a bar goes to stderr."""
 
-    def __init__(self, source: Source, names: Mapping[int, str]) -> None:
-        self.names = names
+    def __init__(self, source: Source, names: Mapping[int, str], channels: int = 3) -> None:
+        self.names, self.channels = names, channels
         self.pictures = 0
         self._start = time.perf_counter()
         self._seconds = np.zeros(len(STAGES))
@@ -76,7 +76,7 @@ class DetectionLog:
             self._bar.close()
         if not self.pictures:
             return
-        print(speed_line(self._seconds / self.pictures * 1e3, (1, 3, *self._size)))
+        print(speed_line(self._seconds / self.pictures * 1e3, (1, self.channels, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
         print(f"{self.pictures} images in {elapsed:.1f} s")
         if writer is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.data.channels import with_channels
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
 from utils.detections.saving import NamesApart, crop_path, label_rows, write_image
@@ -109,6 +110,7 @@ class OutputWriter:
             rows: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class.
             drawn: the annotated frame, when somebody has already drawn it.
         """
+        image = with_channels(frame.image, 3)
         stem = self._stem(frame)
         name = stem if frame.mode == "image" else f"{stem}_{frame.number + 1}"
         if self.options.labels:
@@ -123,9 +125,9 @@ class OutputWriter:
         if self.options.crops:
             for place, row in enumerate(rows):
                 path = crop_path(self.folder, self.names[int(row[5])], name, place, self._crops)
-                write_image(_spared(path, frame), crop(frame.image, row[:4]))
+                write_image(_spared(path, frame), crop(image, row[:4]))
         if self.options.pictures:
-            picture = annotate(frame.image, rows, self.names, self.style) if drawn is None else drawn
+            picture = annotate(image, rows, self.names, self.style) if drawn is None else drawn
             if frame.mode == "image":
                 suffix = Path(frame.path).suffix.lower()
                 path = self.folder / f"{stem}{suffix if suffix in PICTURE_SUFFIXES else '.jpg'}"

@@ -102,7 +102,7 @@ def evaluate(
     Suppression and matching of a batch run in a thread while the network works on the next one.
 
     Args:
-        infer: maps (B, 3, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
+        infer: maps (B, C, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
         names: class index to name.
         criterion: measures the loss, from the logits.
         on_image: called once for each image, in order.

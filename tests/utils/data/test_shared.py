@@ -74,19 +74,19 @@ def test_one_that_is_gone_is_no_other() -> None:
     told = pickle.dumps(array)
     del array
     others = [SharedArray((3,), np.uint8) for _ in range(3)]
-    with pytest.raises(OSError, match="another file|No such file"):
+    with pytest.raises(OSError, match=r"another file|No such file"):
         pickle.loads(told)
     del others
 
 
 @LINUX
 def test_memory_and_handles_go_with_the_array() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     arrays = [SharedArray((1000,), np.float64) for _ in range(4)]
     arrays += pickle.loads(pickle.dumps(arrays))
-    assert len(os.listdir("/proc/self/fd")) >= before + 8
+    assert len(list(Path("/proc/self/fd").iterdir())) >= before + 8
     del arrays
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @LINUX

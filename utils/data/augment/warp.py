@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from utils.data.augment.objects import VISIBLE_BOX, VISIBLE_POLYGON, project, still_useful
-from utils.data.augment.picture import Draw, Picture, blank
+from utils.data.augment.picture import Draw, Picture
 from utils.hyperparameters import Hyperparameters
 
 
@@ -25,7 +25,7 @@ class Warp:
 
     def __call__(self, draw: Draw, picture: Picture) -> Picture:
         matrix, scale = draw_transform(draw.rng, self.hyp, picture.size, draw.size)
-        canvas = blank(draw.size)
+        canvas = picture.blank(draw.size)
         for image, x, y in picture.tiles:
             paint(image, matrix @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]), canvas)
         before = picture.objects
@@ -72,7 +72,7 @@ def draw_transform(
 
 
 def paint(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
-    """Draw `image` (h, w, 3) through a 3x3 transform onto `canvas` (H, W, 3), which shows elsewhere.
+    """Draw `image` (h, w, C) through a 3x3 transform onto `canvas` (H, W, C), which shows elsewhere.
 
     Only the part of the canvas that the image reaches is touched, so that four tiles of a mosaic cost about
     as much as one whole picture.
