@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from models.cfg import FOLDERS, load_cfg
 from models.detector import prepare
 from models.exporting.config import ExportConfig
-from models.runtimes.base import checksum
 from models.yolo import DetectionModel
 from utils.data.channels import COLOUR, with_channels
 from utils.data.images import read_image
@@ -70,9 +69,9 @@ def example(size: tuple[int, int], batch: int, channels: int = COLOUR) -> Tensor
 
 
 def metadata(
-    weights: Path, model: DetectionModel, size: tuple[int, int], config: ExportConfig
+    source: str, model: DetectionModel, size: tuple[int, int], config: ExportConfig
 ) -> dict[str, str]:
-    """What an exported file says of itself; see `Job.metadata`."""
+    """What an exported file says of itself; see `Job.metadata`. `source` is the SHA-256 of the weights."""
     return {
         "names": json.dumps(model.names, ensure_ascii=False),
         "stride": str(model.multiple),
@@ -81,7 +80,7 @@ def metadata(
         "channels": str(model.channels),
         "dynamic": json.dumps(config.dynamic),
         "variant": variant_name(model),
-        "source": checksum([weights]),
+        "source": source,
     }
 
 

@@ -15,7 +15,7 @@ from models.exporting.network import exported_network
 from models.exporting.nms import WithSuppression
 from models.exporting.place import free_place, publish, temporary_folder
 from models.exporting.verify import difference
-from models.runtimes.base import first_line
+from models.runtimes.base import checksum, first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -73,7 +73,7 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
     places = [free_place(weights, form, config.int8) for form in formats]
-    model = load_model(weights)
+    model, source = load_unchanged(weights)
     model.requires_grad_(False)
     sides = {side: rounded_size(side, model.multiple, least=1) for side in config.imgsz}  # told once each
     size = sides[config.imgsz[0]], sides[config.imgsz[-1]]
@@ -84,7 +84,7 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         network=WithSuppression(network, config).eval() if config.nms else network,
         image=example(size, config.batch_size, model.channels),
         target=weights,
-        metadata=metadata(weights, model, size, config),
+        metadata=metadata(source, model, size, config),
         config=config,
         levels=model.head.nl if config.raw else 1,
     )
@@ -94,6 +94,19 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
             done[place] = make(dataclasses.replace(job, target=place), form, model)
             LOGGER.info(str(done[place]))
     return [dataclasses.replace(done[place], form=form) for form, place in zip(formats, places)]
+
+
+def load_unchanged(weights: Path) -> tuple[DetectionModel, str]:
+    """The model of a file, and the SHA-256 of the file that it is from.
+
+    Raises:
+        UserError: unusable weights, or somebody wrote to the file meanwhile, as a training does.
+    """
+    before = checksum([weights])
+    model = load_model(weights)
+    if checksum([weights]) != before:
+        raise UserError(f"'{weights}' was written to while it was read; export it again")
+    return model, before
 
 
 def make(job: Job, form: Format, model: DetectionModel) -> Artefact:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,6 +12,7 @@ from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import DetectionDataset, plan_rectangles
 from utils.data.image_cache import ImageStore, open_store
+from utils.data.images import read_image
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
@@ -205,6 +207,51 @@ def test_disk_cache_follows_its_source(index: DatasetIndex) -> None:
     assert not np.array_equal(before, store.load(0))
     copy.write_bytes(copy.read_bytes()[:100])
     assert (store.load(0) == 9).all()
+
+
+def test_a_picture_that_changes_while_it_is_read_is_read_again(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(index, 64, augment=False, cache="disk")
+
+    def read_and_replace(path: str, channels: int) -> np.ndarray:
+        image = read_image(path, channels)
+        cv2.imwrite(path, np.full((60, 90, 3), 9, np.uint8))
+        return image
+
+    monkeypatch.setattr("utils.data.image_cache.read_image", read_and_replace)
+    assert not (store.load(0) == 9).all()
+    monkeypatch.undo()
+    assert (store.load(0) == 9).all()
+
+
+def test_time_and_size_of_the_source_count(index: DatasetIndex) -> None:
+    store, source = open_store(index, 64, augment=False, cache="disk"), Path(index.path(0))
+    store.load(0)
+    (copy,) = source.parent.glob("*.npy")
+    kept = copy.stat().st_mtime_ns
+    store.load(0)
+    assert copy.stat().st_mtime_ns == kept
+    before = source.stat()
+    cv2.imwrite(str(source), np.full((60, 90, 3), 9, np.uint8))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))  # as copies that keep the time have it
+    assert source.stat().st_size != before.st_size
+    assert (store.load(0) == 9).all()
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns - 1))
+    kept = copy.stat().st_mtime_ns
+    assert (store.load(0) == 9).all()
+    assert copy.stat().st_mtime_ns > kept
+
+
+def test_copies_without_a_stamp_are_not_believed(index: DatasetIndex) -> None:
+    """Those of earlier versions have none; a source that is gone has none either."""
+    store, source = open_store(index, 64, augment=False, cache="disk"), Path(index.path(0))
+    np.save(f"{source}.64v.npy", np.zeros((43, 64, 3), np.uint8))
+    assert store.load(0).any()
+    np.save(f"{source}.64v.npy", np.zeros((43, 64, 3), np.uint8))
+    source.unlink()
+    with pytest.raises(UserError, match="missing image"):
+        store.load(0)
 
 
 def test_disk_cache_beside_read_only_images(index: DatasetIndex, caplog: pytest.LogCaptureFixture) -> None:

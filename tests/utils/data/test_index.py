@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,6 +124,27 @@ def test_any_change_invalidates_the_cache(change: str, folder: Path, scans: list
     changed = build(folder)
     assert len(scans) == 2
     fresh = build(folder, cache=False)
+    assert changed.paths() == fresh.paths()
+    assert np.array_equal(changed.boxes, fresh.boxes)
+    assert np.array_equal(changed.shapes, fresh.shapes)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_during_the_scan_invalidates_the_cache(
+    change: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the files is noted before they are read: what comes later is noticed next time."""
+    scan = index_module._scan
+
+    def scan_and_change(*arguments: Any) -> Any:
+        found = scan(*arguments)
+        CHANGES[change](folder)
+        return found
+
+    monkeypatch.setattr(index_module, "_scan", scan_and_change)
+    build(folder)
+    monkeypatch.undo()
+    changed, fresh = build(folder), build(folder, cache=False)
     assert changed.paths() == fresh.paths()
     assert np.array_equal(changed.boxes, fresh.boxes)
     assert np.array_equal(changed.shapes, fresh.shapes)
