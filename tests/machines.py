@@ -72,7 +72,7 @@ COLUMNS = {
     "buffered": Column(unset=("PYTHONUNBUFFERED",)),
     "unbuffered": Column({"PYTHONUNBUFFERED": "1"}),
     "avx2": Column({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, tests=ARITHMETIC),
-    "plain": Column({"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}, tests=ARITHMETIC),
+    "plain": Column({"ONEDNN_MAX_CPU_ISA": "AVX", "ATEN_CPU_CAPABILITY": "default"}, tests=ARITHMETIC),
     "one thread": threads(1),
     "two threads": threads(2),
     "sixteen threads": threads(16),
