@@ -65,7 +65,8 @@ class Backend(nn.Module):
         """(B, C, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
 
         Raises:
-            UserError: augmentation, images of a size that the file does not take, a file without predictions.
+            UserError: augmentation, images that the file does not take or that its runtime cannot run, a file
+                without predictions.
         """
         if augment:
             raise UserError("--augment needs PyTorch weights (.pt, .safetensors)")
@@ -85,7 +86,13 @@ class Backend(nn.Module):
         count = len(images)
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
-        output = self.run(images)[0]
+        try:
+            output = self.run(images)[0]
+        except UserError:
+            raise
+        except Exception as error:  # every runtime has its own; onnxruntime's derive from nothing narrower
+            shape = tuple(images.shape[2:])
+            raise UserError(f"the weights cannot run images of {shape}: {first_line(error)}") from error
         if output.ndim != 3 or len(output) != size or output.shape[2] < LEAST_COLUMNS:
             raise UserError(
                 f"the weights give {tuple(output.shape)} instead of predictions ({size}, N, 5 + classes); "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.runtimes.base import Backend
 from models.runtimes.metadata import described
 from models.runtimes.opening import Ensemble, load_backend
+from models.runtimes.openvino import shared_core
 from models.runtimes.pytorch import PyTorchBackend
 from models.weights import load_model
 from models.yolo import DetectionModel
@@ -259,19 +260,34 @@ def test_onnx_files_that_give_something_else(tmp_path: Path) -> None:
         backend(torch.zeros(1, 3, 64, 64))
 
 
-def test_opencv_at_another_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "opencv", "openvino", "torchscript"])
+def test_a_file_that_takes_another_size_and_then_cannot_run_it(runtime: str, tmp_path: Path) -> None:
     class Net(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.reshape(1, 3 * 64 * 8, 8)
 
+    path, image = tmp_path / "a.onnx", torch.zeros(1, 3, 64, 64)
+    free = {"images": {2: "height", 3: "width"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = torch.zeros(1, 3, 64, 64)
-        torch.onnx.export(Net(), (image,), str(tmp_path / "a.onnx"), dynamo=False, opset_version=12)
-    backend = load_backend(tmp_path / "a.onnx", dnn=True)
+        torch.onnx.export(
+            Net(), (image,), str(path), dynamo=False, input_names=["images"], dynamic_axes=free,
+            opset_version=12,
+        )  # fmt: skip
+    if runtime == "torchscript":
+        path = tmp_path / "a.torchscript"
+        torch.jit.save(torch.jit.trace(Net(), image), str(path))
+    elif runtime == "openvino":
+        openvino = pytest.importorskip("openvino")
+        openvino.save_model(shared_core().read_model(str(path)), str(tmp_path / "a_openvino_model" / "a.xml"))
+        path = tmp_path / "a_openvino_model"
+    elif runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    backend = load_backend(path, dnn=runtime == "opencv")
     assert backend(image).shape == (1, 1536, 8)
-    with pytest.raises(UserError, match=r"OpenCV DNN cannot run images of \(96, 96\)"):
+    with pytest.raises(UserError, match=r"the weights cannot run images of \(96, 96\): .") as caught:
         backend(torch.zeros(1, 3, 96, 96))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
