@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +21,8 @@ from utils.data.images import read_image
 from utils.data.index import DatasetIndex
 from utils.data.workers import SharedArray
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, sweep
+from utils.pipeline import thread_pool
 
 CacheMode = Literal["ram", "disk"]
 SPARE = 1.25  # memory that must be free, as a multiple of what the cache takes
@@ -73,7 +73,7 @@ class MemoryStore(ImageStore):
         super().__init__(index, size, augment=augment)
         self.offsets = np.cumsum([0, *map(self.bytes_of, range(len(index)))])
         self.memory = SharedArray((int(self.offsets[-1]),), np.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with thread_pool(os.cpu_count()) as pool:
             jobs = pool.map(self._fill, range(len(index)))
             list(progress(jobs, "caching images", total=len(index), unit=" images"))
 
@@ -133,6 +133,7 @@ def open_store(index: DatasetIndex, size: int, *, augment: bool, cache: CacheMod
     elif cache == "disk":
         folder = Path(index.path(0)).parent
         if is_writable(folder):
+            sweep(folder)
             return DiskStore(index, size, augment=augment)
         LOGGER.warning("images are not cached on disk: %s is read-only", folder)
     return plain
