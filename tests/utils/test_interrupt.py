@@ -119,18 +119,17 @@ def test_native_code_is_cut_off(tmp_path: Path) -> None:
 WRITES = """
 from utils.files import atomic_write
 utils.interrupt.PATIENCE = 0.5
+def hang(handle):
+    while True:  # deaf to the exception of the signal
+        try:
+            print('ready', flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
 def main():
-    os.fsync = lambda handle: (print('ready', flush=True), LOCK.acquire(), LOCK.acquire())
+    os.fsync = hang
     with atomic_write(Path(sys.argv[1], 'file')) as file:
         file.write(b'whole')
-class Lock:
-    def acquire(self):
-        while True:  # deaf to the exception of the signal
-            try:
-                time.sleep(60)
-            except BaseException:
-                pass
-LOCK = Lock()
 """
 
 
