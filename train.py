@@ -14,11 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.interrupt import Stopped, StopRequest, quiet_until_watched
+
 if __name__ == "__main__":
+    quiet_until_watched()
     # Before torch starts OpenMP: by default its threads spin for a millisecond at every barrier and take the
     # cores that the data loader and other processes need; not spinning at all costs time on a quiet machine.
     # This is a short spin. Compare with: GOMP_SPINCOUNT=300000 python benchmarks/overhead.py train
@@ -28,7 +31,7 @@ import torch
 
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
-from training.engine import NonFiniteLoss, Training, train_one_epoch
+from training.engine import NonFiniteLoss, Training, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
 from training.optim import Schedule
 from training.resume import resumed
@@ -45,6 +48,7 @@ from utils.distributed import (
     leave_group,
     main_first,
     mean_over_processes,
+    noticing_losses,
     this_process,
     wrap,
 )
@@ -55,7 +59,6 @@ from utils.evaluation.report import report_validation
 from utils.files import ROOT, find_file, from_root
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
-from utils.interrupt import StopRequest
 from utils.losses.detection import DetectionLoss
 from utils.plots.pictures import RunPictures
 from utils.plots.progress import plot_results
@@ -68,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(config.device, process.local_rank, process.world_size)
     join_group(process, device)
     try:
-        if config.evolve is not None:
-            run_evolution(config, process, device)
-        elif config.resume:
-            config, hyp, run, checkpoint = resumed(config, process)
-            conclude(train(config, hyp, process, device, run, checkpoint))
-        else:
-            conclude(train(config, hyperparameters(config), process, device))
-        leave_group(together=True)
+        with noticing_losses():
+            if config.evolve is not None:
+                run_evolution(config, process, device)
+            elif config.resume:
+                config, hyp, run, checkpoint = resumed(config, process)
+                conclude(train(config, hyp, process, device, run, checkpoint))
+            else:
+                conclude(train(config, hyperparameters(config), process, device))
+            leave_group(together=True)
     finally:
         leave_group()
 
@@ -131,7 +135,7 @@ def train(
             f"batch {config.batch_size}, results in {run.root}"
         )
 
-    with StopRequest() as stop, closing(loader), closing(curves), closing(pictures):
+    with StopRequest() as stop, closing(loader), closing(curves), pictures:
         while not state.finished:
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
@@ -139,8 +143,7 @@ def train(
                 loader.set_weights(image_weights(index, state.maps))
             try:
                 complete = train_one_epoch(training, parallel, stop, pictures.training_batch)
-                if complete:
-                    finish_epoch(training, started)
+                complete = complete and finish_epoch(training, started, stop)
             except NonFiniteLoss as error:
                 raise stopped_by(error, run) from None
             if process.is_main:
@@ -151,20 +154,28 @@ def train(
     return training
 
 
-def finish_epoch(training: Training, started: float) -> None:
-    """Validate the averaged model, add a row of results and move on to the next epoch."""
-    config, state, loader = training.config, training.state, training.val_loader
+def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
+    """Validate the averaged model, add a row of results and move on to the next epoch.
+
+    Returns:
+        False when a stop was requested meanwhile: then nothing has changed, and a resumed run validates.
+    """
+    config, state = training.config, training.state
     last = state.epoch >= config.epochs - 1
     validated = last or not config.noval
-    metrics, losses = [0.0] * 4, [0.0] * 3
-    if validated and loader is not None:
-        names, criterion = state.model.names, training.criterion
-        result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
-        metrics, losses = result.summary(), result.losses
-        state.maps = result.maps.tolist()
-    train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
+    state.loss_sum = mean_over_processes(state.loss_sum)
+    try:
+        scores, maps = validate_average(training, stop) if validated else ([0.0] * 7, state.maps)
+    except Stopped:
+        with suppress(RuntimeError):  # of processes that are gone already
+            broadcast(None)
+        return False
     rates = [group["lr"] for group in state.optimizer.param_groups]
-    row, state.maps = broadcast(([state.epoch, *train_losses, *metrics, *losses, *rates], state.maps))
+    train_losses = (state.loss_sum / state.batch).tolist()
+    results = broadcast(([state.epoch, *train_losses, *scores, *rates], maps))
+    if results is None:
+        return False
+    row, state.maps = results
     state.results.append(row)
     if validated:
         state.best.update(state.epoch, fitness(*row[4:8]))
@@ -175,6 +186,7 @@ def finish_epoch(training: Training, started: float) -> None:
         LOGGER.info(f"no epoch as good as the best in the last {config.patience} (--patience): stopping")
     state.epoch, state.batch = state.epoch + 1, 0
     state.loss_sum.zero_()
+    return True
 
 
 def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
@@ -228,7 +240,7 @@ def conclude(training: Training) -> None:
     if loader is None:
         return
     names = training.state.model.names
-    with closing(RunPictures(run.root, names, enabled=plots)) as pictures:
+    with RunPictures(run.root, names, enabled=plots) as pictures:
         best = load_backend(run.best, training.device)
         result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)

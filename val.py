@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from utils.interrupt import quiet_until_watched
+
 if __name__ == "__main__":
+    quiet_until_watched()
     # Before torch starts OpenMP: threads that wait without spinning leave the cores to decoding and matching.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -98,7 +101,6 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
     """Validate on one split and write what the flags ask for into `folder`."""
     names = spec.classes(config.single_cls)
     loader = open_loader(config, backend, spec, folder)
-    pictures = RunPictures(folder, names, enabled=not config.noplots)
     if config.save_hybrid:
         warn(
             "--save-hybrid counts the labels among the detections: P, R and mAP say nothing about the weights"
@@ -114,23 +116,24 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
         if coco is not None:
             coco.add(result)
 
-    result = evaluate(
-        lambda images: backend(images, augment=config.augment),
-        loader,
-        backend.device,
-        names,
-        EvaluationOptions(
-            conf_thres=config.conf_thres,
-            iou_thres=config.iou_thres,
-            max_det=config.max_det,
-            single_cls=config.single_cls,
-            save_hybrid=config.save_hybrid,
-        ),
-        on_image=on_image,
-        on_batch=pictures.validation_batch,
+    options = EvaluationOptions(
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        single_cls=config.single_cls,
+        save_hybrid=config.save_hybrid,
     )
-    report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
-    pictures.close()
+    with RunPictures(folder, names, enabled=not config.noplots) as pictures:
+        result = evaluate(
+            lambda images: backend(images, augment=config.augment),
+            loader,
+            backend.device,
+            names,
+            options,
+            on_image=on_image,
+            on_batch=pictures.validation_batch,
+        )
+        report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     if labels is not None:
         LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:

@@ -15,12 +15,11 @@ import datetime
 import json
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,9 @@ from models.exporting.job import example
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
-from utils.files import ROOT, write_text
+from utils.files import ROOT, temporary_folder, write_text
 from utils.flags import at_least, flag, one_of
-from utils.interrupt import ending_cleanly
+from utils.interrupt import run_child
 from utils.optional import check_installed
 
 TEMPLATE = "latency.md.j2"
@@ -100,9 +99,9 @@ def run(config: Config) -> None:
         if spec
     }
     timings = []
-    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="latency-") as folder:
+    with temporary_folder(prefix="latency-") as folder:
         for runtime in runtimes:
-            times = time_in(runtime, candidates, config, Path(folder), calibrations)
+            times = time_in(runtime, candidates, config, folder, calibrations)
             timings += [timing(runtime, candidate, base, times) for candidate in candidates]
     record = {
         "written_by": MARK,
@@ -173,7 +172,8 @@ def time_in(
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.stopwatch", str(folder / "job.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
+    # it ends when its standard input does, so also when this process is killed
+    ended = run_child(command, cwd=ROOT, env=environment, stdout=DEVNULL)
     if ended.returncode:
         raise UserError(
             f"{runtime}: the process that measures ended with status {ended.returncode}, see above"

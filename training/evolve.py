@@ -62,8 +62,7 @@ def evolve(
 ) -> Hyperparameters:
     """Run an evolution until there are `generations` results in all, and return the best hyper-parameters.
 
-    Writes `evolve.csv` and `hyp_evolve.yaml` into `folder` after each generation, and `evolve.png` at the end
-    or when it is stopped.
+    Writes `evolve.csv` and `hyp_evolve.yaml` into `folder` after each generation, `evolve.png` at the end.
 
     Args:
         train_once: trains with the given hyper-parameters as generation k and returns the `METRICS`.
@@ -78,19 +77,17 @@ def evolve(
         raise UserError(f"--evolve {generations}: at least one generation is needed")
     trials = load_trials(resume) if resume is not None else []
     first = (base, *population)
-    try:
-        while len(trials) < generations:
-            generation = len(trials)
-            hyp = first[generation] if generation < len(first) else offspring(trials, seed)
-            metrics = tuple(map(float, train_once(hyp, generation)))
-            if len(metrics) != len(METRICS):
-                raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
-            trials.append(Trial(metrics, hyp))
-            save_trials(folder, trials)
-    finally:
-        if trials:
-            save_trials(folder, trials)
-            plot_trials(trials, folder / "evolve.png")
+    if trials:
+        save_trials(folder, trials)
+    while len(trials) < generations:
+        generation = len(trials)
+        hyp = first[generation] if generation < len(first) else offspring(trials, seed)
+        metrics = tuple(map(float, train_once(hyp, generation)))
+        if len(metrics) != len(METRICS):
+            raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
+        trials.append(Trial(metrics, hyp))
+        save_trials(folder, trials)
+    plot_trials(trials, folder / "evolve.png")
     return best(trials).hyp
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -62,6 +63,19 @@ def leave_group(together: bool = False) -> None:
         if together:
             dist.barrier()
         dist.destroy_process_group()
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Context in which the death of another process is a `UserError`: its connections break."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise UserError(
+                "another training process has ended, see its message; continue with train.py --resume"
+            ) from error
+        raise
 
 
 def wrap(model: nn.Module, process: Process, device: torch.device, sync_bn: bool = False) -> nn.Module:

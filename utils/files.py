@@ -6,16 +6,30 @@ import contextlib
 import difflib
 import itertools
 import os
+import re
 import secrets
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from utils.errors import UserError
+from utils.interrupt import on_cut_off
+
+try:
+    import fcntl
+except ImportError:  # Windows, which removes and replaces no file that is open
+    fcntl = None  # type: ignore[assignment]
 
 MOST_BYTES = 100  # of a name made from a text; file systems take 255, numbers and suffixes are yet to come
 ROOT = Path(__file__).resolve().parents[1]
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lean5-tmp")  # what `atomic_write` writes to
+OWNER = ".owner"  # in a temporary folder; locked by the process that works there
+
+_swept: set[Path] = set()  # folders in which this process has looked for what others left
 
 
 def expand(path: str | Path) -> Path:
@@ -95,27 +109,109 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder, are flushed to disk and then renamed over `path`, so
     that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture. What can
-    be made again need not be `durable`: it is not flushed, and a loss of power may damage it.
+    be made again need not be `durable`: it is not flushed, and a loss of power may damage it. A temporary
+    file that a kill has left goes when a process writes into that folder for the first time.
 
     Raises:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write knows only its handle
-        raise
+    sweep(path.parent)
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.lean5-tmp")
+        whole = False
+
+        def finish() -> None:
+            temporary.replace(path) if whole else temporary.unlink()  # noqa: B023 - of this round
+
+        try:
+            with on_cut_off(finish):
+                with temporary.open("xb") as file:
+                    if not _claim(file):
+                        continue
+                    yield file
+                    file.flush()
+                    whole = True
+                    if durable:
+                        os.fsync(file.fileno())
+                    if fcntl is not None:  # while it is locked
+                        temporary.replace(path)
+                if fcntl is None:
+                    temporary.replace(path)
+            break
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # a write knows only its handle
+            raise
     if durable:
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iterator[Path]:
+    """A folder that is gone afterwards, in `parent` or where the system keeps such folders.
+
+    Those of the same prefix whose owner was killed are removed first.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    name = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
+    for entry in list(parent.iterdir()):
+        if name.fullmatch(entry.name) and entry.is_dir():
+            _remove_abandoned(entry / OWNER, partial(shutil.rmtree, entry, ignore_errors=True))
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        remove = partial(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
+            with on_cut_off(remove), (folder / OWNER).open("xb") as owner:
+                if _claim(owner):
+                    yield folder
+                    return
+        finally:
+            remove()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` whose owner was killed; once a process and folder."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if TEMPORARY.fullmatch(entry.name):
+                _remove_abandoned(Path(entry.path), partial(os.unlink, entry.path))
+
+
+def _claim(file: BinaryIO) -> bool:
+    """Lock a new file for as long as it is open; False when a sweep has taken it for abandoned before.
+
+    Locks end with their process, whichever number it had and on whichever machine. Where a file system has
+    none, nothing is ever swept.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _remove_abandoned(file: Path, remove: Callable[[], object]) -> None:
+    """Call `remove` unless the process that has claimed `file` lives."""
+    with contextlib.suppress(OSError):
+        if fcntl is None:
+            file.rename(file)  # refused while it is open
+            remove()
+            return
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove()
 
 
 def write_text(path: Path, text: str) -> None:

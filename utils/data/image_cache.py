@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +21,9 @@ from utils.data.images import read_image
 from utils.data.index import DatasetIndex
 from utils.data.shared import SharedArray
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, sweep
 from utils.memory import available_memory
+from utils.pipeline import thread_pool
 
 CacheMode = Literal["ram", "disk"]
 LOOKED_AT = 8  # pictures, at least where there are as many, in search of a fourth channel
@@ -77,7 +77,7 @@ class MemoryStore(ImageStore):
         super().__init__(index, size, augment=augment, channels=channels)
         self.offsets = np.cumsum([0, *map(self.bytes_of, range(len(index)))])
         self.memory = SharedArray((int(self.offsets[-1]),), np.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with thread_pool(os.cpu_count()) as pool:
             jobs = pool.map(self._fill, range(len(index)))
             list(progress(jobs, "caching images", total=len(index), unit=" images"))
 
@@ -165,6 +165,7 @@ def open_store(
     elif cache == "disk":
         folder = Path(index.path(0)).parent
         if is_writable(folder):
+            sweep(folder)
             return DiskStore(index, size, augment=augment, channels=channels)
         LOGGER.warning("images are not cached on disk: %s is read-only", folder)
     return plain

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ from utils.data.report import Fault, LabelReport
 from utils.data.shared import SharedArray
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
+from utils.pipeline import outcome
 
 SMALLEST_SIDE = 10  # pixels
 SLIPS, SLIP_SHARE = 2, 0.01  # so many rows, or such a share, may name a class too many by mistake
@@ -161,7 +163,9 @@ def _scan(images: list[str], labels: list[str], classes: int) -> Found:
     pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))
     try:
         jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], classes) for chunk in chunks]
-        parts = [job.result() for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
+        parts = [outcome(job) for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
+    except BrokenProcessPool as error:
+        raise UserError("a process that reads labels has died; out of memory?") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return _concatenate(parts)

@@ -16,7 +16,7 @@ import numpy as np
 from utils.console import LOGGER
 from utils.data.folders import is_writable
 from utils.data.report import Fault
-from utils.files import atomic_write
+from utils.files import atomic_write, sweep
 
 VERSION = 3  # raise it when the scan changes what it finds, so that older caches are not believed
 SUFFIX = ".lean5-index.npz"
@@ -56,6 +56,7 @@ def save(file: Path, key: str, arrays: dict[str, Any], faults: Sequence[Fault]) 
 
 def load(file: Path, key: str, names: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Fault]] | None:
     """The arrays `names` and the faults; None: no file, a damaged one, or something has changed."""
+    sweep(file.parent)
     try:
         with np.load(file, allow_pickle=False) as archive:
             if str(archive["key"]) != key:

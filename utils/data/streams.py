@@ -13,6 +13,7 @@ from utils.console import warn
 from utils.data.frames import Frame
 from utils.errors import UserError
 from utils.optional import require
+from utils.pipeline import wait_until
 
 CONNECT_TIMEOUT_MS = 10_000
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts to reconnect, doubling
@@ -130,8 +131,9 @@ class StreamSource:
         """Wait for a frame, take what is there; nothing when every stream is gone."""
         cameras = self._cameras
         with self._changed:
-            self._changed.wait_for(
-                lambda: any(c.image is not None for c in cameras) or all(c.ended for c in cameras)
+            wait_until(
+                self._changed,
+                lambda: any(c.image is not None for c in cameras) or all(c.ended for c in cameras),
             )
             self._changed.wait_for(
                 lambda: all(c.image is not None or c.ended for c in cameras), timeout=GATHER

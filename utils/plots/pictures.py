@@ -54,9 +54,14 @@ class RunPictures:
             self._draw(f"val_batch{number}_labels", batch, batch.targets)
             self._draw(f"val_batch{number}_pred", batch, detections)
 
-    def close(self) -> None:
-        """Wait until everything is drawn."""
+    def __enter__(self) -> RunPictures:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Wait until everything is drawn, or after an error or a signal until what was begun is."""
         if self._jobs is not None:
+            if kind is not None:
+                self._jobs.drop()
             self._jobs.close()
 
     def _draw(self, stem: str, batch: Batch, boxes: Tensor | list[Tensor]) -> None:

@@ -161,10 +161,10 @@ def test_an_interrupted_export_leaves_nothing(
 
 
 def test_a_folder_that_cannot_be_written(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**arguments: object) -> None:
-        raise PermissionError(13, "Permission denied", str(arguments["dir"]))
+    def refused(parent: Path, prefix: str) -> None:
+        raise PermissionError(13, "Permission denied", str(parent))
 
-    monkeypatch.setattr(place.tempfile, "TemporaryDirectory", refused)
+    monkeypatch.setattr(place.files, "temporary_folder", refused)
     with pytest.raises(UserError, match=r"cannot write beside the weights in '.*': Permission denied; copy"):
         call(weights, "--include", "onnx", "--imgsz", "64")
     assert left(weights) == set()
@@ -242,6 +242,14 @@ def test_a_signal_leaves_nothing(
     monkeypatch.setitem(
         formats.FORMATS, "onnx", dataclasses.replace(formats.FORMATS["onnx"], exporter=signalled)
     )
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        call(weights, "--include", "onnx", "--imgsz", "64")
+
+    def ends(number: int, frame: object) -> None:  # as the `Watch` of a command does
+        raise SystemExit(128 + number)
+
+    before = signal.signal(number, ends)
+    try:
+        with pytest.raises(SystemExit):
+            call(weights, "--include", "onnx", "--imgsz", "64")
+    finally:
+        signal.signal(number, before)
     assert left(weights) == set()
