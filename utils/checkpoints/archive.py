@@ -53,7 +53,7 @@ class TorchArchive:
     def __init__(self, file: BinaryIO) -> None:
         reader = _DirectoryReader(file)
         try:
-            self._zip = zipfile.ZipFile(reader)  # type: ignore[call-overload]
+            self._zip = zipfile.ZipFile(reader)
         except RefusedError:
             raise
         except _ZIP_ERRORS as error:
