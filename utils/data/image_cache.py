@@ -103,7 +103,7 @@ class DiskStore(ImageStore):
                 image = np.load(copy, allow_pickle=False)
                 if image.dtype == np.uint8 and image.shape == (*self.shape(i), 3):
                     return image
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, MemoryError):
             pass  # no copy yet, or a damaged one
         image = super().load(i)
         if self.writable:
