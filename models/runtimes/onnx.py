@@ -51,22 +51,28 @@ class OnnxBackend(Backend):
         options.intra_op_num_threads = threads or 0
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            entries, metadata = self.session.get_inputs(), self.session.get_modelmeta().custom_metadata_map
+            told = [(entry.name, entry.type, entry.shape) for entry in entries]  # names may be no text
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
             raise UserError(f"'{path}' is not an ONNX file that can be run: {first_line(error)}") from error
-        entries = self.session.get_inputs()
-        if len(entries) != 1:
-            raise UserError(f"'{path}' has {len(entries)} inputs, not one for images")
-        if entries[0].type not in TYPES:
-            raise UserError(f"'{path}' takes {entries[0].type}; images are float or float16")
-        self.input_name, self.input_type = entries[0].name, TYPES[entries[0].type]
+        if len(told) != 1:
+            raise UserError(f"'{path}' has {len(told)} inputs, not one for images")
+        self.input_name, kind, shape = told[0]
+        if kind not in TYPES:
+            raise UserError(f"'{path}' takes {kind}; images are float or float16")
+        self.input_type = TYPES[kind]
         # names stand for sizes that are free
-        sides = [side if isinstance(side, int) else None for side in entries[0].shape]
-        self.configure(path, described(self.session.get_modelmeta().custom_metadata_map, path), sides)
+        sides = [side if isinstance(side, int) else None for side in shape]
+        self.configure(path, described(metadata, path), sides)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         array = images.cpu().numpy().astype(self.input_type, copy=False)
-        outputs = self.session.run(None, {self.input_name: array})
-        return [torch.from_numpy(np.asarray(output)).float() for output in outputs]
+        try:
+            outputs = self.session.run(None, {self.input_name: array})
+            return [torch.from_numpy(np.asarray(output)).float() for output in outputs]
+        except Exception as error:  # as above
+            size = tuple(images.shape)
+            raise UserError(f"ONNX Runtime cannot run images of {size}: {first_line(error)}") from error
 
 
 class OpenCVBackend(Backend):
