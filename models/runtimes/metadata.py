@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from utils import reading
 from utils.data.channels import COLOUR
 from utils.errors import UserError
 
@@ -26,7 +27,7 @@ Names = dict[int, str]
 DEFAULT_STRIDE = 32
 LARGEST_STRIDE = 1024
 LARGEST_SIDE = 16384
-LARGEST_FILE = 1 << 20  # bytes of a metadata.yaml; 1000 class names take 30 kB
+LARGEST_TEXT = 1 << 18  # characters of a value that is the text of a list or mapping; 1000 names take 30 kB
 YAML_FILE = "metadata.yaml"
 CONFIG_FILE = "config.txt"
 METHOD = "metadata"  # of an ExecuTorch program
@@ -110,12 +111,10 @@ def read_yaml(folder: Path) -> Description:
     path = folder / YAML_FILE
     if not path.is_file():
         return Description()
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"'{path}' is no metadata: it has {path.stat().st_size:,} bytes")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, *MALFORMED) as error:
-        raise UserError(f"'{path}' is damaged: {' '.join(str(error).split())[:150]}") from error
+        values = reading.read_yaml(path)
+    except UserError as error:
+        raise UserError(f"'{path}' is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"'{path}' is damaged: expected keys and values, found {type(values).__name__}")
     return described(values, path)
@@ -155,8 +154,8 @@ def clean_names(names: Any, path: Path) -> Names:
 
 def _parsed(value: Any) -> Any:
     """A value, or that of a text in JSON or Python's literals, which YOLOv5 writes; else the text itself."""
-    for parse in (json.loads, ast.literal_eval):
-        if isinstance(value, str):
+    for parse in (json.loads, ast.literal_eval):  # the latter makes objects of constants, and calls nothing
+        if isinstance(value, str) and len(value) <= LARGEST_TEXT:
             with contextlib.suppress(*MALFORMED):
                 return parse(value)
     return value

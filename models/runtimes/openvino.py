@@ -44,7 +44,7 @@ class OpenVINOBackend(Backend):
         try:
             core = shared_core()
             self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter where a message is no text
             raise UserError(f"'{folder}' cannot be run by OpenVINO: {first_line(error)}") from error
         entry = self.compiled.inputs[0]
         self.input_type = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
@@ -54,7 +54,10 @@ class OpenVINOBackend(Backend):
         self.configure(folder, read_yaml(folder), lengths)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        results = self.compiled(
-            [np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))]
-        )
+        array = np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))
+        try:
+            results = self.compiled([array])
+        except (RuntimeError, ValueError) as error:
+            size = tuple(images.shape)
+            raise UserError(f"OpenVINO cannot run images of {size}: {first_line(error)}") from error
         return [torch.from_numpy(np.array(results[port], np.float32)) for port in self.compiled.outputs]

@@ -113,7 +113,7 @@ class DiskStore(ImageStore):
                 whole = image.dtype == np.uint8 and image.shape == (*self.shape(i), self.channels)
                 if whole and stamp and file.read() == stamp:
                     return image
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, MemoryError):
             pass  # no copy yet, or a damaged one
         image = super().load(i)
         if self.writable:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,12 +17,19 @@ import numpy as np
 
 from utils.data.channels import with_channels
 from utils.errors import UserError
+from utils.reading import read_bytes
 
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng bmp dib webp tif tiff gif jp2 avif ppm pgm pbm pnm"
 IMAGE_SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 
 _JPEG, _PNG, _BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
 _TIFF = (b"II*\0", b"MM\0*")
+MOST_BYTES = 1 << 30  # of a file
+MOST_SEGMENTS = (
+    10_000  # of a JPEG before its picture; a colour profile or a thumbnail takes some, of 64 kB each
+)
+# what Pillow is asked for; it knows formats of documents and fonts, too, whose readers are tried less
+_PILLOW = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM")
 _HEADER_BYTES = 1 << 15  # holds the frame header of nearly every JPEG; the whole file is read otherwise
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length field
@@ -39,6 +46,23 @@ class ImageError(UserError):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.kind} image ({self.reason})"
+
+
+def most_pixels() -> int:
+    """How many pixels an image may have: 16384 x 16384, or what OPENCV_IO_MAX_IMAGE_PIXELS says."""
+    told = os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", "")
+    return int(told) if told.isdecimal() and len(told) < 20 else 1 << 28
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    """A file of a few kilobytes can ask for any number of pixels.
+
+    Raises:
+        ImageError: too many, or none.
+    """
+    if width < 1 or height < 1 or width * height > most_pixels():
+        limit = f"at most {most_pixels():,} pixels are read; OPENCV_IO_MAX_IMAGE_PIXELS raises that"
+        raise ImageError(name, f"{width}x{height}: {limit}")
 
 
 def read_image(source: str | os.PathLike[str] | bytes, channels: int | None = 3) -> np.ndarray:
@@ -65,11 +89,12 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int | None = 3)
 def _read_found(content: bytes, name: str, *, fourth: bool) -> np.ndarray:
     """(H, W, 3) uint8 BGR, upright; (H, W, 4) when a fourth is wanted and there."""
     if content.startswith(_JPEG):
+        _, orientation = _jpeg_header(content, name)
         image = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
-            _, orientation = _jpeg_header(content, name)
             return _upright(image, orientation)
     elif content.startswith(_BMP) or (content.startswith(_PNG) and not _png_has_exif(content)):
+        _check_size(*_stored_size(content), name)
         with_fourth = fourth and _may_have_fourth(content)
         image = _decode(content, cv2.IMREAD_UNCHANGED if with_fourth else cv2.IMREAD_COLOR)
         if image is not None and not with_fourth:
@@ -87,7 +112,9 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     name = os.fspath(path)
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - a Path per image doubles the time of a scan
+        if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116 - a Path per image doubles the time of a scan
+            raise ImageError(name, "no file, but a folder, pipe or device")
+        with open(name, "rb") as file:  # noqa: PTH123
             head = file.read(_HEADER_BYTES)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - 64, 0))
@@ -102,8 +129,9 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
                 raise
             shape, orientation = _jpeg_header(_read_bytes(name), name)
         return shape if orientation < 5 else (shape[1], shape[0])
-    if head.startswith(_PNG) and b"IEND" in tail and not _png_has_exif(head):
-        width, height = struct.unpack_from(">II", head, 16)
+    if head.startswith(_PNG) and len(head) >= 24 and b"IEND" in tail and not _png_has_exif(head):
+        width, height = _stored_size(head)
+        _check_size(width, height, name)
         return height, width
     height, width = read_image(name).shape[:2]
     return height, width
@@ -111,9 +139,11 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def _read_bytes(name: str) -> bytes:
     try:
-        return Path(name).read_bytes()
+        return read_bytes(name, MOST_BYTES)
     except OSError as error:
         raise _missing(name, error) from error
+    except UserError as error:
+        raise ImageError(name, str(error)) from error
 
 
 def _missing(name: str, error: OSError) -> ImageError:
@@ -128,10 +158,27 @@ def _decode(content: bytes, flags: int) -> np.ndarray | None:
         return None
 
 
+def _stored_size(content: bytes) -> tuple[int, int]:
+    """Width and height in the header of a PNG or BMP; a BMP that stands on its head has a negative height."""
+    if len(content) < 26:
+        return 0, 0
+    if content.startswith(_PNG):
+        return struct.unpack_from(">II", content, 16)
+    short = struct.unpack_from("<I", content, 14) == (12,)
+    width, height = struct.unpack_from("<HH" if short else "<ii", content, 18)
+    return width, abs(height)
+
+
 def _jpeg_header(content: bytes, name: str) -> tuple[tuple[int, int], int]:
-    """(height, width) as stored, and the EXIF orientation 1–8, from the segments before the picture."""
+    """(height, width) as stored, and the EXIF orientation 1–8, from the segments before the picture.
+
+    Raises:
+        ImageError: there is no such header, or too many pixels.
+    """
     at, orientation = 2, 1
-    while at + 9 <= len(content):
+    for _ in range(MOST_SEGMENTS):
+        if at + 9 > len(content):
+            break
         lead, marker, length = struct.unpack_from(">BBH", content, at)
         if lead != 0xFF:
             break
@@ -139,7 +186,9 @@ def _jpeg_header(content: bytes, name: str) -> tuple[tuple[int, int], int]:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in _FRAME_MARKERS:
-            return struct.unpack_from(">HH", content, at + 5), orientation
+            height, width = struct.unpack_from(">HH", content, at + 5)
+            _check_size(width, height, name)
+            return (height, width), orientation
         if marker == 0xE1 and content[at + 4 : at + 10] == b"Exif\0\0" and orientation == 1:
             orientation = _exif_orientation(content[at + 10 : at + 2 + length])
         at += 2 + length
@@ -186,7 +235,10 @@ def _read_with_pillow(content: bytes, name: str, fourth: bool) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        Image.init()
+        known = [form for form in _PILLOW if form in Image.OPEN]
+        with Image.open(io.BytesIO(content), formats=known) as image:
+            _check_size(*image.size, name)
             image.seek(0)
             image.load()
             found = eight_bit_bgr(ImageOps.exif_transpose(image), fourth=fourth)
@@ -194,6 +246,8 @@ def _read_with_pillow(content: bytes, name: str, fourth: bool) -> np.ndarray:
             if not fourth or samples != 4 or image.mode != "RGB":
                 return found
             return _with_nameless_band(found, content, image.getexif().get(_ORIENTATION_TAG, 1))
+    except (ImageError, Image.DecompressionBombError) as error:
+        raise ImageError(name, getattr(error, "reason", str(error))) from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
         decoded = _decode(content, cv2.IMREAD_COLOR) if content.startswith(_TIFF) else None
         if decoded is not None:  # Pillow knows no TIFF with 16 bits in each of three channels

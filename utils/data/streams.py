@@ -20,6 +20,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts to reconnect,
 LONGEST_READ = 2 * CONNECT_TIMEOUT_MS / 1000 + 1  # seconds: a read, then an attempt to connect
 ATTEMPTS = 8  # in a row without a frame, then a stream counts as gone
 MOST_DIGITS = 9  # of a number that OpenCV takes
+MOST_STREAMS = 256  # each takes a thread and a connection
 GATHER = 0.1  # seconds that the frame of one camera waits for those of the others
 
 
@@ -103,6 +104,8 @@ class StreamSource:
     length: int | None = None
 
     def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1) -> None:
+        if len(addresses) > MOST_STREAMS:
+            raise UserError(f"{len(addresses):,} streams; at most {MOST_STREAMS} can be read together")
         self._changed = threading.Condition()
         self._cameras: list[_Camera] = []
         try:
