@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import DEVNULL, run
@@ -39,6 +39,7 @@ class Config(CommandConfig):
     """Kill commands at random moments, and report what that costs."""
 
     minutes: float = flag(60.0, "how long to go on", rule=at_least(1))
+    kills: int = flag(0, "go on until there were so many kills, however long that takes", rule=at_least(0))
     seed: int = flag(0, "seed of flags and moments")
     lanes: int = flag(2, "commands that run side by side", rule=at_least(1))
     json: str = flag("", "file for the report")
@@ -54,13 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"seed {config.seed}, {config.lanes} lanes, {config.minutes:g} minutes", flush=True)
     report, end = Report(), time.monotonic() + 60 * config.minutes
+
+    def going_on() -> bool:
+        return time.monotonic() < end or sum(report.kills.values()) < config.kills
+
     with temporary_folder(prefix="soak-") as folder:
         before = set(Path("/dev/shm").iterdir())
+        seeds = [config.seed * 100 + number for number in range(config.lanes)]
         lanes = [
-            threading.Thread(
-                target=soak, args=(folder / str(number), config.seed * 100 + number, report, end), daemon=True
-            )
-            for number in range(config.lanes)
+            threading.Thread(target=soak, args=(folder / str(seed), seed, report, going_on), daemon=True)
+            for seed in seeds
         ]
         for lane in lanes:
             lane.start()
@@ -88,12 +92,12 @@ def watch(lanes: Sequence[threading.Thread], report: Report, file: str) -> None:
             due += 60
 
 
-def soak(folder: Path, seed: int, report: Report, end: float) -> None:
+def soak(folder: Path, seed: int, report: Report, going_on: Callable[[], bool]) -> None:
     """One lane, until the time is over."""
     rng = random.Random(seed)
     try:
         lane = Lane(folder, rng, report)
-        while time.monotonic() < end:
+        while going_on():
             turn = rng.choices(list(TURNS), list(TURNS.values()))[0]
             getattr(lane, turn)()
             print(f"{sum(report.kills.values())} kills, {len(report.faults)} faults", flush=True)

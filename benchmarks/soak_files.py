@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
-from PIL import Image
 
 from models.cfg import FOLDERS, load_cfg
 from utils.data.images import read_image
@@ -58,6 +57,8 @@ def _break(images: Path, labels: Path) -> None:
 
 def _make_pictures(folder: Path, images: list[Path]) -> None:
     """Pictures, videos and a GIF; whole ones and broken ones."""
+    from PIL import Image
+
     folder.mkdir()
     for path in images[:10]:
         shutil.copy(path, folder)

@@ -31,7 +31,7 @@ INSIDE = "LEAN5_SOAK_INSIDE"  # in the environment of the program that has its o
 DISK = "48m"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FULL_DISK = 0.12  # share of the training starts that meet a disk that fills
-EPOCHS = 4
+EPOCHS = 3
 FORMATS = ("torchscript", "onnx", "openvino", "ncnn")
 
 

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 import torch
 
 import train
-from tests.training_runs import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
+from tests.training_runs import (
+    ENVIRONMENT,
+    PAIR,
+    ROOT,
+    assert_same_run,
+    rows,
+    run,
+    start,
+    torchrun,
+    wait_until,
+)
 from training import engine
 from training.config import TrainConfig
 from training.resume import resumed
@@ -184,6 +195,21 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
     if iou == "WIoU":
         # a resume hands the main process's mean to both: had they differed, the runs would have, too
         assert_same_running_mean(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_a_process_ends_the_other(arguments: Arguments, tmp_path: Path, rank: int) -> None:
+    flags = (*PAIR, *arguments, "--batch-size", "2", "--epochs", "500")
+    process = subprocess.Popen(flags, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (tmp_path / "exp" / "weights" / "last.pt").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+    os.kill(int(children[rank - 2]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: another training process has ended" in said
 
 
 def test_patience_ends_a_run_for_good(

@@ -206,8 +206,9 @@ def _remove_abandoned(file: Path, remove: Callable[[], object]) -> None:
     """Call `remove` unless the process that has claimed `file` lives."""
     with contextlib.suppress(OSError):
         if fcntl is None:
-            file.rename(file)  # refused while it is open
-            remove()
+            if os.name == "nt":
+                file.rename(file)  # refused while it is open
+                remove()
             return
         with file.open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

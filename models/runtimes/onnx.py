@@ -71,12 +71,8 @@ class OnnxBackend(Backend):
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         array = images.cpu().numpy().astype(self.input_type, copy=False)
-        try:
-            outputs = self.session.run(None, {self.input_name: array})
-            return [torch.from_numpy(np.asarray(output)).float() for output in outputs]
-        except Exception as error:  # as above
-            size = tuple(images.shape)
-            raise UserError(f"ONNX Runtime cannot run images of {size}: {first_line(error)}") from error
+        outputs = self.session.run(None, {self.input_name: array})
+        return [torch.from_numpy(np.asarray(output)).float() for output in outputs]
 
 
 class OpenCVBackend(Backend):
@@ -104,12 +100,7 @@ class OpenCVBackend(Backend):
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         self.net.setInput(images.cpu().float().numpy())
-        try:
-            output = self.net.forward()
-        except cv2.error as error:
-            size = tuple(images.shape[2:])
-            raise UserError(f"OpenCV DNN cannot run images of {size}: {first_line(error)}") from error
-        return [torch.from_numpy(np.asarray(output))]
+        return [torch.from_numpy(np.asarray(self.net.forward()))]
 
 
 def check_whole(path: Path) -> None:

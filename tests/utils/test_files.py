@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from utils import files
 from utils.errors import UserError
-from utils.files import atomic_write, expand, find_file, increment_path, safe_name, write_text
+from utils.files import (
+    ROOT,
+    atomic_write,
+    expand,
+    find_file,
+    increment_path,
+    safe_name,
+    temporary_folder,
+    write_text,
+)
 
 
 def test_runs_are_numbered(tmp_path: Path) -> None:
@@ -35,6 +50,67 @@ def test_atomic_write_replaces_only_when_all_went_well(tmp_path: Path) -> None:
     write_text(path, "newer: ü\n")
     assert path.read_bytes() == "newer: ü\n".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # no temporary file is left
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from utils.files import atomic_write, temporary_folder
+place = Path(sys.argv[1])
+with temporary_folder(place, ".export-") as folder, atomic_write(place / "file") as file:
+    file.write(b"half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def writer(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of its work, with a temporary file and a temporary folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(place)], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield process
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+def test_what_a_kill_left_goes_at_the_next_start_and_what_is_in_use_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = [tmp_path / ".export-thesis", tmp_path / ".notes.lean5-tmp", tmp_path / ".export-0123456789abcdef"]
+    mine[0].mkdir()
+    mine[1].touch()
+    mine[2].mkdir()  # of a program that says nowhere whose it is
+    with writer(tmp_path) as killed:
+        killed.send_signal(signal.SIGKILL)
+    left = set(tmp_path.iterdir()) - set(mine)
+    assert len(left) == 2
+    with writer(tmp_path) as alive:
+        used = set(tmp_path.iterdir()) - {*mine, *left}
+        assert len(used) == 2
+        assert not left & set(tmp_path.iterdir())  # it has swept
+        monkeypatch.setattr(files, "_swept", set())
+        with atomic_write(tmp_path / "other") as file, temporary_folder(tmp_path, ".export-"):
+            file.write(b"whole")
+        assert used < set(tmp_path.iterdir())
+        alive.communicate("\n")
+    assert set(tmp_path.iterdir()) == {*mine, tmp_path / "file", tmp_path / "other"}
+    assert (tmp_path / "file").read_bytes() == b"half"  # all that it wrote, and no more
+
+
+def test_a_sweep_that_is_quicker_than_its_owner_costs_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, given = files._claim, [False, True, False, True]  # as if swept between the opening and the lock
+    monkeypatch.setattr(files, "_claim", lambda file: given.pop(0) and claim(file))
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"whole")
+    with temporary_folder(tmp_path, "x-") as folder:
+        assert folder.is_dir() and not given
+    assert (tmp_path / "file").read_bytes() == b"whole"
 
 
 def test_find_file_proposes_near_names(tmp_path: Path) -> None:

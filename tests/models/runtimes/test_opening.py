@@ -239,7 +239,7 @@ def onnx_of(
 @pytest.mark.parametrize(
     ("shapes", "kind", "complaint"),
     [
-        (((1, 1, 64, 64),), torch.float32, r"takes \[1, 1, 64, 64\], not images"),
+        (((1, 2, 64, 64),), torch.float32, "its number of channels is 2; pictures have 1"),
         (((1, 3, 64),), torch.float32, "not images"),
         (((1, 3, 64, 64),), torch.uint8, r"takes tensor\(uint8\)"),
         (((1, 3, 64, 64), (1, 3, 64, 64)), torch.float32, "has 2 inputs"),

@@ -378,3 +378,16 @@ def test_real_labels(shared: Path) -> None:
     assert not index.report.faults
     image = cv2.imread(index.path(7))
     assert index.shapes[7].tolist() == list(image.shape[:2])
+
+
+def end_at_once(*_: object) -> None:
+    os._exit(3)
+
+
+def test_a_worker_that_dies_while_it_scans_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "images" / "0.png")
+    monkeypatch.setattr(index_module, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(index_module, "_scan_chunk", end_at_once)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="a process that reads labels has died"):
+        build_index([tmp_path / "images"], NAMES)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def end_at_once() -> None:
 def test_death_of_a_worker_is_told() -> None:
     with WorkerPool(1) as pool, pytest.raises(BrokenProcessPool):
         pool.submit(end_at_once).result()
+
+
+def test_a_process_that_is_not_needed_may_hang() -> None:
+    pool = WorkerPool(2)
+    ended = [pool.submit(os.getpid).result()]
+    pool.submit(time.sleep, 600)
+    start = time.monotonic()
+    pool.shutdown(cancel_futures=True)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        while True:
+            os.kill(ended[0], 0)
+            time.sleep(0.01)
 
 
 UNGUARDED = """
