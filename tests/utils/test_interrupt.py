@@ -210,6 +210,7 @@ def test_an_exception_that_got_lost_is_raised_again() -> None:
 
 def test_clean_ups_are_called_while_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
+    monkeypatch.setattr(interrupt, "_clean_ups", {})  # those of this process are needed yet
     monkeypatch.setattr(interrupt.os, "write", lambda handle, text: called.append("told"))
     with (
         on_cut_off(lambda: called.append("folder")),
