@@ -162,8 +162,8 @@ def _marked(mark: str) -> dict[int, str]:
 
 
 def slowness() -> float:
-    """How much longer things may take because others want the cores too: 1 on a quiet machine."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """How much longer things may take because others want the cores too: 1 on a quiet machine, at most 4."""
+    return min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), 4.0)
 
 
 def traces(folders: Iterable[Path]) -> list[str]:

@@ -81,13 +81,18 @@ def from_root(path: str) -> Path:
 def increment_path(path: Path, exist_ok: bool = False) -> Path:
     """Create and return a fresh run folder: `path`, else `path2`, `path3`, …; `path` itself with `exist_ok`.
 
-    Creating is the test for existence, so two runs that start together get two folders.
+    Creating is the test for existence, so two runs that start together get two folders. Temporary files that
+    killed runs of that name have left go.
 
     Raises:
         UserError: the folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for run in path.parent.iterdir():
+            if re.fullmatch(rf"{re.escape(path.name)}\d*", run.name):
+                sweep(run)
+                sweep(run / "weights")
         if exist_ok:
             path.mkdir(exist_ok=True)
             return path

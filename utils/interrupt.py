@@ -48,7 +48,9 @@ class StopRequest:
         self._raising = False
 
     def __enter__(self) -> StopRequest:
-        self._previous = {number: signal.signal(number, self._note) for number in STOPPING}
+        # `nohup` ignores SIGHUP, and means it; a script ignores SIGINT for whatever it starts with `&`
+        hears = [n for n in STOPPING if n == signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._note) for number in hears}
         return self
 
     def __exit__(self, *_: object) -> None:

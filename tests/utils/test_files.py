@@ -101,6 +101,15 @@ def test_what_a_kill_left_goes_at_the_next_start_and_what_is_in_use_stays(
     assert (tmp_path / "file").read_bytes() == b"half"  # all that it wrote, and no more
 
 
+def test_a_run_removes_what_killed_runs_of_its_name_left(tmp_path: Path) -> None:
+    left = [tmp_path / place / ".last.pt.01234567.lean5-tmp" for place in ("exp/weights", "exp2", "other")]
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert increment_path(tmp_path / "exp") == tmp_path / "exp3"
+    assert [file.exists() for file in left] == [False, False, True]
+
+
 def test_a_sweep_that_is_quicker_than_its_owner_costs_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

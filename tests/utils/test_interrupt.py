@@ -199,6 +199,16 @@ def test_a_stop_request_ends_waiting_and_nothing_else() -> None:
             time.sleep(1)
 
 
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_an_exception_that_got_lost_is_raised_again() -> None:
     with StopRequest() as stop, pytest.raises(Stopped), stop.raising():
         try:
