@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import struct
 import zipfile
 import zlib
@@ -14,6 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fuzz import memory
+from utils.data.image_cache import DiskStore
 from utils.data.images import ImageError, image_shape, most_pixels, read_image
 from utils.data.index import ARRAYS, build_index
 from utils.data.labels import MOST_ROWS, parse_labels
@@ -85,13 +86,12 @@ def test_declared_sizes_are_not_believed(tmp_path: Path, make: object, size: tup
         pytest.skip("its sides are stored less one")
     path = tmp_path / "x.png"
     path.write_bytes(make(*size))  # type: ignore[operator]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory()
     for read in (read_image, image_shape):
         with pytest.raises(ImageError) as error:
             read(path)
         assert len(str(error.value)) < 400
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 200 << 10  # kilobytes
+    assert memory() - before < 200 << 20
 
 
 def test_a_bomb_that_is_whole(tmp_path: Path) -> None:
@@ -269,3 +269,30 @@ def test_an_index_that_swells(indexed: tuple[Path, Path]) -> None:
         file.write_bytes(content)
         assert len(build_index([images], {0: "x"}).boxes) == 4
     assert set(ARRAYS) <= set(arrays)
+
+
+@pytest.mark.parametrize(
+    "kind", ["claims terabytes", "objects", "another shape", "another dtype", "cut", "empty"]
+)
+def test_a_damaged_copy_is_made_again(indexed: tuple[Path, Path], kind: str) -> None:
+    """An .npy of `--cache disk` beside its picture, with the time that makes it count."""
+    images, _ = indexed
+    store = DiskStore(build_index([images], {0: "x"}), 32, augment=False)
+    expected, copy = store.load(0), store.copy_of(0)
+    good, time = copy.read_bytes(), copy.stat().st_mtime_ns
+    claim = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        claim, {"descr": "|u1", "fortran_order": False, "shape": (1 << 42, 1, 3)}
+    )
+    if kind in ("objects", "another shape", "another dtype"):
+        other = {
+            "objects": expected.astype(object),
+            "another shape": expected[:5],
+            "another dtype": expected / 2,
+        }
+        np.save(copy, other[kind], allow_pickle=True)
+    else:
+        copy.write_bytes({"claims terabytes": claim.getvalue(), "cut": good[:-9], "empty": b""}[kind])
+    os.utime(copy, ns=(time, time))
+    assert np.array_equal(store.load(0), expected)
+    assert copy.read_bytes() == good
