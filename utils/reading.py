@@ -17,6 +17,7 @@ MOST_VALUES = 200_000  # of a yaml; aliases on aliases can unfold to billions
 MOST_CHARACTERS = 16 << 20  # in all texts of a yaml, once aliases are unfolded
 MOST_DIGITS = 40  # of a number
 MOST_MERGED = 16  # mappings in one `<<`
+MERGE = "tag:yaml.org,2002:merge"  # the key `<<`
 MOST_LIST = 256 << 20  # bytes of a list file
 MOST_LINES = 5_000_000
 
@@ -55,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         """Merge other mappings (`<<`), of which each can merge others: their number is bounded."""
         for key, value in node.value:
             several = isinstance(value, yaml.SequenceNode) and len(value.value) > MOST_MERGED
-            if key.tag == "tag:yaml.org,2002:merge" and several:
+            if key.tag == MERGE and several:
                 raise yaml.constructor.ConstructorError(
                     None, None, "too many merged mappings", key.start_mark
                 )
@@ -65,7 +66,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
-        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+        own = [key for key, _ in node.value if key.tag != MERGE]
+        for key in (self.construct_object(key, deep=True) for key in own):
             if key in seen:
                 problem = f"key {repr(key)[:60]} stands there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
@@ -149,6 +151,8 @@ def read_lines(path: Path) -> list[str]:
     content = read_bytes(path, MOST_LIST)
     if content.count(b"\n") > MOST_LINES:
         raise UserError(f"list file '{path}' has more than {MOST_LINES:,} lines")
+    if b"\0" in content:
+        raise UserError(f"list file '{path}' is not text: it has null bytes")
     try:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

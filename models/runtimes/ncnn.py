@@ -96,7 +96,11 @@ def check_param(path: Path, weights: int) -> None:
                 kind, {(taken, given)}
             ):
                 raise ValueError(f"{kind} with {taken} inputs and {given} outputs")
-            _check_values(kind, dict(map(_parameter, parameters)), weights)
+            values = dict(map(_parameter, parameters))
+            if kind == "BinaryOp" and taken == 1 and values.get(1, [0.0]) == [0.0]:
+                raise ValueError("a sum of one")
+            _check_values(kind, values, weights)
+            weights -= int(values.get(WEIGHTS, [0])[0]) if kind in CONVOLUTIONS else 0  # a byte each at least
             made.update(names[taken:])
         if magic.strip() != MAGIC or layers != len(rows) or blobs != len(made):
             raise ValueError("counts that differ")

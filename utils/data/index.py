@@ -164,16 +164,16 @@ def build_index(
 
 def _is_sound(arrays: dict[str, np.ndarray], images: Sequence[str], classes: int) -> bool:
     """Whether arrays of a cache are of the form that a scan gives: no other files, places or classes."""
+    for name, (dtype, columns) in FORMS.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.ndim != 1 + len(columns) or array.shape[1:] != columns:
+            return False
     count, rows = len(arrays["shapes"]), len(arrays["boxes"])
     ends = {
         "path_offsets": (count, "path_bytes"),
         "offsets": (count, "boxes"),
         "point_offsets": (rows, "points"),
     }
-    for name, (dtype, columns) in FORMS.items():
-        array = arrays[name]
-        if array.dtype != dtype or array.shape != (len(array), *columns):
-            return False
     for name, (runs, target) in ends.items():
         offsets = arrays[name]
         if len(offsets) != runs + 1 or offsets[0] != 0 or offsets[-1] != len(arrays[target]):
