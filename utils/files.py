@@ -101,8 +101,9 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    new = temporary.open("xb")  # outside of `try`: a file that was there is not ours to delete
     try:
-        with temporary.open("xb") as file:
+        with new as file:
             yield file
             file.flush()
             if durable:

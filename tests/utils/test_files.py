@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,25 @@ def test_atomic_write_replaces_only_when_all_went_well(tmp_path: Path) -> None:
     write_text(path, "newer: ü\n")
     assert path.read_bytes() == "newer: ü\n".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]  # no temporary file is left
+
+
+def test_atomic_write_leaves_a_file_alone_that_has_its_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda count: "0" * 2 * count)
+    other = tmp_path / ".file.00000000.tmp"
+    other.write_bytes(b"of another process")
+    with pytest.raises(FileExistsError):
+        write_text(tmp_path / "file", "ours")
+    assert other.read_bytes() == b"of another process"
+    assert [p.name for p in tmp_path.iterdir()] == [other.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask")
+def test_atomic_write_gives_the_rights_that_any_new_file_gets(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    write_text(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_find_file_proposes_near_names(tmp_path: Path) -> None:

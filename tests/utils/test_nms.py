@@ -46,6 +46,13 @@ def test_classes_suppress_each_other_only_when_agnostic():
     assert non_max_suppression(rows, agnostic=True)[0][:, 5].tolist() == [0]
 
 
+def test_classes_do_not_meet_where_boxes_reach_over_the_border():
+    # corners (0, 0, 10, 10) of class 0 and (-11, -11, -1, -1) of class 1: a step for each class that only
+    # counts from 0 on, of 10 + 1, would put the second one on the first
+    rows = prediction([5, 5, 10, 10, 0.9, 0.9, 0], [-6, -6, 10, 10, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+
+
 def test_class_filter():
     (found,) = non_max_suppression(NEAR, 0.25, 0.45, classes=[1])
     assert found[:, 5].tolist() == [1]

@@ -195,6 +195,19 @@ def test_confusion_matrix_by_hand():
     assert matrix.matrix.tolist() == expected.tolist()
 
 
+def test_confusion_pairs_are_made_by_overlap_before_order():
+    # The prediction covers half of the first label (IoU 0.5) and nearly all of the second one (IoU 0.9),
+    # whose class differs; so the second is its partner and the first is missed.
+    labels = np.array([[0, 0, 0, 10, 5], [1, 0, 0, 10, 9]])
+    matrix = ConfusionMatrix(nc=2)
+    matrix.update(np.array([[0, 0, 10, 10, 0.9, 0]]), labels)
+    assert matrix.matrix.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+    # Nor does the order of the predictions count: the second one fits better and takes the label.
+    matrix = ConfusionMatrix(nc=2)
+    matrix.update(np.array([[0, 0, 10, 5, 0.9, 0], [0, 0, 10, 9, 0.3, 1]]), np.array([[1, 0, 0, 10, 10]]))
+    assert matrix.matrix.tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
 def test_confusion_matrix_counts_lonely_images():
     matrix = ConfusionMatrix(nc=1)
     matrix.update(np.zeros((0, 6)), np.array([[0, 0, 0, 1, 1]]))
