@@ -40,6 +40,12 @@ def test_clip_limits_each_axis_by_its_own_side():
     assert out.tolist() == [[0.0, 0.0, 40.0, 80.0]]
 
 
+def test_clip_puts_what_lies_outside_on_the_border():
+    # 40 wide and 80 high: left of and above the image, right of and below it
+    outside = np.array([[-9.0, -8.0, -5.0, -4.0], [50.0, 90.0, 60.0, 95.0]])
+    assert B.clip_boxes(outside, (80, 40)).tolist() == [[0, 0, 0, 0], [40, 80, 40, 80]]
+
+
 def test_scale_boxes_undoes_ratio_and_pad():
     # source 100 x 200 (h, w) at ratio 0.5 is 50 x 100, on 64 x 128 with pads 14 left and 7 above:
     # x = (39 - 14) / 0.5 = 50, y = (17 - 7) / 0.5 = 20; right edge (200 - 14) / 0.5 = 372 clips to 200
@@ -52,6 +58,20 @@ def test_scale_boxes_derives_ratio_and_pad_from_shapes():
     # 100 x 200 into 64 x 64: ratio 64 / 200 = 0.32, height 32, 16 rows above
     out = B.scale_boxes(np.array([[32.0, 32.0, 48.0, 48.0]]), (64, 64), (100, 200))
     np.testing.assert_allclose(out, [[100.0, 50.0, 150.0, 100.0]])
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        # 200 x 100 (h, w) into 48 x 64: ratio 48 / 200 = 0.24, width 24, 20 columns on the left
+        ((200, 100), [[50.0, 50.0, 75.0, 100.0]]),  # (32 - 20) / 0.24, 12 / 0.24, (38 - 20) / 0.24, 24 / 0.24
+        # 30 x 100 into 48 x 64: ratio 64 / 100 = 0.64, height 19.2, 14.4 rows above
+        ((30, 100), [[50.0, 0.0, 59.375, 15.0]]),  # 32 / 0.64, (12 - 14.4) < 0, 38 / 0.64, (24 - 14.4) / 0.64
+    ],
+)
+def test_scale_boxes_derives_them_for_any_shape(source, expected):
+    found = np.array([[32.0, 12.0, 38.0, 24.0]])
+    np.testing.assert_allclose(B.scale_boxes(found, (48, 64), source), expected)
 
 
 def test_scale_boxes_accepts_different_ratios_per_axis():
@@ -158,6 +178,29 @@ def test_paired_kinds_are_one_for_equal_boxes_and_have_finite_gradients(kind):
     degenerate = torch.tensor([[3.0, 4.0, 0.0, 0.0], [9.0, 9.0, 1.0, 1.0]], requires_grad=True)
     B.iou(degenerate, torch.tensor([3.0, 4.0, 0.0, 0.0]), kind, image=(20, 10)).sum().backward()
     assert degenerate.grad is not None and degenerate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_treat_both_axes_alike(kind):
+    a, b = (pair.detach() for pair in random_pairs())
+    transposed = B.iou(a[:, [1, 0, 3, 2]], b[:, [1, 0, 3, 2]], kind, image=(2, 3))
+    torch.testing.assert_close(B.iou(a, b, kind, image=(3, 2)), transposed, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_are_at_most_iou_however_small_the_boxes(kind):
+    """Where the number that keeps apart from division by zero is as large as what it is added to, too."""
+    draw = np.random.default_rng(0)
+    pairs = torch.tensor(draw.uniform(0.1, 1, (9000, 2, 4)) * 10.0 ** draw.uniform(-9, 0, (9000, 1, 1)))
+    found = B.iou(pairs[:, 0], pairs[:, 1], kind, image=(2e-5, 1e-5))
+    assert found.isfinite().all() and (found <= B.iou(pairs[:, 0], pairs[:, 1]) + 1e-12).all()
+    assert (B.iou(pairs[:, 0], pairs[:, 1]) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_points_on_one_place_have_no_overlap_and_no_distance(kind):
+    point = torch.tensor([3.0, 4.0, 0.0, 0.0])
+    assert B.iou(point, point, kind, image=(20, 10)).item() == 0
 
 
 def random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
