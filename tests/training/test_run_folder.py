@@ -38,7 +38,7 @@ def test_yamls_keep_their_order_and_their_letters(tmp_path: Path) -> None:
 
 def test_the_newest_checkpoint_is_that_written_last(tmp_path: Path) -> None:
     (tmp_path / "a" / "last.pt").mkdir(parents=True)  # a folder of that name is none
-    with pytest.raises(UserError, match="--resume: no last.pt below"):
+    with pytest.raises(UserError, match=r"--resume: no last\.pt below"):
         newest_checkpoint(tmp_path)
     for age, name in enumerate(("exp2", "exp", "exp3")):
         path = tmp_path / name / "weights" / "last.pt"

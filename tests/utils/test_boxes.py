@@ -32,7 +32,16 @@ def test_forms_of_a_box(convert):
 
 def test_conversions_keep_leading_dimensions_and_emptiness():
     assert B.xywh_to_xyxy(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
+    assert B.xyxy_to_xywh(np.zeros((3, 2, 4), dtype=np.float32)).shape == (3, 2, 4)
     assert B.xyxy_to_xywh(np.zeros((0, 4), dtype=np.float32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("box", [np.ones(4, np.float32), torch.ones(4).half(), torch.ones(4).double()])
+def test_conversions_keep_the_type_of_numbers(box):
+    shape = (80, 40)
+    made = [B.xyxy_to_xywh(box), B.xywh_to_xyxy(box), B.normalize(box, shape), B.denormalize(box, shape)]
+    made += [B.clip_boxes(box, shape), B.scale_boxes(box, (64, 64), shape)]
+    assert {result.dtype for result in made} == {box.dtype}
 
 
 def test_clip_limits_each_axis_by_its_own_side():
