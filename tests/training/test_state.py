@@ -43,6 +43,14 @@ def test_epochs_without_validation_count_as_waiting() -> None:
     assert [record.waiting(epoch) for epoch in (2, 3, 7)] == [0, 1, 5]
 
 
+def test_before_the_first_validation_there_is_no_best_epoch() -> None:
+    record = BestEpoch()
+    assert (record.epoch, record.fitness) == (-1, -1)
+    assert record.waiting(0) == 1
+    record.update(0, -0.5)  # whatever it scores
+    assert record.epoch == 0
+
+
 def new_state(hyp: Hyperparameters) -> TrainingState:
     model = DetectionModel("yolov5n.yaml", nc=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -78,6 +86,13 @@ def test_a_file_without_a_running_mean_starts_a_new_one(saved: dict[str, Any]) -
 def test_a_damaged_running_mean_is_refused(saved: dict[str, Any], value: object) -> None:
     with pytest.raises(UserError, match="training state of this checkpoint is damaged: 'iou_loss' is"):
         new_state(Hyperparameters()).restore(saved | {"resume": saved["resume"] | {"iou_loss": value}})
+
+
+def test_a_new_state_is_at_the_beginning() -> None:
+    state = new_state(Hyperparameters())
+    assert (state.epoch, state.batch, state.since_step, state.processes) == (0, 0, 0, 1)
+    assert (state.results, state.maps, state.finished) == ([], [], False)
+    assert (state.loss_sum.tolist(), state.iou_loss.value, state.best.epoch) == ([0, 0, 0], 1, -1)
 
 
 MOVED = {

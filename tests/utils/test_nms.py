@@ -51,6 +51,12 @@ def test_classes_do_not_meet_where_boxes_reach_over_the_border():
     # counts from 0 on, of 10 + 1, would put the second one on the first
     rows = prediction([5, 5, 10, 10, 0.9, 0.9, 0], [-6, -6, 10, 10, 0.9, 0, 0.8])
     assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+    # (9, 9, 10, 10) and (0, 0, 1, 1): a step of one less than all that the boxes span would be 9
+    rows = prediction([9.5, 9.5, 1, 1, 0.9, 0.9, 0], [0.5, 0.5, 1, 1, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+    # (-11, -11, 10, 10) twice: 10 - 11 + 1 would be no step
+    rows = prediction([-0.5, -0.5, 21, 21, 0.9, 0.9, 0], [-0.5, -0.5, 21, 21, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
 
 
 def test_class_filter():
