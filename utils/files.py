@@ -53,7 +53,7 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
             if candidate.is_file():
                 return candidate
     known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
-    near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(wanted.name, known)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"file '{name}' not found{hint}")
 

@@ -44,13 +44,31 @@ def test_pixels_become_fractions_of_the_same_size() -> None:
     assert pixels[1, :, 7, 9].tolist() == pytest.approx([0.0, 0.2, 1.0])
 
 
-@pytest.mark.parametrize(("imgsz", "allowed"), [(64, {64, 96}), (128, {64, 96, 128, 160, 192})])
+@pytest.mark.parametrize(
+    ("imgsz", "allowed"),
+    [
+        (64, {64, 96}),
+        (128, {64, 96, 128, 160, 192}),
+        (160, {96, 128, 160, 192, 224}),  # 80 is no multiple, nor is 240
+        (256, set(range(128, 385, 32))),
+    ],
+)
 def test_multi_scale_draws_every_multiple_of_the_stride_within_half_the_size(
     imgsz: int, allowed: set[int]
 ) -> None:
     drawn = sides(0, (imgsz, imgsz), imgsz)
     assert {height for height, _ in drawn} == allowed
     assert all(height == width for height, width in drawn)
+
+
+def test_pictures_are_resized_about_the_middles_of_their_pixels() -> None:
+    columns = torch.tensor([0, 204] * 64, dtype=torch.uint8).expand(1, 3, 128, 128)
+    config = TrainConfig(multi_scale=True)
+    halves = [
+        p for p in (_to_model(columns, at(0, batch, config)) for batch in range(40)) if p.shape[3] == 64
+    ]
+    assert halves
+    torch.testing.assert_close(halves[0], torch.full((1, 3, 64, 64), 0.4))  # the mean of 0 and 0.8
 
 
 def test_multi_scale_keeps_the_shape_of_rectangles() -> None:

@@ -86,6 +86,9 @@ def test_scale_boxes_derives_them_for_any_shape(source, expected):
 def test_scale_boxes_accepts_different_ratios_per_axis():
     out = B.scale_boxes(np.array([[10.0, 10.0, 20.0, 20.0]]), (64, 64), (64, 64), (0.5, 2.0), (0.0, 0.0))
     assert out.tolist() == [[20.0, 5.0, 40.0, 10.0]]
+    # a source of 64 x 32 (h, w) as it is in width and half as high: 16 columns and 16 rows around it
+    out = B.scale_boxes(np.array([[18.0, 20.0, 26.0, 30.0]]), (64, 64), (64, 32), (1.0, 0.5))
+    assert out.tolist() == [[2.0, 8.0, 10.0, 28.0]]
 
 
 def naive_iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -105,6 +108,19 @@ def test_box_iou_of_nothing_and_of_empty_boxes():
     assert B.box_iou(np.zeros((0, 4)), np.ones((3, 4))).shape == (0, 3)
     point = np.array([[5.0, 5.0, 5.0, 5.0]])
     assert B.box_iou(point, point).tolist() == [[0.0]]
+
+
+def test_box_iou_is_a_share_however_small_the_boxes():
+    sides = 10.0 ** np.arange(-8, 1)
+    boxes = np.stack([np.zeros(9), np.zeros(9), sides, sides], axis=1)
+    overlap = B.box_iou(boxes, boxes)
+    assert ((overlap > 0) & (overlap < 1)).all()
+
+
+def test_lines_have_one_aspect():
+    lines = torch.tensor([[0.0, 0.0, 4.0, 0.0], [1.0, 0.0, 2.0, 0.0]])
+    for first, second in (lines, lines.flip(0)):
+        assert B.iou(first, second, "CIoU").item() == pytest.approx(B.iou(first, second, "DIoU").item())
 
 
 def test_paired_kinds_by_hand():

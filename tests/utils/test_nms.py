@@ -106,6 +106,7 @@ def test_defaults_are_those_of_the_field():
 
 
 def test_only_the_most_confident_candidates_are_looked_at(monkeypatch):
+    assert nms_module.MAX_CANDIDATES == 30_000  # as in YOLOv5
     monkeypatch.setattr(nms_module, "MAX_CANDIDATES", 3)
     (found,) = non_max_suppression(apart(0.5, 0.9, 0.6, 0.8, 0.7))
     np.testing.assert_allclose(found[:, 4], [0.9, 0.8, 0.7], atol=1e-6)

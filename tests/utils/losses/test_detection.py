@@ -119,14 +119,14 @@ def test_loss_by_hand():
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 def test_weights_of_positives_by_hand(gamma):
-    # The case above, where one of 4 cells is positive, and one of 2 classes. A positive counts 3 times for
+    # The case above, where one of 4 cells is positive, and one of 2 classes. A positive counts twice for
     # objectness and 5 times for the class. With a focal exponent of 1, each is multiplied by 1 - 0.5, the
     # miss at logit 0, and by 0.25 for a positive, 0.75 for a negative.
-    hyp = dataclasses.replace(HYP, obj_pw=3, cls_pw=5, fl_gamma=gamma)
+    hyp = dataclasses.replace(HYP, obj_pw=2, cls_pw=5, fl_gamma=gamma)
     loss = DetectionLoss(torch.ones(1, 1, 2), 2, hyp)
     _, items = loss([torch.zeros(1, 1, 2, 2, 7)], torch.tensor([[0, 1, 0.25, 0.25, 0.5, 0.5]]))
     positive, negative = (0.5 * 0.25, 0.5 * 0.75) if gamma else (1, 1)
-    objectness = 4 * math.log(2) * (3 * positive + 3 * negative) / 4  # balance 4; three negatives
+    objectness = 4 * math.log(2) * (2 * positive + 3 * negative) / 4  # balance 4; three negatives
     cls = 0.5 * math.log(2) * (5 * positive + negative) / 2  # gain 0.5
     np.testing.assert_allclose(items, [0, objectness, cls], atol=1e-6)
 
