@@ -60,13 +60,13 @@ def test_the_picture_shows_every_trial_of_each_value_and_marks_the_best(
 ) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr("training.evolve.save_figure", lambda figure, path: drawn.append((figure, path)))
-    trials = [trial(0.1, lr0=0.01, degrees=0.0), trial(0.3, lr0=0.02, degrees=5.0), trial(0.2, lr0=0.03)]
+    trials = [trial(0.1, lr0=0.01, shear=2.0), trial(0.3, lr0=0.02, degrees=5.0), trial(0.2, lr0=0.03)]
     plot_trials(trials, tmp_path / "evolve.png")
     ((figure, path),) = drawn
     assert path == tmp_path / "evolve.png"
     titles = [axes.get_title() for axes in figure.axes]
-    assert "lr0 0.02" in titles and "degrees 5" in titles
-    off = {"perspective", "shear", "flipud", "mixup", "copy_paste", "fl_gamma", "label_smoothing", "anchors"}
+    assert {"lr0 0.02", "degrees 5", "shear 0"} <= set(titles)
+    off = {"perspective", "flipud", "mixup", "copy_paste", "fl_gamma", "label_smoothing", "anchors"}
     assert {title.split()[0] for title in titles} == set(EVOLUTIONS) - off
     points, best_of_them = figure.axes[titles.index("degrees 5")].lines
     assert points.get_xydata().tolist() == [[0, 0.1], [5, pytest.approx(0.3)], [0, 0.2]]

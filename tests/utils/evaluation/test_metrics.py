@@ -182,6 +182,9 @@ def test_curves_by_hand():
     assert result.curves["recall"][0, at] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0, 0], abs=2e-3)
     f1 = [2 * p * 0.5 / (p + 0.5) for p in precision[:4]]
     assert result.curves["f1"][0, at] == pytest.approx([*f1, 0, 0], abs=2e-3)
+    # the other way round the first is wrong; but above it nothing is
+    wrong_first = ap_per_class(tp[::-1], conf, np.zeros(2), np.zeros(2)).curves["precision"][0, at]
+    assert wrong_first == pytest.approx([0.5, 0.5, 0.25, 0.05, 1, 1], abs=2e-3)
     # by recall: precision 1 up to 1/2, then down to 0 at 1
     by_recall = result.curves["precision_by_recall"][0]
     assert by_recall[[0, 498, 749, 999]] == pytest.approx([1, 1, 0.25, 0], abs=2e-3)
@@ -293,6 +296,10 @@ def test_confusion_takes_detections_above_a_quarter_and_counts_in_whole_numbers(
     matrix.update(np.array([[0, 0, 1, 1, 0.25, 0]]), np.zeros((0, 5)))
     assert matrix.matrix.tolist() == [[0, 0], [0, 0]]
     assert matrix.matrix.dtype == np.int64
+    # an overlap of 0.45 is not above it
+    prediction = np.array([[0, 0, 10, 4.5, 0.9, 0]], dtype=np.float32)
+    matrix.update(prediction, np.array([[0, 0, 0, 10, 10]], dtype=np.float32))
+    assert matrix.matrix.tolist() == [[0, 1], [1, 0]]
 
 
 def test_confusion_matrix_counts_lonely_images():
