@@ -114,6 +114,8 @@ def test_warm_up_can_be_switched_off() -> None:
     schedule = Schedule(Hyperparameters(warmup_epochs=0), epochs=3, batches=1000, batch_size=16)
     assert schedule.warmup_batches == 0
     assert schedule.accumulation(0) == 4
+    half = Schedule(Hyperparameters(warmup_epochs=0.5), epochs=3, batches=1000, batch_size=16)
+    assert half.warmup_batches == 500
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(16, 4), (64, 1), (48, 1), (128, 1), (1, 64), (24, 3)])
@@ -127,6 +129,30 @@ def test_accumulation_and_decay_follow_the_nominal_batch(batch: int, accumulatio
 
 @pytest.mark.parametrize(("name", "kind"), [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW)])
 def test_adam_takes_momentum_as_beta1(name: str, kind: type) -> None:
-    optimizer = build_optimizer(nn.Conv2d(1, 1, 1), name, Hyperparameters(momentum=0.9), 0.1)  # type: ignore[arg-type]
+    hyp = Hyperparameters(momentum=0.8, lr0=0.03)
+    optimizer = build_optimizer(nn.Conv2d(1, 1, 1), name, hyp, 0.1)  # type: ignore[arg-type]
     assert type(optimizer) is kind
-    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.03}
+
+
+def test_sgd_looks_ahead() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    layer.weight.grad = torch.ones(1, 1)
+    optimizer = build_optimizer(layer, "SGD", Hyperparameters(momentum=0.5, lr0=0.1), weight_decay=0.0)
+    optimizer.step()
+    # Nesterov: gradient 1 and half of the velocity, which is 1
+    assert layer.weight.item() == pytest.approx(1 - 0.1 * 1.5)
+
+
+def test_weights_decay_and_biases_do_not() -> None:
+    layer = nn.Linear(1, 1)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(1.0)
+    layer.weight.grad, layer.bias.grad = torch.zeros(1, 1), torch.zeros(1)
+    build_optimizer(layer, "SGD", Hyperparameters(momentum=0.0001, lr0=0.1), weight_decay=0.5).step()
+    assert layer.weight.item() == pytest.approx(0.95, abs=1e-4)
+    assert layer.bias.item() == 1

@@ -266,4 +266,4 @@ def test_a_run_is_not_resumed_with_other_classes(tiny_data: Path) -> None:
         "['blue', 'red']; "
     )
     model = build_model(TrainConfig(), Hyperparameters(), spec, content | {"names": {0: "blue", 1: "green"}})
-    assert model.nc == 2
+    assert (model.nc, model.names) == (2, {0: "blue", 1: "green"})

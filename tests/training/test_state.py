@@ -196,4 +196,5 @@ def test_weights_for_use_are_the_average_in_half_precision_and_say_what_they_are
     assert content["anchors"][2][2] == [373, 326]
     written = datetime.datetime.fromisoformat(content["date"])
     assert abs(datetime.datetime.now() - written) < datetime.timedelta(minutes=5)
+    assert written.microsecond == 0
     assert read_checkpoint(tmp_path / "best.pt")["names"] == {0: "class0", 1: "class1"}

@@ -97,12 +97,20 @@ def test_what_is_durable_is_flushed_before_and_after_it_is_renamed(
         return handle
 
     monkeypatch.setattr("os.open", note_folder)
-    monkeypatch.setattr("os.fsync", lambda handle: synced.append((opened.get(handle), path.exists())))
+
+    def note_state(handle: int) -> None:
+        folder = opened.get(handle)
+        synced.append((folder, path.exists(), None if folder else os.fstat(handle).st_size))
+
+    monkeypatch.setattr("os.fsync", note_state)
     with atomic_write(path, durable=durable) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
     if os.name != "nt":  # folders cannot be opened there
-        assert synced == ([(None, False), (tmp_path, True)] if durable else [])
+        assert synced == ([(None, False, 3), (tmp_path, True, None)] if durable else [])
+        for handle in opened:
+            with pytest.raises(OSError):  # it was closed
+                os.fstat(handle)
 
 
 def test_defaults_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
