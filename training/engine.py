@@ -167,4 +167,4 @@ def _to_model(images: Tensor, training: Training) -> Tensor:
     side = int(rng.integers(low, high, endpoint=True)) * stride
     factor = side / max(pixels.shape[2:])
     shape = [round_up(length * factor, stride) for length in pixels.shape[2:]]
-    return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
+    return F.interpolate(pixels, size=shape, mode="bilinear")

@@ -67,7 +67,7 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
             if candidate.is_file():
                 return candidate
     known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
-    near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(wanted.name, known)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"file '{name}' not found{hint}")
 
@@ -128,9 +128,10 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         def finish() -> None:
             temporary.replace(path) if whole else temporary.unlink()  # noqa: B023 - of this round
 
+        new = temporary.open("xb")  # outside of `try`: a file that was there is not ours to delete
         try:
             with on_cut_off(finish):
-                with temporary.open("xb") as file:
+                with new as file:
                     if not _claim(file):
                         continue
                     yield file

@@ -238,7 +238,7 @@ def _read_with_pillow(content: bytes, name: str, fourth: bool) -> np.ndarray:
         Image.init()
         known = [form for form in _PILLOW if form in Image.OPEN]
         with Image.open(io.BytesIO(content), formats=known) as image:
-            _check_size(*image.size, name)
+            _check_size(image.width, image.height, name)
             image.seek(0)
             image.load()
             found = eight_bit_bgr(ImageOps.exif_transpose(image), fourth=fourth)

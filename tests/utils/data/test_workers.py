@@ -90,10 +90,11 @@ for number in (signal.SIGINT, signal.SIGTERM):
 start_server()
 os.killpg(0, signal.SIGTERM)  # while the server starts
 pool = WorkerPool(1)
-pool.submit(time.sleep, 0).result()
+worker = pool.submit(os.getpid).result()
 job = pool.submit(time.sleep, 0.5)
 for number in (signal.SIGTERM, signal.SIGINT):
     os.killpg(0, number)
+os.kill(worker, signal.SIGINT)  # which reaches every process of a console on Windows
 job.result()
 print("all is there")
 """
