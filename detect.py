@@ -104,7 +104,8 @@ def run(config: DetectConfig) -> Path | None:
             else in_parallel(detect, groups, detector)
         )
         with contextlib.closing(results):
-            deliver(results, DetectionLog(source, detector.names), writer, window)
+            used = f"of {config.source} with {detector.backend.title}"
+            deliver(results, DetectionLog(source, detector.names, used), writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
@@ -171,6 +172,7 @@ def build_detector(config: DetectConfig) -> Detector:
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]
     if unknown:
         raise UserError(f"--classes {unknown[0]}: the network has classes 0 to {max(detector.names)}")
+    config.tell_size(detector.backend, image_size(config))
     if any(side % detector.stride for side in image_size(config)):
         warn(f"--imgsz is rounded up to a multiple of the network's stride {detector.stride}")
     return detector

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.runtimes.opening import Backend, load_backend
 from models.runtimes.openvino import shared_core
+from utils.console import warn
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import Loader
@@ -33,7 +34,10 @@ class Calibration:
     """
 
     def __init__(self, spec: DataSpec, side: int, batch: int) -> None:
-        self.dataset = DetectionDataset(build_index(spec.train, spec.names), side, batch_size=batch)
+        index = build_index(spec.train, spec.names)
+        if missing := index.report.shortfall():
+            warn(f"--int8: calibration goes without some: {missing}")
+        self.dataset = DetectionDataset(index, side, batch_size=batch)
         whole = len(self.dataset) // batch
         if not whole:
             raise UserError(
@@ -48,7 +52,9 @@ class Calibration:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for key in self.keys:
-            yield self.dataset.batch(key).images.astype(np.float32) / 255
+            batch = self.dataset.batch(key)
+            if None not in batch.shapes:  # a picture that cannot be read calibrates nothing
+                yield batch.images.astype(np.float32) / 255
 
 
 def quantise(source: Path, target: Path, images: Calibration) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from models.runtimes.base import Backend, first_line
 from models.runtimes.metadata import described
+from models.runtimes.onnx_file import FLOAT, FLOAT16, read_input
+from utils.console import warn
 from utils.errors import UserError
 from utils.optional import require
 
@@ -21,6 +23,8 @@ TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.floa
 
 class OnnxBackend(Backend):
     """An ONNX file in ONNX Runtime (optional package)."""
+
+    library = "ONNX Runtime"
 
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
@@ -37,6 +41,10 @@ class OnnxBackend(Backend):
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own classes derive from nothing narrower
             raise UserError(f"'{path}' is not an ONNX file that can be run: {first_line(error)}") from error
+        if cuda and "CUDAExecutionProvider" in self.session.get_providers():
+            self.place = str(device)
+        elif cuda:
+            warn(f"ONNX Runtime here cannot use {device}: '{path}' runs on the CPU")
         entries = self.session.get_inputs()
         if len(entries) != 1:
             raise UserError(f"'{path}' has {len(entries)} inputs, not one for images")
@@ -54,12 +62,12 @@ class OnnxBackend(Backend):
 
 
 class OpenCVBackend(Backend):
-    """An ONNX file in OpenCV's DNN module. It reads no metadata; class names come from --data.
+    """An ONNX file in OpenCV's DNN module, for one shape at a time.
 
     Its `threads` are those of all that OpenCV does in this process.
     """
 
-    batch = 1
+    library = "OpenCV DNN"
 
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
@@ -69,12 +77,12 @@ class OpenCVBackend(Backend):
             self.net = cv2.dnn.readNetFromONNX(str(path))
         except cv2.error as error:
             raise UserError(f"OpenCV DNN cannot read '{path}': {first_line(error)}") from error
+        told = read_input(path)  # OpenCV would run a network of one size on another, and give nonsense
+        if told.element not in (FLOAT, FLOAT16):
+            raise UserError(f"'{path}' takes elements of type {told.element}; images are float or float16")
+        self.configure(path, described(told.metadata, path), told.sides)
+        self.batch, self.any_shape = self.batch or 1, False
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         self.net.setInput(images.cpu().float().numpy())
-        try:
-            output = self.net.forward()
-        except cv2.error as error:
-            size = tuple(images.shape[2:])
-            raise UserError(f"OpenCV DNN cannot run images of {size}: {first_line(error)}") from error
-        return [torch.from_numpy(np.asarray(output))]
+        return [torch.from_numpy(np.asarray(self.net.forward()))]

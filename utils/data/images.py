@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         if image is not None:
             _, orientation = _jpeg_header(content, name)
             return _upright(image, orientation)
-    elif content.startswith(_BMP) or (content.startswith(_PNG) and not _png_has_exif(content)):
+    elif content.startswith(_BMP) or (_png_is_whole(content) and not _png_has_exif(content)):
         image = _decode(content, cv2.IMREAD_COLOR)
         if image is not None:
             return image
@@ -150,6 +151,25 @@ def _exif_orientation(tiff: bytes) -> int:
 
 def _png_has_exif(content: bytes) -> bool:
     return b"eXIf" in content[: content.find(b"IDAT")]
+
+
+def _png_is_whole(content: bytes) -> bool:
+    """Whether this is a PNG all of whose sums are right; of one that is damaged inside, OpenCV gives the
+    upper part over black and says nothing."""
+    if not content.startswith(_PNG):
+        return False
+    view, at = memoryview(content), len(_PNG)
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end = at + 8 + length
+        if end + 4 > len(content):
+            return False
+        if struct.unpack_from(">I", content, end) != (zlib.crc32(view[at + 4 : end]),):
+            return False
+        if view[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

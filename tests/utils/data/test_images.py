@@ -149,3 +149,17 @@ def test_missing_image(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="missing") as caught:
             call(tmp_path / "nowhere.jpg")
         assert caught.value.kind == "missing"
+
+
+def test_a_png_that_is_damaged_inside_is_no_image(tmp_path: Path) -> None:
+    """OpenCV itself would give the rows before the damage, over black."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    good, data = cv2.imencode(".png", noise)
+    assert good and np.array_equal(read_image(data.tobytes()), noise)
+    content = bytearray(data.tobytes())
+    content[4000:-60] = bytes(len(content) - 4060)
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    assert image_shape(path) == (64, 64)  # the scan reads heads and tails
+    with pytest.raises(ImageError, match=r"a\.png"):
+        read_image(path)
