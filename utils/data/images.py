@@ -53,12 +53,14 @@ def read_image(source: str | os.PathLike[str] | bytes) -> np.ndarray:
         name, content = "image", source
     else:
         name, content = os.fspath(source), _read_bytes(os.fspath(source))
+    if content.startswith(_PNG):
+        _check_sums(content, name)
     if content.startswith(_JPEG):
         image = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
             _, orientation = _jpeg_header(content, name)
             return _upright(image, orientation)
-    elif content.startswith(_BMP) or (_png_is_whole(content) and not _png_has_exif(content)):
+    elif content.startswith(_BMP) or (content.startswith(_PNG) and not _png_has_exif(content)):
         image = _decode(content, cv2.IMREAD_COLOR)
         if image is not None:
             return image
@@ -153,23 +155,21 @@ def _png_has_exif(content: bytes) -> bool:
     return b"eXIf" in content[: content.find(b"IDAT")]
 
 
-def _png_is_whole(content: bytes) -> bool:
-    """Whether this is a PNG all of whose sums are right; of one that is damaged inside, OpenCV gives the
-    upper part over black and says nothing."""
-    if not content.startswith(_PNG):
-        return False
+def _check_sums(content: bytes, name: str) -> None:
+    """Of a PNG that is damaged inside, OpenCV and Pillow give the upper part over black and say nothing.
+
+    Raises:
+        ImageError: a part that the picture needs is not what was written.
+    """
     view, at = memoryview(content), len(_PNG)
     while at + 12 <= len(content):
         (length,) = struct.unpack_from(">I", content, at)
-        end = at + 8 + length
+        end, needed = at + 8 + length, not content[at + 4] & 32  # small letters may be left out
         if end + 4 > len(content):
-            return False
-        if struct.unpack_from(">I", content, end) != (zlib.crc32(view[at + 4 : end]),):
-            return False
-        if view[at + 4 : at + 8] == b"IEND":
-            return True
+            return  # cut off, which decoders notice
+        if needed and struct.unpack_from(">I", content, end) != (zlib.crc32(view[at + 4 : end]),):
+            raise ImageError(name, "damaged inside: a check sum is wrong")
         at = end + 4
-    return False
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
