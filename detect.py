@@ -108,7 +108,9 @@ def run(config: DetectConfig) -> Path | None:
             else in_parallel(detect, groups, detector)
         )
         with contextlib.closing(results):
-            deliver(results, DetectionLog(source, detector.names, detector.channels), writer, window)
+            used = f"of {config.source} with {detector.backend.title}"
+            log = DetectionLog(source, detector.names, detector.channels, used)
+            deliver(results, log, writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
@@ -175,6 +177,7 @@ def build_detector(config: DetectConfig) -> Detector:
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]
     if unknown:
         raise UserError(f"--classes {unknown[0]}: the network has classes 0 to {max(detector.names)}")
+    config.tell_size(detector.backend, image_size(config))
     if any(side % detector.stride for side in image_size(config)):
         warn(f"--imgsz is rounded up to a multiple of the network's stride {detector.stride}")
     return detector

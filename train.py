@@ -37,7 +37,8 @@ from training.optim import Schedule
 from training.resume import resumed
 from training.run_folder import CurveLogger, RunFolder, write_results
 from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
-from utils.console import LOGGER, setup_console
+from utils.console import LOGGER, setup_console, warn
+from utils.data.images import ImageError
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
 from utils.device import memory_format, select_device
@@ -52,7 +53,7 @@ from utils.distributed import (
     this_process,
     wrap,
 )
-from utils.errors import UserError, run_command
+from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
@@ -146,6 +147,8 @@ def train(
                 complete = complete and finish_epoch(training, started, stop)
             except NonFiniteLoss as error:
                 raise stopped_by(error, run) from None
+            except ImageError as error:
+                raise UserError(f"{error}; {go_on(run)}") from None
             if process.is_main:
                 save(training, complete)
             if not complete:
@@ -218,6 +221,12 @@ def save(training: Training, complete: bool) -> None:
     write_results(run.results, state.results)
 
 
+def go_on(run: RunFolder) -> str:
+    """What to do after an image that the scan of heads took for whole."""
+    again = f"go on with: python train.py --resume {run.last}" if run.last.is_file() else "start again"
+    return f"repair or remove it, then {again}"
+
+
 def stopped_by(error: NonFiniteLoss, run: RunFolder) -> NonFiniteLoss:
     """The same error with what is left and what to try."""
     kept = (
@@ -246,6 +255,12 @@ def conclude(training: Training) -> None:
         report_validation(result, run.root, plots=plots)
     if plots:
         plot_results(run.results, run.root / "results.png")
+    seen, judged = (split.dataset.index.report for split in (training.loader, loader))
+    config, size = training.config, training.loader.dataset.size
+    work = f"{training.state.epoch} of {config.epochs} epochs on {seen.count()} of {config.data}"
+    LOGGER.info(f"{work} at {size} px on {training.device}, {judged.count(result.unreadable)} of val")
+    if result.unreadable:
+        warn(f"val: {judged.shortfall(result.unreadable)}; the results are those of the others")
     LOGGER.info(
         f"best epoch {training.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
     )
@@ -281,6 +296,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
     project = "runs/evolve" if config.project == TrainConfig.project else config.project
     folder = RunFolder.create(project, config.name, config.exist_ok)
     quiet = dataclasses.replace(config, evolve=None, noval=True, nosave=True, noplots=True)
+    diverged: list[int] = []
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
         run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
@@ -288,6 +304,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
             return train(quiet, hyp, process, device, run).state.results[-1][4:11]
         except NonFiniteLoss as error:
             LOGGER.warning(f"generation {generation}: {error}; it scores 0, and evolution goes on")
+            diverged.append(generation)
             return [0.0] * 4 + [math.nan] * 3
 
     best = evolve(
@@ -300,6 +317,10 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
         resume=Path(config.resume_evolve) if config.resume_evolve else None,
     )
     LOGGER.info(f"best hyper-parameters, in {folder.root / 'hyp_evolve.yaml'}: {best}")
+    work = f"{config.evolve} generations of {config.epochs} epochs, {len(diverged)} of which diverged,"
+    LOGGER.info(f"{work} on {config.data} at {config.imgsz} px on {device}")
+    if len(diverged) == config.evolve:
+        raise Incomplete("every generation diverged, so that nothing is known of any hyper-parameters")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ def run(config: Config) -> None:
         "timings": timings,
     }  # fmt: skip
     print("\n\n".join(f"{name}\n{console_table(rows, ALIGN)}" for name, rows in tables(timings).items()))
+    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    print(f"\n{names}: batch {config.batch}, {config.threads} threads, {config.runs} rounds")
     if config.json:
         write_text(Path(config.json), json.dumps(record, default=asdict) + "\n")
     if config.output:

@@ -55,6 +55,8 @@ def run(config: Config) -> None:
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
         print(f"\n{runtime}: milliseconds an image (number of kernels)\n{console_table(rows, align)}")
+    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    print(f"\n{names}: {config.threads} threads, {config.runs} rounds")
     if config.output:
         text = render(
             TEMPLATE,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Before torch: tests share the cores with each other and with the processes that they start.
@@ -106,3 +108,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dense_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data yaml of 32 training and 4 validation images, 128 px, a dozen squares of many sizes each."""
     return write_squares(tmp_path_factory.mktemp("dense"), {"train": 32, "val": 4}, 128, 12, (8, 90))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(limit):` no file gets longer than `limit` bytes, as on a disk that fills."""
+    resource = pytest.importorskip("resource", reason="the system has no limit on the size of files")
+
+    @contextmanager
+    def limited(limit: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python itself has it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, previous)
+
+    return limited

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import itertools
 import os
 import re
@@ -25,6 +26,7 @@ except ImportError:  # Windows, which removes and replaces no file that is open
     fcntl = None  # type: ignore[assignment]
 
 MOST_BYTES = 100  # of a name made from a text; file systems take 255, numbers and suffixes are yet to come
+ROOM = 1 << 16  # bytes: a disk with less is full
 ROOT = Path(__file__).resolve().parents[1]
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lean5-tmp")  # what `atomic_write` writes to
 OWNER = ".owner"  # in a temporary folder; locked by the process that works there
@@ -221,10 +223,32 @@ def _remove_abandoned(file: Path, remove: Callable[[], object]) -> None:
             remove()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Put a text file in UTF-8 in its place, as `atomic_write` does; line ends stay as they are."""
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=durable) as file:
         file.write(text.encode())
+
+
+def is_full(folder: Path, needed: int = ROOM) -> bool:
+    """Whether less than so many bytes can be written there. For writers that do not tell why they failed."""
+    return shutil.disk_usage(folder).free < needed
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, all of it or nothing.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) < len(content):  # what did not fit any more is no error to the system
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

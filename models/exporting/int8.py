@@ -11,6 +11,7 @@ import numpy as np
 
 from models.runtimes.opening import Backend, load_backend
 from models.runtimes.openvino import shared_core
+from utils.console import warn
 from utils.data.channels import COLOUR
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
@@ -35,6 +36,8 @@ class Calibration:
 
     def __init__(self, spec: DataSpec, side: int, batch: int, channels: int = COLOUR) -> None:
         index = build_index(spec.train, spec.names)
+        if missing := index.report.shortfall():
+            warn(f"--int8: calibration goes without some: {missing}")
         self.dataset = DetectionDataset(index, side, batch_size=batch, channels=channels)
         whole = len(self.dataset) // batch
         if not whole:
@@ -50,7 +53,9 @@ class Calibration:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for key in self.keys:
-            yield self.dataset.batch(key).images.astype(np.float32) / 255
+            batch = self.dataset.batch(key)
+            if None not in batch.shapes:  # a picture that cannot be read calibrates nothing
+                yield batch.images.astype(np.float32) / 255
 
 
 def quantise(source: Path, target: Path, images: Calibration) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +21,12 @@ from models.exporting.verify import difference
 from models.runtimes.base import checksum, first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
-from utils.console import LOGGER
+from utils.console import LOGGER, warn
 from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
+from utils.files import is_full
 from utils.optional import check_installed
 
 
@@ -55,21 +59,28 @@ class Artefact:
         return f"{self.form.name}: {self.path}, {megabytes:.1f} MB, {self.seconds:.1f} s, {compared}"
 
 
-def export(weights: Path, config: ExportConfig) -> list[Artefact]:
+def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[UserError]]:
     """Write the network of a weights file in each format that is asked for, beside the file.
 
     A format is written to a temporary folder and takes its place only when what it computes has been compared
     with PyTorch; until then an older file of the same name stays as it is.
 
+    Returns:
+        What was written, and why the rest was not.
+
     Raises:
-        UserError: a flag that a format does not know, a missing package, or a result that differs. What was
-            finished before stays.
+        UserError: a flag that a format does not know, a missing package; the only format that was asked for
+            cannot be written, or gives a result that differs.
+        OSError: the disk is full, or nothing can be written there.
     """
     formats = formats_of(config)
     if config.int8:
         check_installed("nncf", "nncf")
         spec = load_data_spec(config.data)  # a mistake in it shows before the work
-        build_index(spec.val, spec.names).report.check_usable("val")  # by these the loss is measured
+        report = build_index(spec.val, spec.names).report  # by these the loss is measured
+        report.check_usable("val")
+        if missing := report.shortfall():
+            warn(f"--int8: the loss is measured without some: {missing}")
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
     places = [free_place(weights, form, config.int8) for form in formats]
@@ -89,11 +100,18 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
         levels=model.head.nl if config.raw else 1,
     )
     done: dict[Path, Artefact] = {}
+    failed: dict[Path, UserError] = {}
     for form, place in zip(formats, places):
-        if place not in done:  # onnx and tensorrt share a file
-            done[place] = make(dataclasses.replace(job, target=place), form, model)
-            LOGGER.info(str(done[place]))
-    return [dataclasses.replace(done[place], form=form) for form, place in zip(formats, places)]
+        if place not in done and place not in failed:  # onnx and tensorrt share a file
+            try:
+                done[place] = make(dataclasses.replace(job, target=place), form, model)
+                LOGGER.info(str(done[place]))
+            except UserError as error:
+                if len(formats) == 1:
+                    raise
+                failed[place] = error
+    written = [(form, place) for form, place in zip(formats, places) if place in done]
+    return [dataclasses.replace(done[place], form=form) for form, place in written], list(failed.values())
 
 
 def load_unchanged(weights: Path) -> tuple[DetectionModel, str]:
@@ -121,12 +139,17 @@ def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
                 plain, written = written, folder / "int8" / job.target.name
                 written.parent.mkdir()
                 accuracy = quantised(plain, written, config.data, job.image.shape[-1], force=config.force)
-        except UserError as error:
-            raise UserError(f"{form.name}: {error}") from error
-        except OSError:
+        except OSError as error:
+            error.filename = error.filename or str(job.target)
             raise
         except Exception as error:  # converters raise classes of their own, which derive from it alone
             LOGGER.debug("traceback", exc_info=True)
+            needed = sum(weight.nbytes for weight in job.network.state_dict().values())
+            for place in (folder, Path(tempfile.gettempdir())):
+                if is_full(place, needed):  # few of them say so
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
+            if isinstance(error, UserError):
+                raise UserError(f"{form.name}: {error}") from error
             raise UserError(f"{form.name} cannot express this network: {first_line(error)}") from error
         publish(written, job.target)
     seconds = time.perf_counter() - start

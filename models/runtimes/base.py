@@ -31,17 +31,23 @@ class Backend(nn.Module):
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
         pt: whether this is a PyTorch model in this process, which can run in several threads at once.
+        library: what runs it.
+        place: what it runs on.
+        title: file, library and place, for reports.
     """
 
     shape: tuple[int, int] | None = None
     batch: int | None = None
     any_shape = False
     pt = False
+    library = "PyTorch"
+    title = ""
 
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()
         self.device = device
         self.dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+        self.place = str(device) if self.library in ("PyTorch", "TorchScript") else "cpu"
         self.names: Names = {}
         self.stride = DEFAULT_STRIDE
         self.channels = COLOUR
@@ -88,15 +94,22 @@ class Backend(nn.Module):
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
         try:
             output = self.run(images)[0]
-        except UserError:
+        except (UserError, MemoryError):
             raise
-        except Exception as error:  # every runtime has its own; onnxruntime's derive from nothing narrower
-            shape = tuple(images.shape[2:])
-            raise UserError(f"the weights cannot run images of {shape}: {first_line(error)}") from error
+        except Exception as error:  # runtimes raise classes of their own, which derive from it alone
+            given = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            raise UserError(f"the weights cannot run on images {given}: {first_line(error)}") from error
         if output.ndim != 3 or len(output) != size or output.shape[2] < LEAST_COLUMNS:
             raise UserError(
                 f"the weights give {tuple(output.shape)} instead of predictions ({size}, N, 5 + classes); "
                 "export them without --raw and --nms"
+            )
+        step = max(self.stride, DEFAULT_STRIDE)
+        cells = images.shape[2] // step * (images.shape[3] // step)  # of the coarsest level
+        if output.shape[1] < cells:
+            raise UserError(
+                f"the weights give {tuple(output.shape)} for images of {tuple(images.shape[2:])}; predictions"
+                f" are (B, N, 5 + classes), N at least {cells}: another network, or one for another size"
             )
         return output[:count].to(self.device)
 

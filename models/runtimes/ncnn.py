@@ -38,6 +38,8 @@ class NcnnBackend(Backend):
     Half precision is off, which ncnn would use where the CPU has it: pixel coordinates do not survive that.
     """
 
+    library = "ncnn"
+
     def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         ncnn = require("ncnn", "ncnn")

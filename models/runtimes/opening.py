@@ -44,6 +44,7 @@ class Ensemble(Backend):
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
+        self.title = " + ".join(m.title for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
@@ -91,7 +92,8 @@ def load_backend(
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
     members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
-    for member in members:
+    for file, member in zip(files, members):
+        member.title = f"{file} ({member.library}, {member.place})"
         if not member.names and data:
             member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)

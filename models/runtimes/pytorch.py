@@ -57,6 +57,8 @@ class PyTorchBackend(Backend):
 class TorchScriptBackend(Backend):
     """A traced or scripted module; class names and stride stand in its extra file `config.txt` (JSON)."""
 
+    library = "TorchScript"
+
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device, half)
         if threads is not None:

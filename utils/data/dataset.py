@@ -15,8 +15,9 @@ from utils.data.augment.recipe import recipe
 from utils.data.batch import BatchArrays, BatchKey, Sample
 from utils.data.channels import write_planes
 from utils.data.image_cache import CacheMode, open_store
+from utils.data.images import ImageError
 from utils.data.index import DatasetIndex
-from utils.data.letterbox import letterbox
+from utils.data.letterbox import BACKGROUND, letterbox
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.seeding import generator_for
@@ -75,7 +76,7 @@ class DetectionDataset:
             pool: threads that make its pictures side by side.
 
         Raises:
-            UserError: an image has gone or changed since it was indexed.
+            UserError: an image has changed since it was indexed or, with `augment`, cannot be read.
         """
         shape = self.batch_shapes[key.number] if self.rect else (self.size, self.size)
         images = np.empty((len(key.positions), self.store.channels, *shape), np.uint8)
@@ -103,7 +104,11 @@ class DetectionDataset:
 
     def _plain(self, number: int, planes: np.ndarray) -> Sample:
         """Letterbox into the given shape, as validation and inference do."""
-        image = self.store.load(number)
+        try:
+            image = self.store.load(number)
+        except ImageError:  # the scan reads heads only; whoever counts pictures tells of it
+            planes[:] = BACKGROUND
+            return Sample(np.zeros((0, 5), np.float32), None)
         height, width = image.shape[:2]
         target = (planes.shape[1], planes.shape[2])
         boxed, (scale, _), pad = letterbox(image, target, auto=False, scaleup=False)

@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -88,6 +89,8 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int | None = 3)
 
 def _read_found(content: bytes, name: str, *, fourth: bool) -> np.ndarray:
     """(H, W, 3) uint8 BGR, upright; (H, W, 4) when a fourth is wanted and there."""
+    if content.startswith(_PNG):
+        _check_sums(content, name)
     if content.startswith(_JPEG):
         _, orientation = _jpeg_header(content, name)
         image = _decode(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -221,6 +224,23 @@ def _may_have_fourth(content: bytes) -> bool:
     if content.startswith(_BMP):
         return content[28:29] == b"\x20"  # bits a pixel
     return content[25:26] in (b"\x04", b"\x06") or b"tRNS" in content[: content.find(b"IDAT")]
+
+
+def _check_sums(content: bytes, name: str) -> None:
+    """Of a PNG that is damaged inside, OpenCV and Pillow give the upper part over black and say nothing.
+
+    Raises:
+        ImageError: a part that the picture needs is not what was written.
+    """
+    view, at = memoryview(content), len(_PNG)
+    while at + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end, needed = at + 8 + length, not content[at + 4] & 32  # small letters may be left out
+        if end + 4 > len(content):
+            return  # cut off, which decoders notice
+        if needed and struct.unpack_from(">I", content, end) != (zlib.crc32(view[at + 4 : end]),):
+            raise ImageError(name, "damaged inside: a check sum is wrong")
+        at = end + 4
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from models.yolo import DetectionModel
 from tests.layouts import small
 from tests.models.exporting.command import call, left, refusal
 from tests.models.exporting.weights import lively, write_weights
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 from utils.files import ROOT
 
 onnx = pytest.importorskip("onnx")
@@ -253,3 +253,22 @@ def test_a_signal_leaves_nothing(
     finally:
         signal.signal(number, before)
     assert left(weights) == set()
+
+
+def test_one_format_that_fails_does_not_cost_the_others(
+    weights: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(job: Job) -> None:
+        raise RuntimeError("no operator for this")
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", dataclasses.replace(formats.FORMATS["onnx"], exporter=fail))
+    with pytest.raises(Incomplete, match=r"^not written: onnx cannot express this network: no operator"):
+        call(weights, "--include", "onnx", "torchscript", "--imgsz", "64")
+    assert left(weights) == {"best.torchscript"}
+    assert f"1 of 2 formats of {weights} for 64x64 px images" in capsys.readouterr().out
+    script = dataclasses.replace(formats.FORMATS["torchscript"], exporter=fail)
+    monkeypatch.setitem(formats.FORMATS, "torchscript", script)
+    with pytest.raises(UserError, match=r"^not written: onnx .*; torchscript cannot express") as caught:
+        call(weights, "--include", "onnx", "torchscript", "--imgsz", "64")
+    assert caught.value.status == 2

@@ -12,7 +12,7 @@ from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import DetectionDataset, plan_rectangles
 from utils.data.image_cache import ImageStore, open_store
-from utils.data.images import read_image
+from utils.data.images import ImageError, read_image
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
@@ -280,7 +280,7 @@ def test_exchanged_image_is_an_error(index: DatasetIndex) -> None:
         batches(DetectionDataset(index, 64))
     Path(index.path(0)).unlink()
     with pytest.raises(UserError, match="missing image"):
-        batches(DetectionDataset(index, 64, cache=None))
+        batches(DetectionDataset(index, 64, augment=True))
 
 
 @pytest.mark.parametrize(
@@ -326,3 +326,29 @@ def test_quad_batches() -> None:
     assert kinds == {1, 4}
     few = Batch(images[:2], targets[:2], ["0", "1"], [shape] * 2)
     assert quadruple(few, generator_for(0)).images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_decoded_is_grey_and_says_so(index: DatasetIndex, workers: int) -> None:
+    """Without augmentation; a training picture would teach that there is nothing, and ends the epoch."""
+    Path(index.path(2)).write_bytes(b"no image any more")
+    dataset = DetectionDataset(index, 64, batch_size=8)
+    (batch,) = list(Loader(dataset, workers=workers, shuffle=False))
+    assert [shapes is None for shapes in batch.shapes] == [number == 2 for number in range(8)]
+    assert (batch.images[2] == BACKGROUND).all() and 2 not in batch.targets[:, 0]
+    with pytest.raises(ImageError, match=r"2\.jpg"):
+        batches(DetectionDataset(index, 64, batch_size=8, augment=True))
+
+
+def test_reports_count_what_is_left_out(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "images" / "5.jpg").write_bytes(b"")
+    (tmp_path / "labels" / "6.txt").write_text("0 0.5 0.5 0.2\n", encoding="utf-8")  # costs a row alone
+    report = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False).report
+    assert (report.count(), report.count(["a/1.jpg"])) == ("7 of 8 images", "6 of 8 images")
+    assert report.shortfall() == "1 of 8 images could not be used: 5.jpg"
+    many = [f"a/{number}.jpg" for number in range(3)]
+    assert report.shortfall(many) == "4 of 8 images could not be used: 5.jpg, 0.jpg, 1.jpg, …"
+    (tmp_path / "images" / "5.jpg").unlink()
+    report = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False).report
+    assert (report.count(), report.shortfall()) == ("7 images", "")

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.data.augment.objects import VISIBLE_BOX, VISIBLE_POLYGON, project, still_useful
+from utils.data.augment.objects import (
+    VISIBLE_BOX,
+    VISIBLE_POLYGON,
+    keeps_boxes,
+    project,
+    really_seen,
+    still_useful,
+)
 from utils.data.augment.picture import Draw, Picture
 from utils.hyperparameters import Hyperparameters
 
@@ -32,7 +39,10 @@ class Warp:
         moved = before.warped(matrix, draw.size)
         # Polygons say exactly what is left of a thing; a carried box is larger, hence two limits.
         part = np.where(before.lengths > 0, VISIBLE_POLYGON, VISIBLE_BOX)
-        return Picture.of(canvas, moved.select(still_useful(before.boxes, moved.boxes, scale, part)))
+        useful = still_useful(before.boxes, moved.boxes, scale, part)
+        if not keeps_boxes(matrix):
+            useful[useful] = really_seen(before.select(useful), matrix, draw.size, scale, VISIBLE_BOX)
+        return Picture.of(canvas, moved.select(useful))
 
 
 def draw_transform(
