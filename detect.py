@@ -12,11 +12,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+from utils.interrupt import quiet_until_watched
+
+if __name__ == "__main__":
+    quiet_until_watched()
 
 import torch
 
@@ -33,7 +37,7 @@ from utils.device import select_device
 from utils.errors import Incomplete, UserError, run_command
 from utils.files import increment_path
 from utils.flags import IMGSZ, SHARE, SIDE, at_least, between, flag, parse_flags
-from utils.pipeline import JobQueue, Prefetch, ordered_map
+from utils.pipeline import JobQueue, Prefetch, ordered_map, thread_pool
 
 READ_AHEAD = 256 << 20  # bytes of decoded pictures that may wait for the network
 MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each needs memory
@@ -104,7 +108,9 @@ def run(config: DetectConfig) -> Path | None:
             else in_parallel(detect, groups, detector)
         )
         with contextlib.closing(results):
-            deliver(results, DetectionLog(source, detector.names), writer, window)
+            used = f"of {config.source} with {detector.backend.title}"
+            log = DetectionLog(source, detector.names, detector.channels, used)
+            deliver(results, log, writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
@@ -154,7 +160,7 @@ def in_parallel(
     shares = min(cores, MOST_WORKERS) if detector.backend.pt and detector.device.type == "cpu" else 1
     threads = partial(torch.set_num_threads, cores // shares)
     try:
-        with ThreadPoolExecutor(shares, initializer=threads) as pool:
+        with thread_pool(shares, threads) as pool:
             yield from ordered_map(pool, detect, groups, depth=2 * shares)
     finally:
         torch.set_num_threads(cores)
@@ -171,6 +177,7 @@ def build_detector(config: DetectConfig) -> Detector:
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]
     if unknown:
         raise UserError(f"--classes {unknown[0]}: the network has classes 0 to {max(detector.names)}")
+    config.tell_size(detector.backend, image_size(config))
     if any(side % detector.stride for side in image_size(config)):
         warn(f"--imgsz is rounded up to a multiple of the network's stride {detector.stride}")
     return detector

@@ -67,7 +67,8 @@ def official(
         name: for example `yolov5s`.
         pretrained: take the weights from `<name>.pt`; with other `channels` or `classes` only those that fit.
             Otherwise the network gets random weights.
-        autoshape: give the `Detector` where it applies (three channels), otherwise the bare network.
+        channels: of the pictures: 1 (grey), 3 (colour) or 4 (colour and alpha, or infrared).
+        autoshape: give the `Detector`, which takes pictures; otherwise the bare network, which takes batches.
         device: "cpu", "0", …; by default CUDA when there is any.
 
     Raises:
@@ -82,7 +83,7 @@ def official(
         if _verbose:
             print(f"{name}: {report}")
     model = model.to(place)
-    return Detector(model) if autoshape and channels == 3 else model
+    return Detector(model) if autoshape else model
 
 
 def _official_file(name: str) -> Path:

@@ -21,6 +21,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from utils.interrupt import Stopped, StopRequest, quiet_until_watched
+
+if __name__ == "__main__":
+    quiet_until_watched()
+
 import torch
 
 from models.summary import layer_costs, summary_line
@@ -50,7 +55,6 @@ from utils.evaluation.metrics import fitness
 from utils.files import ROOT, find_file
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
-from utils.interrupt import StopRequest
 
 LARGEST_SIDE = 16384
 COLUMNS = (
@@ -67,6 +71,7 @@ class Lightening:
     run: RunFolder
     course: Course
     held: Loader
+    pictures: Pictures
     teacher: Path
 
     @property
@@ -116,9 +121,12 @@ def lighten(
         batches = course.batches()
         while not state.finished:
             started = time.perf_counter()
-            complete = course.learn(batches, stop)
-            if complete:
-                finish_part(lightening, time.perf_counter() - started)
+            try:
+                complete = course.learn(batches, stop)
+                if complete:
+                    finish_part(lightening, stop, started)
+            except Stopped:  # nothing has changed since: a resumed run goes on from here
+                complete = False
             save(lightening, complete)
             if not complete:
                 LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
@@ -143,9 +151,15 @@ def set_up(
         config.source, lambda: folder().root / "pictures", vid_stride=config.vid_stride, seed=config.seed
     )
     seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
-    held = held_loader(seen, imgsz, teacher.multiple, config.batch_size, config.workers)
+    held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
     dataset = DetectionDataset(
-        pictures.train, imgsz, hyp=hyp, augment=True, batch_size=config.batch_size, seed=config.seed
+        pictures.train,
+        imgsz,
+        hyp=hyp,
+        augment=True,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        channels=teacher.channels,
     )
     loader = Loader(dataset, workers=config.workers, shuffle=True, seed=config.seed)
     dtype = amp_dtype(config.amp, device)
@@ -167,7 +181,7 @@ def set_up(
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
     else:
         begin(config, course, held, pictures, path)
-    lightening = Lightening(config, folder(), course, held, path)
+    lightening = Lightening(config, folder(), course, held, pictures, path)
     course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
     if checkpoint is None:
         announce(lightening)
@@ -182,6 +196,10 @@ def build_student(config: LightenConfig, teacher: DetectionModel, path: Path) ->
     """
     student = DetectionModel(config.cfg, ch=teacher.yaml["ch"], nc=teacher.nc)
     student.names = teacher.names
+    if student.channels != teacher.channels:
+        raise UserError(
+            f"{config.cfg} takes pictures of {student.channels} channels, the teacher of {teacher.channels}"
+        )
     if student.head.anchors.shape != teacher.head.anchors.shape:
         raise UserError(f"{config.cfg}: its head has other levels or anchors than the teacher's")
     report = inherit(student, teacher, exclude=())
@@ -243,11 +261,16 @@ def save_teacher(teacher: Path, path: Path) -> None:
     write_checkpoint(path, {**content, "model": inference_state(content), "ema": None, "optimizer": None})
 
 
-def finish_part(lightening: Lightening, seconds: float) -> None:
-    """Measure the averaged student, add a row of results and move on to the next part."""
+def finish_part(lightening: Lightening, stop: StopRequest, started: float) -> None:
+    """Measure the averaged student, add a row of results and move on to the next part.
+
+    Raises:
+        Stopped: a stop was requested meanwhile; nothing has changed.
+    """
     course, state = lightening.course, lightening.state
     part, steps = course.parts[state.epoch], state.batch
-    metrics = agreement(state.ema.model, lightening.held, course.device)
+    with stop.raising():
+        metrics = agreement(state.ema.model, lightening.held, course.device)
     errors = (state.loss_sum / max(steps, 1)).tolist()
     rate = state.optimizer.param_groups[0]["lr"]
     state.results.append([state.epoch, part.steps[1], *errors, *metrics, rate])
@@ -256,7 +279,7 @@ def finish_part(lightening: Lightening, seconds: float) -> None:
     LOGGER.info(
         f"{part.phase} {part.steps[1]}/{part.length}  stage error {errors[0]:.3f}  "
         f"agreement P {metrics[0]:.3f} R {metrics[1]:.3f} mAP50 {metrics[2]:.3f} mAP50-95 {metrics[3]:.3f}"
-        f"  {seconds:.0f} s"
+        f"  {time.perf_counter() - started:.0f} s"
     )
     state.epoch, state.batch = state.epoch + 1, 0
     state.loss_sum.zero_()
@@ -292,7 +315,11 @@ def conclude(lightening: Lightening) -> None:
             f"mAP50-95 on {config.data}: teacher {true[0]:.3f}, student {true[1]:.3f}: "
             f"{true[1] / max(true[0], 1e-9):.1%}"
         )
-    LOGGER.info(f"weights in {run.last.parent}, everything else in {run.root}")
+    LOGGER.info(
+        f"{state.lightened['steps']} steps on {lightening.pictures.report.count()} of {config.source} at "
+        f"{lightening.course.loader.dataset.size} px on {lightening.course.device}; weights in "
+        f"{run.last.parent}, everything else in {run.root}"
+    )
 
 
 def size_of(path: Path) -> int:
@@ -310,7 +337,7 @@ def true_map(config: LightenConfig, path: Path) -> float:
         raise UserError(f"the weights know {model.nc} classes and {config.data} has {spec.nc}")
     imgsz = rounded_size(config.imgsz or 640, model.multiple)
     index = build_index(spec.val, spec.names)
-    loader = held_loader(index, imgsz, model.multiple, config.batch_size, config.workers)
+    loader = held_loader(model, index, imgsz, config.batch_size, config.workers)
     return evaluate(model, loader, device, spec.names).summary()[3]
 
 

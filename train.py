@@ -14,11 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from utils.interrupt import Stopped, StopRequest, quiet_until_watched
+
 if __name__ == "__main__":
+    quiet_until_watched()
     # Before torch starts OpenMP: by default its threads spin for a millisecond at every barrier and take the
     # cores that the data loader and other processes need; not spinning at all costs time on a quiet machine.
     # This is a short spin. Compare with: GOMP_SPINCOUNT=300000 python benchmarks/overhead.py train
@@ -28,13 +31,14 @@ import torch
 
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
-from training.engine import NonFiniteLoss, Training, train_one_epoch
+from training.engine import NonFiniteLoss, Training, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
 from training.optim import Schedule
 from training.resume import resumed
 from training.run_folder import CurveLogger, RunFolder, write_results
 from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
-from utils.console import LOGGER, setup_console
+from utils.console import LOGGER, setup_console, warn
+from utils.data.images import ImageError
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
 from utils.device import memory_format, select_device
@@ -45,17 +49,17 @@ from utils.distributed import (
     leave_group,
     main_first,
     mean_over_processes,
+    noticing_losses,
     this_process,
     wrap,
 )
-from utils.errors import UserError, run_command
+from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
 from utils.files import ROOT, find_file, from_root
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
-from utils.interrupt import StopRequest
 from utils.losses.detection import DetectionLoss
 from utils.plots.pictures import RunPictures
 from utils.plots.progress import plot_results
@@ -68,14 +72,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(config.device, process.local_rank, process.world_size)
     join_group(process, device)
     try:
-        if config.evolve is not None:
-            run_evolution(config, process, device)
-        elif config.resume:
-            config, hyp, run, checkpoint = resumed(config, process)
-            conclude(train(config, hyp, process, device, run, checkpoint))
-        else:
-            conclude(train(config, hyperparameters(config), process, device))
-        leave_group(together=True)
+        with noticing_losses():
+            if config.evolve is not None:
+                run_evolution(config, process, device)
+            elif config.resume:
+                config, hyp, run, checkpoint = resumed(config, process)
+                conclude(train(config, hyp, process, device, run, checkpoint))
+            else:
+                conclude(train(config, hyperparameters(config), process, device))
+            leave_group(together=True)
     finally:
         leave_group()
 
@@ -131,7 +136,7 @@ def train(
             f"batch {config.batch_size}, results in {run.root}"
         )
 
-    with StopRequest() as stop, closing(loader), closing(curves), closing(pictures):
+    with StopRequest() as stop, closing(loader), closing(curves), pictures:
         while not state.finished:
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
@@ -139,10 +144,11 @@ def train(
                 loader.set_weights(image_weights(index, state.maps))
             try:
                 complete = train_one_epoch(training, parallel, stop, pictures.training_batch)
-                if complete:
-                    finish_epoch(training, started)
+                complete = complete and finish_epoch(training, started, stop)
             except NonFiniteLoss as error:
                 raise stopped_by(error, run) from None
+            except ImageError as error:
+                raise UserError(f"{error}; {go_on(run)}") from None
             if process.is_main:
                 save(training, complete)
             if not complete:
@@ -151,20 +157,28 @@ def train(
     return training
 
 
-def finish_epoch(training: Training, started: float) -> None:
-    """Validate the averaged model, add a row of results and move on to the next epoch."""
-    config, state, loader = training.config, training.state, training.val_loader
+def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
+    """Validate the averaged model, add a row of results and move on to the next epoch.
+
+    Returns:
+        False when a stop was requested meanwhile: then nothing has changed, and a resumed run validates.
+    """
+    config, state = training.config, training.state
     last = state.epoch >= config.epochs - 1
     validated = last or not config.noval
-    metrics, losses = [0.0] * 4, [0.0] * 3
-    if validated and loader is not None:
-        names, criterion = state.model.names, training.criterion
-        result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
-        metrics, losses = result.summary(), result.losses
-        state.maps = result.maps.tolist()
-    train_losses = (mean_over_processes(state.loss_sum) / state.batch).tolist()
+    state.loss_sum = mean_over_processes(state.loss_sum)
+    try:
+        scores, maps = validate_average(training, stop) if validated else ([0.0] * 7, state.maps)
+    except Stopped:
+        with suppress(RuntimeError):  # of processes that are gone already
+            broadcast(None)
+        return False
     rates = [group["lr"] for group in state.optimizer.param_groups]
-    row, state.maps = broadcast(([state.epoch, *train_losses, *metrics, *losses, *rates], state.maps))
+    train_losses = (state.loss_sum / state.batch).tolist()
+    results = broadcast(([state.epoch, *train_losses, *scores, *rates], maps))
+    if results is None:
+        return False
+    row, state.maps = results
     state.results.append(row)
     if validated:
         state.best.update(state.epoch, fitness(*row[4:8]))
@@ -175,6 +189,7 @@ def finish_epoch(training: Training, started: float) -> None:
         LOGGER.info(f"no epoch as good as the best in the last {config.patience} (--patience): stopping")
     state.epoch, state.batch = state.epoch + 1, 0
     state.loss_sum.zero_()
+    return True
 
 
 def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
@@ -206,6 +221,12 @@ def save(training: Training, complete: bool) -> None:
     write_results(run.results, state.results)
 
 
+def go_on(run: RunFolder) -> str:
+    """What to do after an image that the scan of heads took for whole."""
+    again = f"go on with: python train.py --resume {run.last}" if run.last.is_file() else "start again"
+    return f"repair or remove it, then {again}"
+
+
 def stopped_by(error: NonFiniteLoss, run: RunFolder) -> NonFiniteLoss:
     """The same error with what is left and what to try."""
     kept = (
@@ -228,12 +249,18 @@ def conclude(training: Training) -> None:
     if loader is None:
         return
     names = training.state.model.names
-    with closing(RunPictures(run.root, names, enabled=plots)) as pictures:
+    with RunPictures(run.root, names, enabled=plots) as pictures:
         best = load_backend(run.best, training.device)
         result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
     if plots:
         plot_results(run.results, run.root / "results.png")
+    seen, judged = (split.dataset.index.report for split in (training.loader, loader))
+    config, size = training.config, training.loader.dataset.size
+    work = f"{training.state.epoch} of {config.epochs} epochs on {seen.count()} of {config.data}"
+    LOGGER.info(f"{work} at {size} px on {training.device}, {judged.count(result.unreadable)} of val")
+    if result.unreadable:
+        warn(f"val: {judged.shortfall(result.unreadable)}; the results are those of the others")
     LOGGER.info(
         f"best epoch {training.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
     )
@@ -269,6 +296,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
     project = "runs/evolve" if config.project == TrainConfig.project else config.project
     folder = RunFolder.create(project, config.name, config.exist_ok)
     quiet = dataclasses.replace(config, evolve=None, noval=True, nosave=True, noplots=True)
+    diverged: list[int] = []
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
         run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
@@ -276,6 +304,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
             return train(quiet, hyp, process, device, run).state.results[-1][4:11]
         except NonFiniteLoss as error:
             LOGGER.warning(f"generation {generation}: {error}; it scores 0, and evolution goes on")
+            diverged.append(generation)
             return [0.0] * 4 + [math.nan] * 3
 
     best = evolve(
@@ -288,6 +317,10 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
         resume=Path(config.resume_evolve) if config.resume_evolve else None,
     )
     LOGGER.info(f"best hyper-parameters, in {folder.root / 'hyp_evolve.yaml'}: {best}")
+    work = f"{config.evolve} generations of {config.epochs} epochs, {len(diverged)} of which diverged,"
+    LOGGER.info(f"{work} on {config.data} at {config.imgsz} px on {device}")
+    if len(diverged) == config.evolve:
+        raise Incomplete("every generation diverged, so that nothing is known of any hyper-parameters")
 
 
 if __name__ == "__main__":

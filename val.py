@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from utils.interrupt import quiet_until_watched
+
 if __name__ == "__main__":
+    quiet_until_watched()
     # Before torch starts OpenMP: threads that wait without spinning leave the cores to decoding and matching.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+from torch import Tensor
 
 from models.runtimes.base import Backend
 from models.runtimes.config import InferenceConfig
@@ -29,7 +33,7 @@ from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.device import select_device
-from utils.errors import UserError, run_command
+from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
 from utils.evaluation.report import LabelFiles, plot_study, report_validation
@@ -76,8 +80,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if config.task == "speed":
         config = dataclasses.replace(config, conf_thres=0.25, iou_thres=0.45, noplots=True)
-    validate(config, backend, spec, folder)
-    LOGGER.info(f"results in {folder}")
+    loader = open_loader(config, backend, spec, folder)
+    conclude(config, backend, loader, validate(config, backend, spec, folder, loader), folder)
+
+
+def conclude(
+    config: ValConfig, backend: Backend, loader: Loader, result: Evaluation, folder: Path, sizes: str = ""
+) -> None:
+    """Say what was measured, and on how much of what was given; `sizes` are those of a study.
+
+    Raises:
+        Incomplete: images could not be used.
+    """
+    report, pixels = loader.dataset.index.report, sizes or loader.dataset.size
+    data = f"{report.count(result.unreadable)} of {split_of(config)} in {config.data}"
+    LOGGER.info(f"{data} at {pixels} px with {backend.title}; results in {folder}")
+    if missing := report.shortfall(result.unreadable):
+        raise Incomplete(f"{missing}; the results are those of the others")
 
 
 def split_of(config: ValConfig) -> str:
@@ -94,11 +113,9 @@ def check_classes(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
         )
 
 
-def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Evaluation:
-    """Validate on one split and write what the flags ask for into `folder`."""
+def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, loader: Loader) -> Evaluation:
+    """Validate on the images of `open_loader` and write what the flags ask for into `folder`."""
     names = spec.classes(config.single_cls)
-    loader = open_loader(config, backend, spec, folder)
-    pictures = RunPictures(folder, names, enabled=not config.noplots)
     if config.save_hybrid:
         warn(
             "--save-hybrid counts the labels among the detections: P, R and mAP say nothing about the weights"
@@ -114,23 +131,33 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
         if coco is not None:
             coco.add(result)
 
-    result = evaluate(
-        lambda images: backend(images, augment=config.augment),
-        loader,
-        backend.device,
-        names,
-        EvaluationOptions(
-            conf_thres=config.conf_thres,
-            iou_thres=config.iou_thres,
-            max_det=config.max_det,
-            single_cls=config.single_cls,
-            save_hybrid=config.save_hybrid,
-        ),
-        on_image=on_image,
-        on_batch=pictures.validation_batch,
+    def infer(images: Tensor) -> Tensor:
+        predictions: Tensor = backend(images, augment=config.augment)
+        if predictions.shape[2] - 5 != len(backend.names):  # which may have come from --data
+            raise UserError(
+                f"the weights give {predictions.shape[2] - 5} classes, and {len(backend.names)} have names; "
+                "use the data that they were trained for"
+            )
+        return predictions
+
+    options = EvaluationOptions(
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        single_cls=config.single_cls,
+        save_hybrid=config.save_hybrid,
     )
-    report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
-    pictures.close()
+    with RunPictures(folder, names, enabled=not config.noplots) as pictures:
+        result = evaluate(
+            infer,
+            loader,
+            backend.device,
+            names,
+            options,
+            on_image=on_image,
+            on_batch=pictures.validation_batch,
+        )
+        report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     if labels is not None:
         LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:
@@ -142,6 +169,7 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) 
 def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Loader:
     """The images of the split, in rectangular batches where the runtime takes any shape."""
     split = split_of(config)
+    config.tell_size(backend, (config.imgsz, config.imgsz))
     index = build_index(getattr(spec, split), spec.names, single_cls=config.single_cls, strict=config.strict)
     LOGGER.info(f"{split}: {index.report.summary()}")
     if index.report.nothing_to_learn:
@@ -153,6 +181,7 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
         rect=backend.any_shape,
         batch_size=config.batch_size,
         stride=backend.stride,
+        channels=backend.channels,
         pad=0.5 if backend.any_shape else 0.0,
     )
     return Loader(dataset, workers=config.workers, shuffle=False)
@@ -170,12 +199,16 @@ def image_size(config: ValConfig, backend: Backend) -> int:
 def study(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> None:
     """Accuracy and speed over image sizes: `study.csv` and `study.png`."""
     rows = []
+    if backend.shape:
+        raise UserError(f"--task study needs weights that take any size; these take {backend.shape} only")
     for size in STUDY_SIZES:
         at_size = dataclasses.replace(config, imgsz=size, iou_thres=0.7, noplots=True)
-        result = validate(at_size, backend, spec, folder)
+        loader = open_loader(at_size, backend, spec, folder)
+        result = validate(at_size, backend, spec, folder, loader)
         rows.append([size, *result.summary(), *result.report["speed_ms_per_image"].values()])
     plot_study(np.array(rows), folder)
-    LOGGER.info(f"study over {len(rows)} sizes in {folder}")
+    sizes = f"{len(rows)} sizes from {STUDY_SIZES[0]} to {STUDY_SIZES[-1]}"
+    conclude(config, backend, loader, result, folder, sizes)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ same round.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +19,7 @@ from models.exporting import onnx
 from models.exporting.job import Job
 from models.folding.convolution import LEAST_CHANNELS
 from utils.errors import run_command
+from utils.files import temporary_folder
 
 MAPS = {16: 160, 32: 80, 64: 40, 128: 20}  # channels of yolov5n-csphet's HetConv, and the side of their maps
 SETS = 4
@@ -55,12 +53,12 @@ def forms_of(channels: int) -> dict[str, nn.Module]:
 def main() -> None:
     torch.manual_seed(0)
     rows = [("channels", "side", "runtime", "form", "ms", "relative (quartiles)")]
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for channels, side in MAPS.items():
             image = torch.rand(1, channels, side, side)
             files = {}
             for number, (name, network) in enumerate(forms_of(channels).items()):
-                files[name] = Path(folder) / f"{channels}-{number}.onnx"
+                files[name] = folder / f"{channels}-{number}.onnx"
                 onnx.export(Job(network.eval(), image, files[name], {}))
             for runtime in ("onnx", "openvino"):
                 calls = {n: OPENERS[runtime](f, image.numpy(), THREADS) for n, f in files.items()}

@@ -15,12 +15,11 @@ import datetime
 import json
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,9 @@ from models.exporting.job import example
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
-from utils.files import ROOT, write_text
+from utils.files import ROOT, temporary_folder, write_text
 from utils.flags import at_least, flag, one_of
-from utils.interrupt import ending_cleanly
+from utils.interrupt import run_child
 from utils.optional import check_installed
 
 TEMPLATE = "latency.md.j2"
@@ -84,20 +83,25 @@ def run(config: Config) -> None:
     """
     runtimes = list(dict.fromkeys(config.runtimes))
     check_packages(runtimes)
-    calibration = None
+    spec = None
     if config.int8:
         check_installed("nncf", "nncf")
-        calibration = Calibration(load_data_spec(config.int8), config.imgsz, config.batch)
+        spec = load_data_spec(config.int8)
     if config.output:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")
     if config.json:
         check_page(Path(config.json), MARK, "--json")
     candidates = candidates_of(config, config.batch)
     base = baseline_of(candidates, config.baseline)
+    calibrations = {
+        channels: Calibration(spec, config.imgsz, config.batch, channels)
+        for channels in {candidate.channels for candidate in candidates}
+        if spec
+    }
     timings = []
-    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="latency-") as folder:
+    with temporary_folder(prefix="latency-") as folder:
         for runtime in runtimes:
-            times = time_in(runtime, candidates, config, Path(folder), calibration)
+            times = time_in(runtime, candidates, config, folder, calibrations)
             timings += [timing(runtime, candidate, base, times) for candidate in candidates]
     record = {
         "written_by": MARK,
@@ -109,6 +113,8 @@ def run(config: Config) -> None:
         "timings": timings,
     }  # fmt: skip
     print("\n\n".join(f"{name}\n{console_table(rows, ALIGN)}" for name, rows in tables(timings).items()))
+    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    print(f"\n{names}: batch {config.batch}, {config.threads} threads, {config.runs} rounds")
     if config.json:
         write_text(Path(config.json), json.dumps(record, default=asdict) + "\n")
     if config.output:
@@ -137,34 +143,39 @@ def time_in(
     candidates: Sequence[Candidate],
     config: Config,
     folder: Path,
-    calibration: Calibration | None,
+    calibrations: Mapping[int, Calibration],
 ) -> dict[str, list[float]]:
     """Milliseconds of every round by name, measured in a process of its own.
+
+    Args:
+        calibrations: by channels, of networks in eight-bit integers.
 
     Raises:
         UserError: the runtime fails.
     """
-    image = example((config.imgsz, config.imgsz), config.batch)
-    np.save(folder / "image.npy", image.numpy())
-    files = {}
+    files, images = {}, {}
     for number, candidate in enumerate(candidates):
+        image = example((config.imgsz, config.imgsz), config.batch, candidate.channels)
+        picture = folder / f"image{candidate.channels}.npy"
+        np.save(picture, image.numpy())
+        images[candidate.name] = str(picture)
         if candidate.form == "int8":
-            assert calibration is not None
             single = candidate.write(runtime, image, folder, number)
             target = single.with_name(f"int8-{single.name}")
-            quantise(single, target, calibration)
+            quantise(single, target, calibrations[candidate.channels])
         else:
             target = candidate.write(RUNTIMES[runtime], image, folder, number)
         files[candidate.name] = str(target)
     result = folder / f"{runtime}.json"
     job = {
         "runtime": runtime, "threads": config.threads, "rounds": config.runs, "warmup": config.warmup,
-        "files": files, "image": str(folder / "image.npy"), "result": str(result),
+        "files": files, "images": images, "result": str(result),
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.stopwatch", str(folder / "job.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
+    # it ends when its standard input does, so also when this process is killed
+    ended = run_child(command, cwd=ROOT, env=environment, stdout=DEVNULL)
     if ended.returncode:
         raise UserError(
             f"{runtime}: the process that measures ended with status {ended.returncode}, see above"

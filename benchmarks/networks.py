@@ -75,6 +75,7 @@ class Candidate:
     cost: Cost | None
     network: nn.Module
     stride: int
+    channels: int
 
     @property
     def name(self) -> str:
@@ -87,6 +88,7 @@ class Candidate:
         if not target.exists():
             size = json.dumps(list(image.shape[2:]))
             metadata = {"names": "{}", "stride": str(self.stride), "imgsz": size}
+            metadata["channels"] = str(self.channels)
             FORMATS[form].exporter(Job(self.network, image, target, metadata))
         return target
 
@@ -99,14 +101,12 @@ def candidates_of(config: NetworkConfig, batch: int = 1) -> list[Candidate]:
     """
     found: list[Candidate] = []
     size = (config.imgsz, config.imgsz)
-    image = torch.empty(batch, 3, *size, device="meta")
     for source in (*config.cfg, *config.weights):
         name = title_of(Path(source))
         torch.manual_seed(0)
         model = load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
         model.eval()
-        if model.yaml["ch"] != 3:
-            raise UserError(f"{name} takes images of {model.yaml['ch']} channels; 3 can be measured")
+        image = torch.empty(batch, model.channels, *size, device="meta")
         check_side(config.imgsz, name, model.multiple)
         fused = meta_copy(model).fuse()
         flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
@@ -117,7 +117,8 @@ def candidates_of(config: NetworkConfig, batch: int = 1) -> list[Candidate]:
                 raise UserError(f"'{title}' is there twice; networks are told apart by their names")
             network = exported_network(model, size, folded=False) if form == "public" else folded
             cost = None if form == "int8" else measure(network, image)
-            found.append(Candidate(name, form, parameters, flops, cost, network, model.multiple))
+            wants = model.multiple, model.channels
+            found.append(Candidate(name, form, parameters, flops, cost, network, *wants))
     return found
 
 

@@ -17,7 +17,6 @@ import argparse
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +33,7 @@ from utils.data.index import build_index
 from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.errors import run_command
-from utils.files import ROOT
+from utils.files import ROOT, temporary_folder
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
 
@@ -98,9 +97,9 @@ def validation_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
         return time.perf_counter() - start
 
     def command() -> float:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             own = flags(args, "weights", "data", "imgsz", "batch_size")
-            return timed("val.py", *own, "--project", folder)
+            return timed("val.py", *own, "--project", str(folder))
 
     return command, bare
 
@@ -130,10 +129,10 @@ def training_pair(args: argparse.Namespace) -> tuple[Clock, Clock]:
 
     def command() -> float:
         """Seconds of an epoch after the first, without its validation, as train.py reports them."""
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             own = flags(args, "weights", "data", "imgsz", "batch_size", "workers")
             own += flags(args, "cache") if args.cache else []
-            own += ["--epochs", str(args.epochs + 1), "--project", folder]
+            own += ["--epochs", str(args.epochs + 1), "--project", str(folder)]
             words = [sys.executable, "train.py", *own, "--noval", "--noplots", "--noautoanchor"]
             output = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         seconds = [float(s) for s in re.findall(r"^epoch \d+/.* ([\d.]+) s$", output, flags=re.M)]

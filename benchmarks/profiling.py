@@ -9,7 +9,6 @@ what `benchmark.py latency` measures; it says which kernels to look at.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +21,7 @@ from benchmarks.networks import NetworkConfig, candidates_of, check_packages, de
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.job import example
-from utils.files import write_text
-from utils.interrupt import ending_cleanly
+from utils.files import temporary_folder, write_text
 from utils.optional import require
 
 Kernels: TypeAlias = dict[str, list[float]]  # milliseconds of every kernel of a kind in one call
@@ -46,17 +44,19 @@ def run(config: Config) -> None:
     if config.output:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")
     candidates = candidates_of(config)
-    image = example((config.imgsz, config.imgsz), 1)
+    images = {c.name: example((config.imgsz, config.imgsz), 1, c.channels) for c in candidates}
     align = "l" + "r" * len(candidates)
     tables = {}
-    with ending_cleanly(), tempfile.TemporaryDirectory(prefix="profile-") as folder:
-        files = {c.name: c.write("onnx", image, Path(folder), n) for n, c in enumerate(candidates)}
+    with temporary_folder(prefix="profile-") as folder:
+        files = {c.name: c.write("onnx", images[c.name], folder, n) for n, c in enumerate(candidates)}
         for runtime in runtimes:
             opener = PROFILERS[runtime]
-            calls = {name: opener(file, image.numpy(), config.threads) for name, file in files.items()}
+            calls = {name: opener(file, images[name].numpy(), config.threads) for name, file in files.items()}
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
         print(f"\n{runtime}: milliseconds an image (number of kernels)\n{console_table(rows, align)}")
+    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    print(f"\n{names}: {config.threads} threads, {config.runs} rounds")
     if config.output:
         text = render(
             TEMPLATE,

@@ -25,7 +25,7 @@ from utils.errors import UserError
 from utils.files import ROOT, find_file
 from utils.flags import arguments
 from utils.hyperparameters import Hyperparameters
-from utils.interrupt import StopRequest
+from utils.interrupt import StopRequest, on_cut_off
 
 POLL = 0.2  # seconds between two looks at a training process
 PATIENCE = 10.0  # seconds that one may take to end when it has to
@@ -164,7 +164,8 @@ def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     with run.log.open("rb") as output:
         output.seek(start)
-        status = _wait(process, output, stop)
+        with on_cut_off(process.terminate):
+            status = _wait(process, output, stop)
         output.seek(start)
         lines = output.read().decode(errors="replace").splitlines()
     if status and stop.requested:

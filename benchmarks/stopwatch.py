@@ -1,6 +1,6 @@
 """Times files in one runtime, in a process of its own: `python -m benchmarks.stopwatch JOB.json`.
 
-The job is a JSON object: runtime, threads, rounds, warmup, files (name -> path), image (.npy) and result,
+The job is a JSON object: runtime, threads, rounds, warmup, files and images (name -> path, .npy) and result,
 a file that is written: name -> milliseconds of every round. Every round calls each network once, in an order
 drawn for that round, so that a disturbance of the machine, and what a neighbour leaves in the caches, meets
 all of them alike.
@@ -9,8 +9,10 @@ all of them alike.
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -95,13 +97,20 @@ def measure(calls: dict[str, Call], rounds: int, warmup: int, title: str = "") -
 def main(path: str) -> None:
     job = json.loads(Path(path).read_text(encoding="utf-8"))
     opener = OPENERS[job["runtime"]]
-    image = np.load(job["image"])
-    calls = {name: opener(Path(file), image, job["threads"]) for name, file in job["files"].items()}
+    images = {name: np.load(file) for name, file in job["images"].items()}
+    calls = {name: opener(Path(file), images[name], job["threads"]) for name, file in job["files"].items()}
     times = measure(calls, job["rounds"], job["warmup"], job["runtime"])
     Path(job["result"]).write_text(json.dumps(times), encoding="utf-8")
 
 
+def end_with_parent() -> None:
+    """Standard input closes when the command that waits for this is gone; nobody wants the times then."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:  # the command that waits for this tells of it

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
+from utils.reading import read_bytes
 
+MOST_BYTES = 16 << 20  # of a record
 ALLOWED = 1.15  # times the ratio of the FLOPs, beyond which the time falls short of what they promise
 MARK = "benchmark.py latency --json"  # what the file says of itself
 RECORD = ("command", "date", "machine", "baseline", "imgsz", "batch", "threads", "runs", "timings")
@@ -113,7 +115,7 @@ def read_latency(path: Path) -> dict[str, Any]:
         UserError: another file, or a damaged one.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(path, MOST_BYTES))
         read = {name: record[name] for name in RECORD}
         read["machine"]["versions"].items()
         read["timings"] = [_timing(row) for row in record["timings"]]

@@ -30,11 +30,12 @@ from utils.console import LOGGER, setup_console
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device
-from utils.errors import UserError
-from utils.files import atomic_write, find_file, safe_name, write_text
+from utils.errors import Incomplete, UserError
+from utils.files import find_file, safe_name, write_text
 from utils.flags import SEED, CommandConfig, arguments, at_least, flag, not_empty
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
+from utils.plots.canvas import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,6 +125,7 @@ def run(config: Config) -> None:
 
     Raises:
         UserError: something the flags name is unusable (before any training), or a training failed.
+        Incomplete: some validation images could not be used.
         SystemExit: Ctrl-C or SIGTERM came; the run under way can be continued.
     """
     setup_console()
@@ -143,7 +145,11 @@ def run(config: Config) -> None:
             record(run_, config.imgsz, weights, select_device(config.device))
             write_everything(config, index, notes)
     write_everything(config, index, notes)
+    finished = sum(run_.finished for _, run_ in plan)
+    LOGGER.info(f"{finished} of {len(plan)} runs on {config.data} at {config.imgsz} px")
     LOGGER.info(f"{config.page}: the page; {config.folder}: everything else")
+    if missing := index.report.shortfall():
+        raise Incomplete(f"val: {missing}; the page is about the others")
 
 
 def alone_in(folder: Path) -> AcquireReturnProxy:
@@ -215,8 +221,7 @@ def write_everything(config: Config, index: DatasetIndex, notes: str) -> None:
     found = pd.DataFrame([outcome_of(run_) for run_ in runs_in(config.folder) if run_.finished])
     comparison = Comparison.of(found, baseline=label(config.variants[0]))
     plot = config.page.with_suffix(".png")
-    with atomic_write(plot) as file:
-        picture_of(comparison, config.imgsz).savefig(file, format="png")
+    save_figure(picture_of(comparison, config.imgsz), plot)
     page = render(
         TEMPLATE,
         config=config,

@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from utils.data.channels import checked_channels
 from utils.errors import UserError
 from utils.files import ROOT, find_file
+from utils.reading import read_yaml
 
 FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 MULTIPLES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
@@ -20,7 +20,6 @@ REQUIRED = ("nc", "depth_multiple", "width_multiple", "anchors", "backbone", "he
 # `inplace` stands in old yamls and has no effect
 OPTIONAL = ("activation", "ch", "fixed_backbone", "inplace")
 MAX_REPEATS = 1000
-MAX_VALUES = 100_000  # a yaml of aliases on aliases can unfold to billions
 
 _SIZED = re.compile(r"(yolov5)([nsmlx])(\d*(?:[-_].+)?)")
 
@@ -35,7 +34,7 @@ def load_cfg(name: str | Path) -> dict[str, Any]:
         UserError: no such file, not yaml, or not a model; the message names file, layer, value and rule.
     """
     path = resolve_cfg(name)
-    cfg = _read(path)
+    cfg = read_yaml(path)
     wanted, found = _SIZED.fullmatch(Path(name).name.removesuffix(".yaml")), _SIZED.fullmatch(path.stem)
     if wanted and found and wanted[2] != found[2]:
         cfg["depth_multiple"], cfg["width_multiple"] = MULTIPLES[wanted[2]]
@@ -66,38 +65,6 @@ def _siblings(name: str) -> list[str]:
     return [f"{match[1]}{size}{match[3]}.yaml" for size in "sn"] if match else []
 
 
-def _read(path: Path) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name}: not a text file; a model yaml is UTF-8 text") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise UserError(f"{path.name}:{place} not valid yaml: {problem}") from error
-    except RecursionError as error:
-        raise UserError(f"{path.name}: nested too deeply for a model yaml") from error
-    _check_tree(content, path.name)
-    return content
-
-
-def _check_tree(content: Any, source: str) -> None:
-    """Refuse a yaml that contains itself, or that unfolds without end, before anything walks through it."""
-    seen = 0
-    stack: list[tuple[Any, tuple[int, ...]]] = [(content, ())]
-    while stack:
-        value, parents = stack.pop()
-        seen += 1
-        if id(value) in parents:
-            raise UserError(f"{source}: an alias refers to a value that contains it; remove the cycle")
-        if seen > MAX_VALUES:
-            raise UserError(f"{source}: more than {MAX_VALUES} values; that is no model yaml")
-        if isinstance(value, dict | list):
-            inside = value.values() if isinstance(value, dict) else value
-            stack.extend((item, (*parents, id(value))) for item in inside)
-
-
 def validate_cfg(cfg: Any, source: str) -> None:
     """Check a model description: keys, value types and ranges, the form of every row and of its `from`.
 
@@ -107,9 +74,9 @@ def validate_cfg(cfg: Any, source: str) -> None:
     if not isinstance(cfg, dict):
         raise UserError(f"{source}: a model yaml is a mapping with the keys {', '.join(REQUIRED)}")
     _check_keys(cfg, source)
-    for key in ("nc", *(("ch",) if "ch" in cfg else ())):
-        if type(cfg[key]) is not int or cfg[key] < 1:
-            raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be an integer >= 1")
+    if type(cfg["nc"]) is not int or cfg["nc"] < 1:
+        raise UserError(f"{source}: nc is {cfg['nc']!r}; it must be an integer >= 1")
+    checked_channels(cfg.get("ch", 3), f"{source}: ch")
     for key in ("depth_multiple", "width_multiple"):
         if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
             raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be a number > 0")

@@ -18,6 +18,8 @@ from models.runtimes.pytorch import PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
 from utils.console import warn
+from utils.data.channels import OPAQUE, RED_TO_FRONT, colour_of_planes, stacked, with_channels
+from utils.data.images import eight_bit_bgr
 from utils.data.letterbox import fit, letterbox, round_up
 from utils.data.sources import read_picture
 from utils.detections.results import Results
@@ -34,7 +36,7 @@ class Prepared:
     """A batch ready for the network, with the way back.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, C, H, W) uint8, red first.
         sources: per image (height, width) of the source picture.
     """
 
@@ -48,24 +50,30 @@ class Prepared:
 
 
 def prepare(
-    images: Sequence[np.ndarray], size: int | tuple[int, int], *, stride: int = 32, exact: bool = False
+    images: Sequence[np.ndarray],
+    size: int | tuple[int, int],
+    *,
+    stride: int = 32,
+    exact: bool = False,
+    channels: int = 3,
 ) -> Prepared:
     """Letterbox pictures to one shape and stack them; pure numpy work that a reading thread can do.
 
     Args:
-        images: (H, W, 3) uint8 BGR each, of any shapes.
+        images: (H, W, C) uint8 each, blue first, of any shapes and channels.
         size: longest side in pixels, or the (height, width) to fit into.
         stride: both sides become multiples of it.
         exact: pad to the whole of `size`, for networks that take one shape only.
+        channels: what the network takes; pictures get that number by `with_channels`.
     """
     height, width = (size, size) if isinstance(size, int) else size
     target = (round_up(height, stride), round_up(width, stride))
     shapes = [(image.shape[0], image.shape[1]) for image in images]
     if not exact and len(set(shapes)) > 1:
         target, exact = _common_shape(shapes, target, stride), True
-    boxed = [letterbox(image, target, stride=stride, auto=not exact)[0] for image in images]
-    stack = np.stack([canvas[..., ::-1].transpose(2, 0, 1) for canvas in boxed])  # HWC BGR -> BCHW RGB
-    return Prepared(torch.from_numpy(stack), shapes)
+    fitting = (with_channels(image, channels) for image in images)
+    boxed = [letterbox(image, target, stride=stride, auto=not exact)[0] for image in fitting]
+    return Prepared(torch.from_numpy(stacked(boxed)), shapes)
 
 
 def _common_shape(shapes: Sequence[tuple[int, int]], target: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -93,6 +101,7 @@ class Detector(nn.Module):
     classes: Sequence[int] | None = None
     max_det = 1000
     amp = False
+    _told = False  # that a picture lacks a channel
 
     def __init__(self, model: Backend | DetectionModel) -> None:
         super().__init__()
@@ -103,6 +112,11 @@ class Detector(nn.Module):
         self.names = dict(model.names)
         self.stride = model.stride
         self.eval()
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures that the network takes; those it is given may have others."""
+        return self.backend.channels
 
     @property
     def device(self) -> torch.device:
@@ -121,9 +135,9 @@ class Detector(nn.Module):
 
         Args:
             pictures: a path or URL; a PIL image; an array (H, W, 3) or (3, H, W) **RGB** (OpenCV reads
-                BGR: pass `image[..., ::-1]`) of uint8, uint16, bool or float 0–1, also (H, W) grey; a tensor
-                (3, H, W) as an array; a list of these; or a batch (B, 3, H, W) float RGB 0–1, used as it is,
-                sides multiples of the stride.
+                BGR: pass `image[..., ::-1]`) of uint8, uint16, bool or float 0–1, also (H, W) grey and
+                (H, W, 4) RGBA; a tensor (3, H, W) as an array; a list of these; or a batch (B, C, H, W) float
+                RGB 0–1 of the network's channels, used as it is, sides multiples of the stride.
             size: longest side that the network sees, in pixels; pictures of a list share one padded shape.
             augment: test-time augmentation.
             profile: accepted for compatibility; times are always measured.
@@ -149,7 +163,7 @@ class Detector(nn.Module):
                 start = time.perf_counter()
                 batch = self.prepare([image for image, _ in loaded], size)
                 before = time.perf_counter() - start
-                shown = [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image, _ in loaded]
+                shown = [cv2.cvtColor(with_channels(image, 3), cv2.COLOR_BGR2RGB) for image, _ in loaded]
                 files = [file for _, file in loaded]
             rows, (convert, inference, after) = self.detect(batch, augment)
         times = (before + convert, inference, after)
@@ -157,10 +171,9 @@ class Detector(nn.Module):
 
     def _as_it_is(self, images: Tensor) -> tuple[Prepared, list[np.ndarray]]:
         """A float batch that needs no preparation; its images serve as the pictures."""
-        if not images.is_floating_point() or images.shape[1] != 3:
-            raise UserError(
-                f"a batch must be (B, 3, H, W) float 0–1, found {tuple(images.shape)} {images.dtype}"
-            )
+        if not images.is_floating_point() or images.shape[1] != self.channels:
+            expected = f"a batch must be (B, {self.channels}, H, W) float 0–1"
+            raise UserError(f"{expected}, found {tuple(images.shape)} {images.dtype}")
         if not len(images) or not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):
             raise UserError(f"a float batch must hold values from 0 to 1, found {_range(images)}")
         batch = Prepared(images, [(int(images.shape[2]), int(images.shape[3]))] * len(images))
@@ -168,13 +181,17 @@ class Detector(nn.Module):
             raise UserError(
                 f"sides of a batch must be multiples of {self.stride}, found {tuple(images.shape)}"
             )
-        pixels = (images.permute(0, 2, 3, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
-        return batch, list(pixels)
+        pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+        return batch, [cv2.cvtColor(colour_of_planes(planes), cv2.COLOR_BGR2RGB) for planes in pixels]
 
     def prepare(self, images: Sequence[np.ndarray], size: int | tuple[int, int]) -> Prepared:
-        """`prepare` as this network needs it: its stride, and its shape when it has only one."""
+        """`prepare` as this network needs it: its stride and channels, its shape when it has only one."""
         backend = self.backend
-        return prepare(images, backend.shape or size, stride=self.stride, exact=not backend.any_shape)
+        if self.channels == 4 and not self._told and any(image.shape[2] < 4 for image in images):
+            self._told = True
+            warn(f"the network takes 4 channels; pictures without a fourth have {OPAQUE} there")
+        exact, channels = not backend.any_shape, self.channels
+        return prepare(images, backend.shape or size, stride=self.stride, exact=exact, channels=channels)
 
     @torch.inference_mode()
     def detect(
@@ -230,7 +247,9 @@ class Detector(nn.Module):
 
 
 def load_picture(picture: Picture, index: int = 0) -> tuple[np.ndarray, str]:
-    """One picture of any accepted kind as ((H, W, 3) uint8 BGR, file name).
+    """One picture of any accepted kind as (array, file name).
+
+    The array is (H, W, 3) uint8 BGR, or (H, W, 4) where the picture has alpha or a fourth band.
 
     Raises:
         UserError: unreadable, or nothing that could be a picture.
@@ -244,7 +263,7 @@ def load_picture(picture: Picture, index: int = 0) -> tuple[np.ndarray, str]:
             picture = picture.float()  # numpy has no bfloat16
         picture = picture.numpy()
     elif not isinstance(picture, np.ndarray):
-        picture, name = _from_pillow(picture, name)
+        return _from_pillow(picture, name)
     return _bgr(picture), name
 
 
@@ -256,13 +275,11 @@ def _from_pillow(picture: Picture, name: str) -> tuple[np.ndarray, str]:
             f"cannot detect on a {type(picture).__name__}; give a path, array, PIL image or tensor, or a list"
         )
     file = Path(getattr(picture, "filename", "") or name).name
-    if picture.mode.startswith("I;16"):  # convert() would clip it
-        return np.asarray(ImageOps.exif_transpose(picture)), file
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB")), file
+    return eight_bit_bgr(ImageOps.exif_transpose(picture), fourth=True), file
 
 
 def _bgr(array: np.ndarray) -> np.ndarray:
-    """RGB, RGBA or grey, channels first or last, of a type for `_eight_bits`, as (H, W, 3) uint8 BGR."""
+    """RGB, RGBA or grey, channels first or last, of a type for `_eight_bits`, as uint8 BGR or BGRA."""
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
@@ -271,8 +288,9 @@ def _bgr(array: np.ndarray) -> np.ndarray:
         raise UserError(f"a picture must be (H, W, 3) or (3, H, W), found {array.shape}")
     array = _eight_bits(array)
     if array.shape[2] == 1:
-        array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array[..., 2::-1])
+        return with_channels(np.ascontiguousarray(array), 3)
+    swap = RED_TO_FRONT[array.shape[2]]  # and blue to the front
+    return cv2.cvtColor(np.ascontiguousarray(array), swap)
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:

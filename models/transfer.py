@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from models.alignment import align
 from models.blocks.taking import Take, tensors_of
-from models.parse import Layer
+from models.parse import IMAGE, Layer
+from models.stem import for_channels
 from models.yolo import DetectionModel
 
 State = Mapping[str, Tensor]
@@ -42,11 +43,13 @@ class TransferReport:
     Attributes:
         layers: by index and block, in the order of the model; those without tensors are left out.
         kept: by the name of each tensor that kept its initial value, the reason.
+        remade: what was done to kernels over an image of other channels; empty when there were none.
         origins: by the index of a layer, what it was made from; of a transfer by structure only.
     """
 
     layers: dict[tuple[int, str], Counts]
     kept: dict[str, str]
+    remade: str = ""
     origins: dict[int, str] = field(default_factory=dict)
 
     def add(self, layer: Layer, own: str, tensor: Tensor, reason: str) -> None:
@@ -72,7 +75,7 @@ class TransferReport:
         total = self.total
         return (
             f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
-            f"({total.parameters:,} of {total.all_parameters:,})"
+            f"({total.parameters:,} of {total.all_parameters:,}){self.remade and '; '}{self.remade}"
         )
 
     def table(self) -> str:
@@ -99,11 +102,14 @@ class TransferReport:
 def transfer(model: DetectionModel, source: State, exclude: Sequence[str] = ("anchor",)) -> TransferReport:
     """Copy into `model`, in place, every tensor of `source` whose name and shape match.
 
+    Kernels over an image of other channels are made for those of the model: see `models/stem.py`.
+
     Args:
         source: a state dict in any floating dtype; values are converted to the model's.
         exclude: parts of names that are left alone; by default the anchors, which belong to a yaml.
     """
-    report = TransferReport({}, {})
+    source, remade = for_channels(model, source)
+    report = TransferReport({}, {}, remade)
     for layer, module in zip(model.layers, model.model, strict=True):
         for own, tensor in tensors_of(module):
             name = f"model.{layer.index}.{own}"
@@ -127,7 +133,8 @@ def inherit(
         teacher: its layers may be others, its classes too.
         exclude: as in `transfer`.
     """
-    report, pairs = TransferReport({}, {}), align(model, teacher)
+    source, remade = for_channels(model, teacher.state_dict())
+    report, pairs = TransferReport({}, {}, remade), align(model, teacher)
     for layer, module in zip(model.layers, model.model, strict=True):
         tensors = tensors_of(module)
         take = Take(keep=[t for own, t in tensors if any(p in f"model.{layer.index}.{own}" for p in exclude)])
@@ -136,6 +143,8 @@ def inherit(
             origin = teacher.layers[pairs[layer.index]]
             take.module(module, teacher.model[origin.index])
             report.origins[layer.index] = f"{origin.index} {origin.name}"
+            if remade and IMAGE in layer.sources:
+                take.named(tensors, {own: source.get(f"model.{layer.index}.{own}") for own, _ in tensors})
         elif callable(pass_through := getattr(module, "pass_through", None)):
             pass_through()
             report.origins[layer.index] = "returns its input"

@@ -98,7 +98,10 @@ def _described_model(checkpoint: dict[str, Any], state: State, path: str | Path)
         with torch.device("meta"):
             layers, _ = parse_model(cfg, cfg["ch"], "its yaml")
         described = sum(tensor.numel() for tensor in layers.state_dict().values())
-        held = sum(tensor.numel() for tensor in state.values())
+        storages = {
+            t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // t.itemsize for t in state.values()
+        }
+        held = sum(storages.values())  # tensors may be views of one storage
         if described > 2 * held + 1_000_000:
             raise UserError(f"its yaml describes {described} values, it holds {held}")
         return DetectionModel(cfg)

@@ -34,11 +34,11 @@ GRAY = 0.447  # padding of resized images, the mean of ImageNet
 class DetectionModel(nn.Module):
     """A network described by a yaml whose last layer is a `Detect`.
 
-    Input: (B, ch, H, W) float RGB in 0..1, H and W multiples of `multiple`. Output: see `Detect`.
+    Input: (B, ch, H, W) float in 0..1, red first, H and W multiples of `multiple`. Output: see `Detect`.
 
     Args:
         cfg: name or path of a model yaml, or its content.
-        ch: channels of the image, unless the yaml has its own `ch`.
+        ch: channels of the image (`utils/data/channels.py`), unless the yaml has its own `ch`.
         nc: number of classes, instead of the yaml's.
         anchors: anchors per level, or rows of pixels, instead of the yaml's.
 
@@ -69,7 +69,7 @@ class DetectionModel(nn.Module):
         self.yaml: dict[str, Any] = {"ch": ch} | content
         self.yaml |= {key: value for key, value in overrides.items() if value is not None}
         validate_cfg(self.yaml, source)
-        self.model, self.layers = parse_model(self.yaml, self.yaml["ch"], source)
+        self.model, self.layers = parse_model(self.yaml, self.channels, source)
         if not isinstance(self.model[-1], Detect):
             raise UserError(f"{source}: the last layer is {self.layers[-1].name}; it must be Detect")
         self.names = {index: f"class{index}" for index in range(self.nc)}
@@ -84,6 +84,12 @@ class DetectionModel(nn.Module):
         head = self.model[-1]
         assert isinstance(head, Detect)
         return head
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image."""
+        ch: int = self.yaml["ch"]
+        return ch
 
     @property
     def nc(self) -> int:
@@ -171,7 +177,7 @@ class DetectionModel(nn.Module):
                 cells.append(PROBE / y.shape[2])
             return y
 
-        image = self.head.anchors.new_zeros(1, self.yaml["ch"], PROBE, PROBE)
+        image = self.head.anchors.new_zeros(1, self.channels, PROBE, PROBE)
         mode = self.training
         self.eval()  # batch statistics of an empty image must not enter BatchNorm
         run_layers(self.model, self.layers, image, check)
@@ -204,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--nc", type=int, help="number of classes instead of the yaml's")
     flags = parser.parse_args(argv)
     model = DetectionModel(flags.cfg, nc=flags.nc)
-    ch = model.yaml["ch"]
+    ch = model.channels
     costs = layer_costs(model.model, model.layers, ch, flags.imgsz)
     print(layer_table(costs))
     print(f"{Path(flags.cfg).stem}: {summary_line(model, costs, ch, flags.imgsz)}")

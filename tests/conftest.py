@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Before torch: tests share the cores with each other and with the processes that they start.
@@ -11,6 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as utils.optional.require sets it
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a shell starts in the background ignores Ctrl-C, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import cv2
 import numpy as np
@@ -102,3 +108,22 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dense_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data yaml of 32 training and 4 validation images, 128 px, a dozen squares of many sizes each."""
     return write_squares(tmp_path_factory.mktemp("dense"), {"train": 32, "val": 4}, 128, 12, (8, 90))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(limit):` no file gets longer than `limit` bytes, as on a disk that fills."""
+    resource = pytest.importorskip("resource", reason="the system has no limit on the size of files")
+
+    @contextmanager
+    def limited(limit: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python itself has it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, previous)
+
+    return limited

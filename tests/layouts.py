@@ -19,18 +19,14 @@ OFFICIAL = [
 MULTIPLES = ("depth_multiple", "width_multiple")
 
 
-def rows_of(name: str) -> dict[str, object]:
-    """The description without the multiples that make its size."""
-    return {key: value for key, value in load_cfg(name).items() if key not in MULTIPLES}
-
-
 def _distinct() -> list[str]:
     """One layout of those that differ in size alone: at the size of these tests they are the same."""
-    found: list[str] = []
+    found: dict[str, object] = {}  # name: the description without the multiples that make its size
     for name in sorted(LAYOUTS, key=lambda name: not name.startswith("yolov5n")):
-        if not any(rows_of(name) == rows_of(other) for other in found):
-            found.append(name)
-    return found
+        rows = {key: value for key, value in load_cfg(name).items() if key not in MULTIPLES}
+        if rows not in found.values():
+            found[name] = rows
+    return list(found)
 
 
 DISTINCT = _distinct()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -37,28 +38,47 @@ def odd_data(tiny_data: Path, tmp_path: Path) -> Path:
     return root / "squares.yaml"
 
 
-def command(*argv: str, console: str, cwd: Path = ROOT) -> str:
+# Commands as a user runs them, one after the other in one process: Python looks at the console at its start.
+IN_A_ROW = """
+import json, runpy, sys
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, (sys.argv, end.code)
+    print("\\f", flush=True)
+"""
+
+
+def commands(*argvs: tuple[str, ...], console: str) -> list[str]:
+    """What each command prints on that console; each has to end well."""
     ended = subprocess.run(
-        [sys.executable, *argv], cwd=cwd, env=ENVIRONMENT | CONSOLES[console], capture_output=True
-    )
+        [sys.executable, "-c", IN_A_ROW, json.dumps(argvs)],
+        cwd=ROOT, env=ENVIRONMENT | CONSOLES[console], capture_output=True,
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr.decode(errors="replace")[-2000:]
-    return ended.stdout.decode(errors="replace")
+    *told, rest = ended.stdout.decode(errors="replace").split("\f")
+    assert len(told) == len(argvs) and not rest.strip()
+    return told
 
 
 @pytest.mark.parametrize("console", CONSOLES)
 def test_train_val_and_detect(console: str, odd_data: Path, official_weights: Path, tmp_path: Path) -> None:
     small = ("--imgsz", "64", "--device", "cpu", "--project", str(tmp_path))
-    flags = ("--epochs", "1", "--batch-size", "4", "--workers", "0", "--name", "train")
-    table = command("train.py", "--data", str(odd_data), *small, *flags, console=console)
-    assert "mAP50-95" in table and " all " in table
     best = str(tmp_path / "train" / "weights" / "best.pt")
-    saves = ("--save-txt", "--save-json", "--name", "val")
-    command("val.py", "--data", str(odd_data), "--weights", best, *small, *saves, console=console)
+    source = str(odd_data.parent / "images" / "val")
+    train = ("train.py", "--data", str(odd_data), "--epochs", "1", "--batch-size", "4", "--workers", "0")
+    val = ("val.py", "--data", str(odd_data), "--weights", best, "--save-txt", "--save-json")
+    many = ("--conf-thres", "0.001", "--max-det", "3", "--save-txt", "--save-csv", "--save-crop")
+    detect = ("detect.py", "--weights", str(official_weights), "--source", source, *many)
+    table, *_ = commands(
+        (*train, *small, "--name", "train"),
+        (*val, *small, "--name", "val"),
+        (*detect, *small, "--name", "detect"),
+        console=console,
+    )
+    assert "mAP50-95" in table and " all " in table
     assert len(list((tmp_path / "val" / "labels").iterdir())) == 4
-    source = odd_data.parent / "images" / "val"
-    weights = ("--weights", str(official_weights), "--conf-thres", "0.001", "--max-det", "3")
-    saves = ("--save-txt", "--save-csv", "--save-crop", "--name", "detect")
-    command("detect.py", *weights, "--source", str(source), *small, *saves, console=console)
     folder = tmp_path / "detect"
     assert (folder / f"{NAME}.png").is_file()
     with (folder / "predictions.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -66,9 +86,10 @@ def test_train_val_and_detect(console: str, odd_data: Path, official_weights: Pa
     assert {os.fsencode(f"{NAME}.png"), b"1.png"} <= names
 
 
-@pytest.mark.parametrize("name", ["train.py", "val.py", "detect.py", "export.py", "lighten.py", "benchmark.py"])
-def test_help_on_a_console_of_ascii(name: str) -> None:
-    assert name in command(name, "--help", console="ascii")
+def test_help_on_a_console_of_ascii() -> None:
+    names = ("train.py", "val.py", "detect.py", "export.py", "lighten.py", "benchmark.py")
+    told = commands(*((name, "--help") for name in names), console="ascii")
+    assert all(name in text for name, text in zip(names, told, strict=True))
 
 
 def test_printable() -> None:

@@ -23,7 +23,7 @@ def test_there_is_an_entry_for_every_official_size() -> None:
 def test_random_weights_of_other_classes() -> None:
     model = hubconf.yolov5n(pretrained=False, classes=3, _verbose=False, device="cpu")
     assert isinstance(model, Detector) and len(model.names) == 3
-    bare = hubconf.yolov5n(pretrained=False, channels=4, classes=2, device="cpu")
+    bare = hubconf.yolov5n(pretrained=False, channels=4, classes=2, autoshape=False, device="cpu")
     assert isinstance(bare, DetectionModel)
     assert bare.eval()(torch.zeros(1, 4, 64, 64))[0].shape == (1, 252, 7)  # 3 * (64 + 16 + 4) boxes
 

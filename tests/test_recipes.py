@@ -102,15 +102,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_two_files_are_a_block_and_a_variant_with_their_tests(run: Run) -> None:
     """No other file is touched; the suite tests each of the blocks and the layout by itself."""
-    pytest_here = ("-m", "pytest", "-vv", "-p", "no:cacheprovider")
-    chosen = f"({' or '.join(NAMES)} or unheard) and not two_processes"  # these train all layouts
-    files = ("blocks/test_every_block.py", "test_layouts.py", "test_deploy.py")
-    told = run(*pytest_here, "-k", chosen, *(f"tests/models/{file}" for file in files))
+    news = f"({' or '.join(NAMES)} or unheard) and not two_processes"  # these train all layouts
+    chosen = f"{news} or test_common or test_architecture"
+    files = ("blocks/test_every_block.py", "test_layouts.py", "test_deploy.py", "test_common.py")
+    paths = ("tests/test_architecture.py", *(f"tests/models/{file}" for file in files))
+    told = run("-m", "pytest", "-vv", "-p", "no:cacheprovider", "-k", chosen, *paths)
     for name in NAMES:
         assert f"test_output_has_the_declared_channels[{name}]" in told
     for test in ("test_comments_tell_the_cost", "test_batching_and_fusing_keep_the_result"):
         assert f"{test}[{VARIANT}]" in told
-    run(*pytest_here, "tests/models/test_common.py", "tests/test_architecture.py")
+    assert "tests/models/test_common.py::" in told and "tests/test_architecture.py::" in told
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.training_runs import assert_same_run, rows, run, tensors, torchrun
 from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training
 from training.run_folder import RESULT_COLUMNS
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 from utils.hyperparameters import Hyperparameters
 
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu")
@@ -135,7 +135,10 @@ def test_bad_input_is_a_users_error(arguments: Arguments, flags: Arguments, comp
 
 
 def test_evolution_goes_on_after_a_generation_that_diverged(
-    arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     once = train.train
 
@@ -149,6 +152,48 @@ def test_evolution_goes_on_after_a_generation_that_diverged(
     table = rows(tmp_path / "evolved" / "evolve.csv")
     assert float(table[0]["metrics/mAP_0.5:0.95"]) == 0.0
     assert [row["val/box_loss"] == "nan" for row in table] == [True, False]
+    assert "2 generations of 1 epochs, 1 of which diverged, on" in capsys.readouterr().out
+    with pytest.raises(Incomplete, match="every generation diverged"):
+        train.main([*arguments, "--epochs", "1", "--evolve", "1", "--workers", "0", "--name", "generation0"])
+
+
+def test_the_end_says_what_was_used(
+    arguments: Arguments, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that the scan finds unreadable costs a row of the report; the others are trained on."""
+    data = copied(tiny_data, tmp_path)
+    (tmp_path / "data" / "images" / "train" / "3.png").write_bytes(b"no image")
+    cut_inside(tmp_path / "data" / "images" / "val" / "1.png")
+    train.main([*arguments, "--data", str(data), "--epochs", "1", "--workers", "0", "--noplots"])
+    printed = capsys.readouterr()
+    assert f"1 of 1 epochs on 11 of 12 images of {data} at 64 px on cpu, 3 of 4 images of val" in printed.out
+    assert "warning: val: 1 of 4 images could not be used: 1.png" in printed.err
+
+
+def test_a_training_image_that_turns_out_damaged(
+    arguments: Arguments, tiny_data: Path, tmp_path: Path
+) -> None:
+    data = copied(tiny_data, tmp_path)
+    cut_inside(tmp_path / "data" / "images" / "train" / "3.png")
+    flags = [*arguments, "--data", str(data), "--workers", "0", "--noplots"]
+    with pytest.raises(UserError, match=r"3\.png: .* image .*; repair or remove it, then start again"):
+        train.main([*flags, "--epochs", "1"])
+
+
+def copied(tiny_data: Path, folder: Path) -> Path:
+    """The data yaml of a copy of the data set."""
+    shutil.copytree(tiny_data.parent, folder / "data")
+    data = folder / "data.yaml"
+    text = tiny_data.read_text(encoding="utf-8").replace(str(tiny_data.parent), str(folder / "data"))
+    data.write_text(text, encoding="utf-8")
+    return data
+
+
+def cut_inside(picture: Path) -> None:
+    """Damage a PNG where a scan of heads and tails does not look."""
+    content = bytearray(picture.read_bytes())
+    content[200:-60] = bytes(len(content) - 260)
+    picture.write_bytes(content)
 
 
 @pytest.mark.parametrize("flags", [(), ("--evolve", "1")])

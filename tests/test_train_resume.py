@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,25 @@ import pytest
 import torch
 
 import train
-from tests.training_runs import PAIR, assert_same_run, rows, run, start, torchrun, wait_until
+from tests.training_runs import (
+    ENVIRONMENT,
+    PAIR,
+    ROOT,
+    assert_same_run,
+    rows,
+    run,
+    start,
+    torchrun,
+    wait_until,
+)
+from training import engine
 from training.config import TrainConfig
 from training.resume import resumed
+from utils.data.batch import BatchKey
+from utils.data.dataset import DetectionDataset
 from utils.distributed import Process
 from utils.errors import UserError
+from utils.evaluation.evaluate import evaluate
 from utils.flags import parse_flags
 
 Arguments = tuple[str, ...]
@@ -64,29 +82,88 @@ def test_killed_and_resumed_equals_uninterrupted(arguments: Arguments, tmp_path:
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+# batches of 1, so that a signal comes in the middle of an epoch and of an accumulated step
+ONES = ("--batch-size", "1", "--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an uninterrupted run with a box loss. Do not write to it."""
+
+    @functools.cache
+    def made(iou: str) -> Path:
+        folder = tmp_path_factory.mktemp(iou)
+        place = ("--project", str(folder), "--hyp", str(hyp_with(iou, folder)))
+        train.main(["--data", str(tiny_data), *SMALL, *ONES, *place])
+        return folder / "exp"
+
+    return made
+
+
+def stop_in_a_batch(patch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    def signalled(self: object, step: int, batch: object) -> None:
+        if step == 14:  # of 12 an epoch
+            os.kill(os.getpid(), number)
+
+    patch.setattr(train.RunPictures, "training_batch", signalled)
+
+
+def stop_while_waiting(patch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """The fourth batch of the second epoch does not come: a disk does not answer."""
+
+    def signalled(self: DetectionDataset, key: BatchKey, **more: Any) -> Any:
+        if self.augment and (key.epoch, key.number) == (1, 3):
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        return batch(self, key, **more)
+
+    batch = DetectionDataset.batch
+    patch.setattr(DetectionDataset, "batch", signalled)
+
+
+def stop_while_validating(patch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    def signalled(*args: Any, **more: Any) -> Any:
+        if more["criterion"] is not None and len(called) == 1:  # of the second epoch
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        called.append(True)
+        return evaluate(*args, **more)
+
+    called: list[bool] = []
+    patch.setattr(engine, "evaluate", signalled)
+
+
 # WIoU keeps a running mean, which is one more thing to restore
 @pytest.mark.parametrize(
-    ("number", "iou"),
-    [pytest.param(signal.SIGINT, "CIoU", marks=pytest.mark.slow), (signal.SIGTERM, "WIoU")],
+    ("stop", "done", "number", "iou"),
+    [
+        (stop_in_a_batch, 3, signal.SIGINT, "CIoU"),
+        (stop_in_a_batch, 3, signal.SIGTERM, "WIoU"),
+        (stop_while_waiting, 3, signal.SIGTERM, "CIoU"),
+        (stop_while_validating, 12, signal.SIGINT, "WIoU"),
+    ],
 )
 def test_stopped_in_the_middle_of_an_epoch_resumes_exactly(
-    arguments: Arguments, tmp_path: Path, number: signal.Signals, iou: str
+    arguments: Arguments,
+    tmp_path: Path,
+    stop: Callable[[pytest.MonkeyPatch, signal.Signals], None],
+    done: int,
+    number: signal.Signals,
+    iou: str,
+    whole: Callable[[str], Path],
 ) -> None:
-    # batches of 1, so that a signal comes in the middle of an epoch and of an accumulated step
-    flags = (*arguments, "--batch-size", "1", "--epochs", "3", "--hyp", str(hyp_with(iou, tmp_path)))
-    assert run(*flags, "--name", "whole").returncode == 0
-    process = start(*flags, "--name", "stopped")
+    flags = [*arguments, *ONES, "--hyp", str(hyp_with(iou, tmp_path))]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        stop(patch, number)
+        train.main([*flags, "--name", "stopped"])
+    assert ended.value.code == 128 + number
     last = tmp_path / "stopped" / "weights" / "last.pt"
-    wait_until(last.is_file, process)
-    process.send_signal(number)
-    assert process.wait() == 128 + number
     resume = torch.load(last, weights_only=True)["resume"]
-    assert resume["epoch"] < 3
-    assert resume["batch"] > 0
-    assert run("--resume", str(last)).returncode == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    assert (resume["epoch"], resume["batch"]) == (1, done)
+    train.main(["--resume", str(last)])
+    assert_same_run(whole(iou), tmp_path / "stopped")
     if iou == "WIoU":
-        assert_same_running_mean(tmp_path / "whole", tmp_path / "stopped")
+        assert_same_running_mean(whole(iou), tmp_path / "stopped")
 
 
 @pytest.mark.slow
@@ -118,6 +195,21 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
     if iou == "WIoU":
         # a resume hands the main process's mean to both: had they differed, the runs would have, too
         assert_same_running_mean(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_a_process_ends_the_other(arguments: Arguments, tmp_path: Path, rank: int) -> None:
+    flags = (*PAIR, *arguments, "--batch-size", "2", "--epochs", "500")
+    process = subprocess.Popen(flags, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not (tmp_path / "exp" / "weights" / "last.pt").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="utf-8").split()
+    os.kill(int(children[rank - 2]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: another training process has ended" in said
 
 
 def test_patience_ends_a_run_for_good(

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 import val
-from utils.errors import UserError
+from models.exporting import run
+from models.exporting.quiet import quiet
+from tests.models.exporting.weights import write_weights
+from utils.errors import Incomplete, UserError
 
 
 @pytest.fixture(scope="session")
@@ -140,3 +143,77 @@ def test_images_of_one_name_have_label_files_of_their_own(
     val.main(["--weights", str(official_weights), "--data", str(data), *flags])
     found = {path.stem for path in (tmp_path / "exp" / "labels").iterdir()}
     assert found == {f"{number}{end}" for number in range(count) for end in ("", "_2")}
+
+
+def broken_data(tiny_data: Path, folder: Path) -> Path:
+    """Of four validation images, one whose head cannot be read and one that is damaged further on."""
+    shutil.copytree(tiny_data.parent, folder / "data")
+    images = folder / "data" / "images" / "val"
+    (images / "0.png").write_bytes(b"no image")
+    whole = bytearray((images / "2.png").read_bytes())
+    whole[200:-60] = bytes(len(whole) - 260)  # what a scan of heads and tails does not see
+    (images / "2.png").write_bytes(whole)
+    data = folder / "data" / "squares.yaml"
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text.replace(str(tiny_data.parent), str(folder / "data")), encoding="utf-8")
+    return data
+
+
+def test_images_that_cannot_be_read_are_counted(
+    official_weights: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = broken_data(tiny_data, tmp_path)
+    flags = ("--imgsz", "64", "--project", str(tmp_path), "--single-cls", "--save-txt", "--batch-size", "3")
+    with pytest.raises(Incomplete, match=r"^2 of 4 images could not be used: 0\.png, 2\.png; the "):
+        val.main(["--weights", str(official_weights), "--data", str(data), *flags])
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == (
+        f"2 of 4 images of val in {data} at 64 px with {official_weights} (PyTorch, cpu); "
+        f"results in {tmp_path / 'exp'}"
+    )
+    report = json.loads((tmp_path / "exp" / "metrics.json").read_text(encoding="utf-8"))
+    assert (report["images"], report["labels"]) == (2, 4)
+    assert {path.name for path in (tmp_path / "exp" / "labels").iterdir()} == {"1.txt", "3.txt"}
+
+
+def test_weights_that_take_one_size(
+    official_weights: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in OpenCV, which would run them at any and find nothing."""
+    pytest.importorskip("onnx")
+    weights = write_weights(tmp_path / "best.pt")
+    with quiet():
+        run.export(weights, run.ExportConfig(include=("onnx",), imgsz=(64,)))
+    flags = ("--data", str(tiny_data), "--project", str(tmp_path), "--noplots", "--single-cls")
+    scores = []
+    for dnn in ((), ("--dnn",)):
+        capsys.readouterr()
+        val.main(["--weights", str(weights.with_suffix(".onnx")), *flags, "--imgsz", "96", *dnn])
+        told = capsys.readouterr()
+        assert "exported for images of 64x64 and are run at that size, not at 96x96" in told.err
+        assert f"at 64 px with {weights.with_suffix('.onnx')} ({'OpenCV DNN' if dnn else 'ONNX'}" in told.out
+        newest = max(tmp_path.glob("exp*"), key=lambda folder: folder.stat().st_mtime_ns)
+        scores.append(json.loads((newest / "metrics.json").read_text(encoding="utf-8"))["mAP50"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    with pytest.raises(UserError, match=r"--task study needs weights that take any size"):
+        val.main(["--weights", str(weights.with_suffix(".onnx")), *flags, "--task", "study"])
+
+
+def test_names_of_another_network_are_refused(tiny_data: Path, tmp_path: Path) -> None:
+    """A file without class names takes those of --data, whatever it was trained for."""
+    script = torch.jit.trace(torch.nn.Sequential(torch.nn.Conv2d(3, 9, 32, 32), torch.nn.Flatten(2)),
+                             torch.zeros(1, 3, 64, 64))  # fmt: skip
+
+    class Rows(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = script
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images).transpose(1, 2)
+
+    path = tmp_path / "foreign.torchscript"
+    torch.jit.save(torch.jit.trace(Rows(), torch.zeros(1, 3, 64, 64)), str(path))
+    flags = ("--data", str(tiny_data), "--project", str(tmp_path), "--imgsz", "64")
+    with pytest.raises(UserError, match="the weights give 4 classes, and 2 have names"):
+        val.main(["--weights", str(path), *flags])

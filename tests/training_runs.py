@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = (sys.executable, "train.py")
 PAIR = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", **os.environ}
 
 
 def run(*argv: str, command: tuple[str, ...] = ALONE) -> subprocess.CompletedProcess[str]:

@@ -6,8 +6,8 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
 
+from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.device import autocast
 
@@ -16,7 +16,7 @@ PROBES = (1, 2, 4, 8, 16)
 
 
 def largest_batch(
-    model: nn.Module, imgsz: int, device: torch.device, dtype: torch.dtype | None, fraction: float = 0.8
+    model: DetectionModel, imgsz: int, device: torch.device, dtype: torch.dtype | None, fraction: float = 0.8
 ) -> int:
     """Estimate the batch size whose training step takes `fraction` of the free memory of a CUDA device.
 
@@ -35,14 +35,14 @@ def largest_batch(
 
 
 def _step_memory(
-    model: nn.Module, batch: int, imgsz: int, device: torch.device, dtype: torch.dtype | None
+    model: DetectionModel, batch: int, imgsz: int, device: torch.device, dtype: torch.dtype | None
 ) -> int:
     """Peak bytes of one forward and backward pass, on a copy so that batch-norm statistics stay put."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    probe = copy.deepcopy(model).train()
+    probe, channels = copy.deepcopy(model).train(), model.channels
     with autocast(device, dtype):
-        outputs = probe(torch.zeros(batch, 3, imgsz, imgsz, device=device))
+        outputs = probe(torch.zeros(batch, channels, imgsz, imgsz, device=device))
     sum(output.float().mean() for output in outputs).backward()
     return torch.cuda.max_memory_allocated(device) - before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ from utils.data.loader import Loader
 from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
-from utils.interrupt import StopRequest
+from utils.evaluation.evaluate import evaluate
+from utils.interrupt import Stopped, StopRequest
 from utils.losses.detection import DetectionLoss
 from utils.seeding import generator_for
 
@@ -79,7 +81,13 @@ def train_one_epoch(
     dtype = amp_dtype(training.config.amp, device)
     scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
     visible, total = None if training.process.is_main else False, len(loader)
-    with progress(loader, f"epoch {state.epoch}", total=total, done=state.batch, visible=visible) as batches:
+    title, complete = f"epoch {state.epoch}", False
+    # several processes stop together, after a batch; the batch that one of them waits for has to come
+    source = stop.awaiting(loader) if training.process.world_size == 1 else loader
+    with (
+        suppress(Stopped),
+        progress(source, title, total=total, done=state.batch, visible=visible) as batches,
+    ):
         for batch in batches:
             step = state.epoch * schedule.batches + state.batch
             schedule.apply(state.optimizer, step, state.epoch)
@@ -106,8 +114,27 @@ def train_one_epoch(
             if stopping:
                 # every process resumes from what the main one saves
                 state.loss_sum = mean_over_processes(state.loss_sum)
-                return False
-    return True
+                break
+        else:
+            complete = True
+    return complete
+
+
+def validate_average(training: Training, stop: StopRequest) -> tuple[list[float], list[float]]:
+    """P, R, mAP50, mAP50-95 and three losses of the averaged model, and mAP50-95 of each class.
+
+    Only the main process validates; the others keep what they know.
+
+    Raises:
+        Stopped: a stop was requested meanwhile.
+    """
+    loader, state = training.val_loader, training.state
+    if loader is None:
+        return [0.0] * 7, state.maps
+    names, criterion = state.model.names, training.criterion
+    with stop.raising():
+        result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
+    return [*result.summary(), *result.losses], result.maps.tolist()
 
 
 def is_frozen(layer: nn.Module) -> bool:
@@ -128,7 +155,7 @@ def _optimizer_step(state: TrainingState) -> None:
 
 
 def _to_model(images: Tensor, training: Training) -> Tensor:
-    """uint8 (B, 3, H, W) -> float (B, 3, H', W') in 0–1, resized when training is multi-scale."""
+    """uint8 (B, C, H, W) -> float (B, C, H', W') in 0–1, resized when training is multi-scale."""
     layout = memory_format(training.device)
     pixels = images.to(training.device, non_blocking=True).to(torch.float32, memory_format=layout) / 255
     if not training.config.multi_scale:
@@ -140,4 +167,4 @@ def _to_model(images: Tensor, training: Training) -> Tensor:
     side = int(rng.integers(low, high, endpoint=True)) * stride
     factor = side / max(pixels.shape[2:])
     shape = [round_up(length * factor, stride) for length in pixels.shape[2:]]
-    return F.interpolate(pixels, size=shape, mode="bilinear", align_corners=False)
+    return F.interpolate(pixels, size=shape, mode="bilinear")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from utils.evaluation.metrics import fitness
 from utils.files import write_text
 from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, load_hyperparameters
 from utils.plots.canvas import new_figure, save_figure
+from utils.reading import read_bytes
 from utils.seeding import generator_for
 
 METRICS = RESULT_COLUMNS[4:11]  # precision to mAP50-95, and the losses of validation
+MOST_BYTES = 64 << 20  # of an evolve.csv
 PARENTS = 5  # how many of the best may have offspring
 PROBABILITY, SIGMA = 0.8, 0.2  # of a change, for each hyper-parameter; and its relative size
 DIGITS = 5  # significant digits of a mutated value
@@ -62,8 +65,7 @@ def evolve(
 ) -> Hyperparameters:
     """Run an evolution until there are `generations` results in all, and return the best hyper-parameters.
 
-    Writes `evolve.csv` and `hyp_evolve.yaml` into `folder` after each generation, and `evolve.png` at the end
-    or when it is stopped.
+    Writes `evolve.csv` and `hyp_evolve.yaml` into `folder` after each generation, `evolve.png` at the end.
 
     Args:
         train_once: trains with the given hyper-parameters as generation k and returns the `METRICS`.
@@ -78,19 +80,17 @@ def evolve(
         raise UserError(f"--evolve {generations}: at least one generation is needed")
     trials = load_trials(resume) if resume is not None else []
     first = (base, *population)
-    try:
-        while len(trials) < generations:
-            generation = len(trials)
-            hyp = first[generation] if generation < len(first) else offspring(trials, seed)
-            metrics = tuple(map(float, train_once(hyp, generation)))
-            if len(metrics) != len(METRICS):
-                raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
-            trials.append(Trial(metrics, hyp))
-            save_trials(folder, trials)
-    finally:
-        if trials:
-            save_trials(folder, trials)
-            plot_trials(trials, folder / "evolve.png")
+    if trials:
+        save_trials(folder, trials)
+    while len(trials) < generations:
+        generation = len(trials)
+        hyp = first[generation] if generation < len(first) else offspring(trials, seed)
+        metrics = tuple(map(float, train_once(hyp, generation)))
+        if len(metrics) != len(METRICS):
+            raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
+        trials.append(Trial(metrics, hyp))
+        save_trials(folder, trials)
+    plot_trials(trials, folder / "evolve.png")
     return best(trials).hyp
 
 
@@ -157,8 +157,11 @@ def load_trials(path: Path) -> list[Trial]:
     """
     if not path.is_file():
         raise UserError(f"--resume_evolve {path}: no such file")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+    try:
+        text = read_bytes(path, MOST_BYTES).decode()
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not an evolve.csv: {' '.join(str(error).split())[:150]}") from error
     if not rows or rows[0] != [*METRICS, *FIELDS]:
         raise UserError(f"{path}: not an evolve.csv of this version; its first line names other columns")
     trials = []

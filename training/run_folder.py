@@ -5,7 +5,8 @@ Its number, exp2 after exp, comes from `utils.files.increment_path`, as for `val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,20 @@ class CurveLogger:
     def epoch(self, row: Sequence[float]) -> None:
         """Add one row of results."""
         if self._writer is not None:
-            for name, value in zip(RESULT_COLUMNS[1:], row[1:], strict=True):
-                self._writer.add_scalar(name, value, int(row[0]))
+            with self._without_errors():
+                for name, value in zip(RESULT_COLUMNS[1:], row[1:], strict=True):
+                    self._writer.add_scalar(name, value, int(row[0]))
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with self._without_errors():
+                self._writer.close()
+
+    @contextmanager
+    def _without_errors(self) -> Iterator[None]:
+        """Curves that cannot be written cost a warning; all numbers are in `results.csv`, too."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            LOGGER.warning(f"TensorBoard's curves end here: {error.strerror or error}")

@@ -28,7 +28,7 @@ from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.data.spec import DataSpec
 from utils.device import amp_dtype
-from utils.distributed import Process
+from utils.distributed import Process, once_per_machine
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
@@ -140,12 +140,17 @@ def open_training_data(
         index = build_index(sources, spec.names, single_cls=config.single_cls, strict=config.strict)
         LOGGER.info(f"{split}: {index.report.summary()}")
         index.report.check_usable(split)
+        if process.world_size > 1:
+            index.share()  # before it goes to the other processes of this machine
         stride, cache = model.multiple, config.cache
-        imgsz = rounded_size(config.imgsz, stride)
-        return DetectionDataset(index, imgsz, batch_size=batch_size, stride=stride, cache=cache, **more)
+        more |= {"batch_size": batch_size, "stride": stride, "cache": cache, "channels": model.channels}
+        return DetectionDataset(index, rounded_size(config.imgsz, stride), **more)
 
+    train_set = once_per_machine(
+        lambda: open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed), process
+    )
     loader = Loader(
-        open_split("train", share, hyp=hyp, augment=True, rect=config.rect, seed=config.seed),
+        train_set,
         workers=config.workers,
         shuffle=True,
         seed=config.seed,

@@ -23,13 +23,13 @@ SHAPE_EXPONENT = 4  # of SIoU: how steeply differing sides are punished; its aut
 
 def xyxy_to_xywh(boxes: Boxes) -> Boxes:
     """(..., 4) corners to centre and size, in the same unit."""
-    low, high = boxes[..., :2], boxes[..., 2:4]
+    low, high = boxes[..., :2], boxes[..., 2:]
     return _join((low + high) / 2, high - low)
 
 
 def xywh_to_xyxy(boxes: Boxes) -> Boxes:
     """(..., 4) centre and size to corners, in the same unit."""
-    centre, half = boxes[..., :2], boxes[..., 2:4] / 2
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return _join(centre - half, centre + half)
 
 
@@ -76,9 +76,9 @@ def scale_boxes(
 def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Overlap of every box with every other one: (N, 4) and (M, 4) xyxy -> (N, M), 0–1; 0 for empty boxes."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared = (high - low).clip(0).prod(axis=2)
-    area, other_area = (np.prod(b[:, 2:4] - b[:, :2], axis=1) for b in (boxes, others))
+    area, other_area = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (boxes, others))
     return shared / (area[:, None] + other_area[None, :] - shared + EPS)
 
 

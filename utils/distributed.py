@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from utils.errors import UserError
 
 T = TypeVar("T")
 LONGEST_WAIT = datetime.timedelta(hours=3)
@@ -61,6 +65,19 @@ def leave_group(together: bool = False) -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Context in which the death of another process is a `UserError`: its connections break."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise UserError(
+                "another training process has ended, see its message; continue with train.py --resume"
+            ) from error
+        raise
+
+
 def wrap(model: nn.Module, process: Process, device: torch.device, sync_bn: bool = False) -> nn.Module:
     """The model as the training loop calls it: with gradients averaged when there are several processes."""
     if process.world_size == 1:
@@ -87,6 +104,37 @@ def main_first(make: Callable[[], T], process: Process) -> T:
     if process.is_main:
         broadcast(None)
     return result
+
+
+def once_per_machine(make: Callable[[], T], process: Process) -> T:
+    """What `make` returns, called by one process of each machine; the others get a pickled copy.
+
+    `SharedArray`s in it are shared. Where the system shows no process the memory of another, each calls
+    `make`.
+
+    Raises:
+        UserError: what `make` raised, in any of them.
+    """
+    if not dist.is_initialized():
+        return make()
+    made, error = None, None
+    if process.local_rank == 0:
+        try:
+            made = make()
+        except UserError as failure:  # the others wait to be told
+            error = failure
+    told: list[Any] = [None] * process.world_size
+    dist.all_gather_object(told, (error, pickle.dumps(made)))
+    for fault, _ in told:
+        if fault is not None:
+            raise fault
+    if made is not None:
+        return made
+    try:
+        found: T = pickle.loads(told[process.rank - process.local_rank][1])
+        return found
+    except OSError:
+        return make()
 
 
 def any_process(flags: list[bool], device: torch.device) -> list[bool]:

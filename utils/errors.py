@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from utils.interrupt import Watch
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -25,7 +27,7 @@ class Incomplete(UserError):
 
 def run_command(main: Callable[[], object]) -> NoReturn:
     """Run a command's `main` and end the process: status 0, 1 when a part of the work was not possible, 2
-    after a user's fault, 130 after Ctrl-C.
+    after a user's fault, 128 + the number of the signal that stopped it: 130 after Ctrl-C, 143 after SIGTERM.
 
     A `UserError` or an `OSError` (missing file, no permission, disk full) ends with one line on stderr. Any
     other exception is a defect of ours and keeps its traceback. What the console's encoding lacks is shown by
@@ -34,20 +36,32 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not when it is closed
             stream.reconfigure(errors="backslashreplace")
+    watch, status, message = Watch(), 0, ""
+    watch.begin()
+    try:
+        status, message = _outcome(main)
+    except (Exception, SystemExit):
+        if not watch.number:
+            raise
+    finally:
+        watch.end()
+    if watch.number:  # whatever a library has made of it
+        status, message = 128 + watch.number, "interrupted"
+    if message:
+        print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def _outcome(main: Callable[[], object]) -> tuple[int, str]:
+    """The status with which a command ends, and the line that says why."""
     try:
         main()
     except UserError as error:
-        _fail(" ".join(str(error).split()), error.status)
+        return error.status, f"error: {' '.join(str(error).split())}"
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         advice = "; free some space, nothing was overwritten" if error.errno in FULL else ""
-        _fail(f"{place}{error.strerror or error}{advice}")
+        return 2, f"error: {place}{error.strerror or error}{advice}"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
-
-
-def _fail(message: str, status: int = 2) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+        return 130, "interrupted"
+    return 0, ""

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import itertools
 import os
+import re
 import secrets
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from utils.errors import UserError
+from utils.interrupt import on_cut_off
+
+try:
+    import fcntl
+except ImportError:  # Windows, which removes and replaces no file that is open
+    fcntl = None  # type: ignore[assignment]
 
 MOST_BYTES = 100  # of a name made from a text; file systems take 255, numbers and suffixes are yet to come
+ROOM = 1 << 16  # bytes: a disk with less is full
 ROOT = Path(__file__).resolve().parents[1]
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lean5-tmp")  # what `atomic_write` writes to
+OWNER = ".owner"  # in a temporary folder; locked by the process that works there
+
+_swept: set[Path] = set()  # folders in which this process has looked for what others left
 
 
 def expand(path: str | Path) -> Path:
@@ -53,7 +69,7 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
             if candidate.is_file():
                 return candidate
     known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
-    near = difflib.get_close_matches(wanted.name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(wanted.name, known)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"file '{name}' not found{hint}")
 
@@ -67,13 +83,18 @@ def from_root(path: str) -> Path:
 def increment_path(path: Path, exist_ok: bool = False) -> Path:
     """Create and return a fresh run folder: `path`, else `path2`, `path3`, …; `path` itself with `exist_ok`.
 
-    Creating is the test for existence, so two runs that start together get two folders.
+    Creating is the test for existence, so two runs that start together get two folders. Temporary files that
+    killed runs of that name have left go.
 
     Raises:
         UserError: the folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for run in path.parent.iterdir():
+            if re.fullmatch(rf"{re.escape(path.name)}\d*", run.name):
+                sweep(run)
+                sweep(run / "weights")
         if exist_ok:
             path.mkdir(exist_ok=True)
             return path
@@ -95,33 +116,139 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder, are flushed to disk and then renamed over `path`, so
     that a crash, a full disk or a kill leaves either the old file or the new one, never a mixture. What can
-    be made again need not be `durable`: it is not flushed, and a loss of power may damage it.
+    be made again need not be `durable`: it is not flushed, and a loss of power may damage it. A temporary
+    file that a kill has left goes when a process writes into that folder for the first time.
 
     Raises:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write knows only its handle
-        raise
+    sweep(path.parent)
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.lean5-tmp")
+        whole = False
+
+        def finish() -> None:
+            temporary.replace(path) if whole else temporary.unlink()  # noqa: B023 - of this round
+
+        new = temporary.open("xb")  # outside of `try`: a file that was there is not ours to delete
+        try:
+            with on_cut_off(finish):
+                with new as file:
+                    if not _claim(file):
+                        continue
+                    yield file
+                    file.flush()
+                    whole = True
+                    if durable:
+                        os.fsync(file.fileno())
+                    if fcntl is not None:  # while it is locked
+                        temporary.replace(path)
+                if fcntl is None:
+                    temporary.replace(path)
+            break
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # a write knows only its handle
+            raise
     if durable:
         _sync_folder(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iterator[Path]:
+    """A folder that is gone afterwards, in `parent` or where the system keeps such folders.
+
+    Those of the same prefix whose owner was killed are removed first.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    name = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
+    for entry in list(parent.iterdir()):
+        if name.fullmatch(entry.name) and entry.is_dir():
+            _remove_abandoned(entry / OWNER, partial(shutil.rmtree, entry, ignore_errors=True))
+    while True:
+        folder = parent / f"{prefix}{secrets.token_hex(8)}"
+        remove = partial(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            folder.mkdir(mode=0o700)
+            with on_cut_off(remove), (folder / OWNER).open("xb") as owner:
+                if _claim(owner):
+                    yield folder
+                    return
+        finally:
+            remove()
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` whose owner was killed; once a process and folder."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if TEMPORARY.fullmatch(entry.name):
+                _remove_abandoned(Path(entry.path), partial(os.unlink, entry.path))
+
+
+def _claim(file: BinaryIO) -> bool:
+    """Lock a new file for as long as it is open; False when a sweep has taken it for abandoned before.
+
+    Locks end with their process, whichever number it had and on whichever machine. Where a file system has
+    none, nothing is ever swept.
+    """
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _remove_abandoned(file: Path, remove: Callable[[], object]) -> None:
+    """Call `remove` unless the process that has claimed `file` lives."""
+    with contextlib.suppress(OSError):
+        if fcntl is None:
+            if os.name == "nt":
+                file.rename(file)  # refused while it is open
+                remove()
+            return
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove()
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Put a text file in UTF-8 in its place, as `atomic_write` does; line ends stay as they are."""
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=durable) as file:
         file.write(text.encode())
+
+
+def is_full(folder: Path, needed: int = ROOM) -> bool:
+    """Whether less than so many bytes can be written there. For writers that do not tell why they failed."""
+    return shutil.disk_usage(folder).free < needed
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, all of it or nothing.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) < len(content):  # what did not fit any more is no error to the system
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -68,7 +68,7 @@ def non_max_suppression(
 def _as_predictions(labels: Tensor, like: Tensor) -> Tensor:
     """(m, 5) class and xywh to (m, 5 + nc) rows with objectness 1 and one class score of 1."""
     rows = like.new_zeros(len(labels), like.shape[1])
-    rows[:, :4] = labels[:, 1:5].to(rows)
+    rows[:, :4] = labels[:, 1:].to(rows)
     rows[:, 4] = 1
     rows.scatter_(1, 5 + labels[:, :1].to(rows.device, torch.long), 1)
     return rows

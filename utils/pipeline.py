@@ -4,12 +4,45 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Unfinished
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+GLANCE = 0.5  # seconds after which a wait looks up: on Windows a signal is noticed between two waits only
+LONGEST_CLOSE = 10.0  # seconds that a reader may still be at its last item
+
+
+@contextmanager
+def thread_pool(
+    threads: int | None, initializer: Callable[[], object] | None = None
+) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what has not begun when its block ends, and waits for the rest."""
+    pool = ThreadPoolExecutor(threads, initializer=initializer)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def outcome(job: Future[Result]) -> Result:
+    """A job's result, or its error; a signal ends the waiting on every system."""
+    while True:
+        try:
+            return job.result(GLANCE)
+        except Unfinished:
+            if job.done():  # its own error, or it has just ended
+                return job.result()
+
+
+def wait_until(changed: threading.Condition, condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that others tell of by `changed`; a signal ends the waiting."""
+    while not changed.wait_for(condition, GLANCE):
+        pass
 
 
 class Prefetch(Generic[Item]):
@@ -41,7 +74,7 @@ class Prefetch(Generic[Item]):
 
     def __next__(self) -> Item:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ended)
+            wait_until(self._changed, lambda: self._waiting or self._ended)
             if self._waiting:
                 item, price = self._waiting.popleft()
                 self._held -= price
@@ -51,12 +84,15 @@ class Prefetch(Generic[Item]):
         raise error or StopIteration
 
     def close(self) -> None:
-        """Stop reading and wait for the thread, which first finishes the item that it is at."""
+        """Stop reading and wait for the thread, which first finishes the item that it is at.
+
+        A thread that waits for a disk or a pipe without an answer is left behind.
+        """
         with self._changed:
             self._ended = True
             self._waiting.clear()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(LONGEST_CLOSE)
         self._error = None
 
     def _read(self, items: Iterable[Item]) -> None:
@@ -92,9 +128,9 @@ def ordered_map(
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) >= depth:
-                yield pending.popleft().result()
+                yield outcome(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield outcome(pending.popleft())
     finally:
         for job in pending:
             job.cancel()
@@ -117,14 +153,19 @@ class JobQueue:
     def submit(self, job: Callable[[], object]) -> None:
         """Queue a job; waits while the queue is full. Raises what an earlier job raised."""
         while self._jobs and (self._jobs[0].done() or len(self._jobs) >= self._depth):
-            self._jobs.popleft().result()
+            outcome(self._jobs.popleft())
         self._jobs.append(self._thread.submit(self._run, job))
+
+    def drop(self) -> None:
+        """Forget the jobs that have not begun; nothing more is raised."""
+        self._failed = True
+        self._jobs.clear()
 
     def close(self) -> None:
         """Wait until all jobs have run, then raise what one of them raised."""
         try:
             while self._jobs:
-                self._jobs.popleft().result()
+                outcome(self._jobs.popleft())
         finally:
             self._failed = True  # after an error or a second Ctrl-C: what still waits is dropped
             self._thread.shutdown()

@@ -8,7 +8,7 @@ return its input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -60,10 +60,14 @@ class Take:
 
     def alike(self, own: nn.Module, other: nn.Module) -> None:
         """Copy tensors of equal names and shapes."""
-        found = dict(tensors_of(other))
-        for name, target in tensors_of(own):
-            if name in found and found[name].shape == target.shape:
-                self(target, found[name])
+        self.named(tensors_of(own), dict(tensors_of(other)))
+
+    def named(self, own: Sequence[tuple[str, Tensor]], found: Mapping[str, Tensor | None]) -> None:
+        """Copy what is found under the same name, where its shape is the same."""
+        for name, target in own:
+            source = found.get(name)
+            if source is not None and source.shape == target.shape:
+                self(target, source)
 
     def unit(self, own: nn.Module, other: nn.Module, rows: Channels = ALL, columns: Channels = ALL) -> None:
         """A Conv from another Conv: `rows` of its outputs, `columns` of its inputs.

@@ -17,7 +17,7 @@ from utils.optional import require
 def export(job: Job) -> None:
     """Convert the network for images of exactly the job's shape; `half` computes in fp16.
 
-    Input and output stay tensors, (B, 3, H, W) float32 RGB 0–1 to (B, N, 5 + nc); what the file describes is
+    Input and output stay tensors, (B, C, H, W) float32 0–1 to (B, N, 5 + nc); what the file describes is
     compared with that, as nothing can be run outside macOS.
 
     Raises:

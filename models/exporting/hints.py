@@ -36,10 +36,10 @@ def trtexec(artefact: Artefact, config: ExportConfig) -> str:
     if config.half:
         parts.append("--fp16")
     if config.dynamic:
-        batch, _, height, width = artefact.shape
+        batch, channels, height, width = artefact.shape
         shapes = {"min": (1, height, width), "opt": (batch, height, width),
                   "max": (2 * batch, 2 * height, 2 * width)}  # fmt: skip
-        parts += [f"--{name}Shapes=images:{b}x3x{h}x{w}" for name, (b, h, w) in shapes.items()]
+        parts += [f"--{name}Shapes=images:{b}x{channels}x{h}x{w}" for name, (b, h, w) in shapes.items()]
     if config.verbose:
         parts.append("--verbose")
     if config.cache:

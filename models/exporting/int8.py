@@ -11,6 +11,8 @@ import numpy as np
 
 from models.runtimes.opening import Backend, load_backend
 from models.runtimes.openvino import shared_core
+from utils.console import warn
+from utils.data.channels import COLOUR
 from utils.data.dataset import DetectionDataset
 from utils.data.index import build_index
 from utils.data.loader import Loader
@@ -26,14 +28,17 @@ LARGEST_FALL = 0.02  # of mAP50-95, beyond which an export is refused
 class Calibration:
     """Training images as the network takes them, letterboxed as in validation, spread over the whole split.
 
-    Iterates over (B, 3, S, S) float32 RGB 0–1, any number of times.
+    Iterates over (B, C, S, S) float32 0–1, any number of times.
 
     Raises:
         UserError: the split has fewer images than a batch.
     """
 
-    def __init__(self, spec: DataSpec, side: int, batch: int) -> None:
-        self.dataset = DetectionDataset(build_index(spec.train, spec.names), side, batch_size=batch)
+    def __init__(self, spec: DataSpec, side: int, batch: int, channels: int = COLOUR) -> None:
+        index = build_index(spec.train, spec.names)
+        if missing := index.report.shortfall():
+            warn(f"--int8: calibration goes without some: {missing}")
+        self.dataset = DetectionDataset(index, side, batch_size=batch, channels=channels)
         whole = len(self.dataset) // batch
         if not whole:
             raise UserError(
@@ -48,7 +53,9 @@ class Calibration:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for key in self.keys:
-            yield self.dataset.batch(key).images.astype(np.float32) / 255
+            batch = self.dataset.batch(key)
+            if None not in batch.shapes:  # a picture that cannot be read calibrates nothing
+                yield batch.images.astype(np.float32) / 255
 
 
 def quantise(source: Path, target: Path, images: Calibration) -> None:
@@ -87,7 +94,8 @@ def quantise(source: Path, target: Path, images: Calibration) -> None:
 
 def mean_average_precision(backend: Backend, spec: DataSpec, side: int) -> float:
     """mAP50-95 of a network on the validation images, letterboxed to squares."""
-    dataset = DetectionDataset(build_index(spec.val, spec.names), side, batch_size=backend.batch or 1)
+    index, size = build_index(spec.val, spec.names), backend.batch or 1
+    dataset = DetectionDataset(index, side, batch_size=size, channels=backend.channels)
     loader = Loader(dataset, workers=2, shuffle=False)
     return evaluate(backend, loader, backend.device, spec.names).summary()[3]
 
@@ -110,7 +118,7 @@ def quantised(written: Path, target: Path, data: str, side: int, *, force: bool)
     plain = load_backend(written)
     if len(plain.names) != spec.nc:
         raise UserError(f"--data: {data} has {spec.nc} classes and the weights know {len(plain.names)}")
-    quantise(written, target, Calibration(spec, side, plain.batch or 1))
+    quantise(written, target, Calibration(spec, side, plain.batch or 1, plain.channels))
     before = mean_average_precision(plain, spec, side)
     return check_fall(before, mean_average_precision(load_backend(target), spec, side), force=force)
 

@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite): one `.tflite` file, with `metadata.yaml` in it as LiteRT packs associated files.
 
 The file is a flatbuffer followed by a zip archive; an interpreter reads the first, `unzip` the second. Input
-and output keep PyTorch's shapes: images (B, 3, H, W) RGB 0–1, predictions (B, N, 5 + nc).
+and output keep PyTorch's shapes: images (B, C, H, W) 0–1, predictions (B, N, 5 + nc).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def export(job: Job) -> None:
 
 
 def run(path: Path, images: Tensor) -> Tensor:
-    """The output of a LiteRT file for (B, 3, H, W) float32 images of its shape, for comparisons.
+    """The output of a LiteRT file for (B, C, H, W) float32 images of its shape, for comparisons.
 
     `detect.py` and `val.py` do not run such files; the interpreter is one that the converter brings along.
     """

@@ -7,15 +7,16 @@ result; they stay in a temporary folder and nothing in them is run.
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from pathlib import Path
+from subprocess import PIPE
 
 from models.exporting.job import Job
 from models.exporting.torchscript import save_trace
 from models.runtimes.base import checksum
 from models.runtimes.metadata import write_yaml
 from utils.errors import UserError
+from utils.files import temporary_folder
+from utils.interrupt import run_child
 from utils.optional import require
 
 STEM = "model.ncnn"
@@ -29,15 +30,13 @@ def export(job: Job) -> None:
         UserError: pnnx is not installed or fails, or the network has operators that ncnn has not.
     """
     program = require("pnnx", "pnnx").EXEC_PATH
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         # ncnn's maps have no batch axis, so one image is traced whatever the job's batch
         save_trace(job.network, job.image[:1].contiguous(), folder / "model.torchscript")
         sides = ",".join(str(side) for side in (1, *job.image.shape[1:]))
         flags = [f"inputshape=[{sides}]f32", f"fp16={int(job.config.half)}"]
-        result = subprocess.run(
-            [program, "model.torchscript", *flags], cwd=folder, capture_output=True, text=True, check=False
-        )
+        command = [program, "model.torchscript", *flags]
+        result = run_child(command, cwd=folder, stdout=PIPE, stderr=PIPE, text=True)
         files = [folder / f"{STEM}.param", folder / f"{STEM}.bin"]
         if result.returncode or not all(file.is_file() for file in files):
             last = result.stderr.strip().rpartition("\n")[2][:200] or "no message"

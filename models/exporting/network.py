@@ -15,7 +15,7 @@ from models.yolo import DetectionModel
 
 
 class Predictions(nn.Module):
-    """(B, 3, H, W) to the decoded (B, N, 5 + nc) alone, without the logits that `Detect` gives too."""
+    """(B, C, H, W) to the decoded (B, N, 5 + nc) alone, without the logits that `Detect` gives too."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

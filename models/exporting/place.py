@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from models.exporting.formats import Format
+from utils import files
 from utils.errors import UserError
-from utils.interrupt import ending_cleanly
 
 EXPORTED = (".yaml", ".xml", ".bin", ".param")  # what the folders of exports hold
 
@@ -48,14 +47,15 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         UserError: nothing can be written there.
     """
-    try:
-        folder = tempfile.TemporaryDirectory(dir=parent, prefix=".export-")
-    except OSError as error:
-        raise UserError(
-            f"cannot write beside the weights in '{parent}': {error.strerror}; copy them to a folder of yours"
-        ) from error
-    with ending_cleanly(), folder as name:
-        yield Path(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(files.temporary_folder(parent, ".export-"))
+        except OSError as error:
+            raise UserError(
+                f"cannot write beside the weights in '{parent}': {error.strerror}; copy them to a folder of "
+                "yours"
+            ) from error
+        yield folder
 
 
 def publish(written: Path, place: Path) -> None:

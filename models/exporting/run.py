@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +18,15 @@ from models.exporting.network import exported_network
 from models.exporting.nms import WithSuppression
 from models.exporting.place import free_place, publish, temporary_folder
 from models.exporting.verify import difference
-from models.runtimes.base import first_line
+from models.runtimes.base import checksum, first_line
 from models.weights import load_model
 from models.yolo import DetectionModel
-from utils.console import LOGGER
+from utils.console import LOGGER, warn
 from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
+from utils.files import is_full
 from utils.optional import check_installed
 
 
@@ -31,7 +35,7 @@ class Artefact:
     """A file or folder that was written and verified.
 
     Attributes:
-        shape: (B, 3, H, W) of the images.
+        shape: (B, C, H, W) of the images.
         difference: largest difference to PyTorch, a share of the range; None where the format cannot run.
             With `--int8`, before weights and activations were rounded.
         accuracy: with `--int8`, what that costs.
@@ -55,27 +59,32 @@ class Artefact:
         return f"{self.form.name}: {self.path}, {megabytes:.1f} MB, {self.seconds:.1f} s, {compared}"
 
 
-def export(weights: Path, config: ExportConfig) -> list[Artefact]:
+def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[UserError]]:
     """Write the network of a weights file in each format that is asked for, beside the file.
 
     A format is written to a temporary folder and takes its place only when what it computes has been compared
     with PyTorch; until then an older file of the same name stays as it is.
 
+    Returns:
+        What was written, and why the rest was not.
+
     Raises:
-        UserError: a flag that a format does not know, a missing package, or a result that differs. What was
-            finished before stays.
+        UserError: a flag that a format does not know, a missing package; the only format that was asked for
+            cannot be written, or gives a result that differs.
+        OSError: the disk is full, or nothing can be written there.
     """
     formats = formats_of(config)
     if config.int8:
         check_installed("nncf", "nncf")
         spec = load_data_spec(config.data)  # a mistake in it shows before the work
-        build_index(spec.val, spec.names).report.check_usable("val")  # by these the loss is measured
+        report = build_index(spec.val, spec.names).report  # by these the loss is measured
+        report.check_usable("val")
+        if missing := report.shortfall():
+            warn(f"--int8: the loss is measured without some: {missing}")
     if weights.suffix.lower() not in (".pt", ".safetensors"):
         raise UserError(f"'{weights}' is no PyTorch file; export starts from .pt or .safetensors weights")
     places = [free_place(weights, form, config.int8) for form in formats]
-    model = load_model(weights)
-    if model.yaml["ch"] != 3:
-        raise UserError(f"'{weights}' takes images of {model.yaml['ch']} channels; 3 can be exported")
+    model, source = load_unchanged(weights)
     model.requires_grad_(False)
     sides = {side: rounded_size(side, model.multiple, least=1) for side in config.imgsz}  # told once each
     size = sides[config.imgsz[0]], sides[config.imgsz[-1]]
@@ -84,18 +93,38 @@ def export(weights: Path, config: ExportConfig) -> list[Artefact]:
     )
     job = Job(
         network=WithSuppression(network, config).eval() if config.nms else network,
-        image=example(size, config.batch_size),
+        image=example(size, config.batch_size, model.channels),
         target=weights,
-        metadata=metadata(weights, model, size, config),
+        metadata=metadata(source, model, size, config),
         config=config,
         levels=model.head.nl if config.raw else 1,
     )
     done: dict[Path, Artefact] = {}
+    failed: dict[Path, UserError] = {}
     for form, place in zip(formats, places):
-        if place not in done:  # onnx and tensorrt share a file
-            done[place] = make(dataclasses.replace(job, target=place), form, model)
-            LOGGER.info(str(done[place]))
-    return [dataclasses.replace(done[place], form=form) for form, place in zip(formats, places)]
+        if place not in done and place not in failed:  # onnx and tensorrt share a file
+            try:
+                done[place] = make(dataclasses.replace(job, target=place), form, model)
+                LOGGER.info(str(done[place]))
+            except UserError as error:
+                if len(formats) == 1:
+                    raise
+                failed[place] = error
+    written = [(form, place) for form, place in zip(formats, places) if place in done]
+    return [dataclasses.replace(done[place], form=form) for form, place in written], list(failed.values())
+
+
+def load_unchanged(weights: Path) -> tuple[DetectionModel, str]:
+    """The model of a file, and the SHA-256 of the file that it is from.
+
+    Raises:
+        UserError: unusable weights, or somebody wrote to the file meanwhile, as a training does.
+    """
+    before = checksum([weights])
+    model = load_model(weights)
+    if checksum([weights]) != before:
+        raise UserError(f"'{weights}' was written to while it was read; export it again")
+    return model, before
 
 
 def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
@@ -110,12 +139,17 @@ def make(job: Job, form: Format, model: DetectionModel) -> Artefact:
                 plain, written = written, folder / "int8" / job.target.name
                 written.parent.mkdir()
                 accuracy = quantised(plain, written, config.data, job.image.shape[-1], force=config.force)
-        except UserError as error:
-            raise UserError(f"{form.name}: {error}") from error
-        except OSError:
+        except OSError as error:
+            error.filename = error.filename or str(job.target)
             raise
         except Exception as error:  # converters raise classes of their own, which derive from it alone
             LOGGER.debug("traceback", exc_info=True)
+            needed = sum(weight.nbytes for weight in job.network.state_dict().values())
+            for place in (folder, Path(tempfile.gettempdir())):
+                if is_full(place, needed):  # few of them say so
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place)) from error
+            if isinstance(error, UserError):
+                raise UserError(f"{form.name}: {error}") from error
             raise UserError(f"{form.name} cannot express this network: {first_line(error)}") from error
         publish(written, job.target)
     seconds = time.perf_counter() - start
@@ -128,5 +162,5 @@ def verify(job: Job, written: Path, model: DetectionModel) -> float:
     if job.config.dynamic:
         batch, _, height, width = job.image.shape
         step = model.multiple
-        images.append(example((height + step, max(width - step, step)), batch + 1))
+        images.append(example((height + step, max(width - step, step)), batch + 1, model.channels))
     return max(difference(written, image, model, job.config) for image in images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -23,4 +24,6 @@ def export(job: Job) -> None:
 @torch.no_grad()
 def save_trace(network: nn.Module, image: Tensor, path: Path, extra: dict[str, str] | None = None) -> None:
     """Trace a network and write it; `extra` files, by name, go into the same archive."""
-    torch.jit.save(torch.jit.trace(network, image, strict=False), str(path), _extra_files=extra or {})
+    buffer = io.BytesIO()  # first: torch's own writer ends the process when a disk is full
+    torch.jit.save(torch.jit.trace(network, image, strict=False), buffer, _extra_files=extra or {})
+    path.write_bytes(buffer.getbuffer())

@@ -24,7 +24,7 @@ BOX = 4
 
 @torch.inference_mode()
 def difference(path: Path, images: Tensor, model: DetectionModel, config: ExportConfig) -> float:
-    """The largest difference of a file to PyTorch on (B, 3, H, W) float 0–1, a share of the largest value.
+    """The largest difference of a file to PyTorch on (B, C, H, W) float 0–1, a share of the largest value.
 
     PyTorch runs the model as it was loaded: nothing folded, single precision. Boxes and scores are compared
     apart, so that scores count as much as pixels.

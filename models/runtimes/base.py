@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.runtimes.metadata import DEFAULT_STRIDE, Description, Names
+from utils.data.channels import COLOUR, checked_channels
 from utils.errors import UserError
 
 MOST_THREADS = 1024
@@ -25,47 +26,60 @@ class Backend(nn.Module):
     Attributes:
         names: class index to class name; empty when the file does not tell.
         stride: image sides must be multiples of this.
+        channels: of the images.
         shape: (height, width) of images when only one is possible, else None.
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
         pt: whether this is a PyTorch model in this process, which can run in several threads at once.
+        library: what runs it.
+        place: what it runs on.
+        title: file, library and place, for reports.
     """
 
     shape: tuple[int, int] | None = None
     batch: int | None = None
     any_shape = False
     pt = False
+    library = "PyTorch"
+    title = ""
 
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()
         self.device = device
         self.dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+        self.place = str(device) if self.library in ("PyTorch", "TorchScript") else "cpu"
         self.names: Names = {}
         self.stride = DEFAULT_STRIDE
+        self.channels = COLOUR
 
     def configure(self, path: Path, description: Description, sides: Sequence[int | None]) -> None:
         """Take over what a file says of itself, and the sides of its input, None where any size goes.
 
         Raises:
-            UserError: the input is not (B, 3, H, W).
+            UserError: the input is not (B, C, H, W) with channels that pictures have.
         """
-        if len(sides) != 4 or sides[1] not in (3, None):
-            raise UserError(f"'{path}' takes {list(sides)}, not images (B, 3, H, W)")
+        if len(sides) != 4:
+            raise UserError(f"'{path}' takes {list(sides)}, not images (B, C, H, W)")
         self.names, self.stride = description.names, description.stride
-        self.batch, _, height, width = sides
+        self.batch, channels, height, width = sides
+        channels = channels or description.channels
+        self.channels = checked_channels(channels, f"'{path}': its number of channels")
         self.shape = (height, width) if height and width else None
         self.any_shape = self.shape is None
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
-        """(B, 3, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
+        """(B, C, H, W) float 0–1 to (B, N, 5 + nc) on the same device; `augment` is for PyTorch models.
 
         Raises:
-            UserError: augmentation, images of a size that the file does not take, a file without predictions.
+            UserError: augmentation, images that the file does not take or that its runtime cannot run, a file
+                without predictions.
         """
         if augment:
             raise UserError("--augment needs PyTorch weights (.pt, .safetensors)")
         if self.shape and tuple(images.shape[2:]) != self.shape:
             raise UserError(f"the weights take images of {self.shape}, got {tuple(images.shape[2:])}")
+        if images.shape[1] != self.channels:
+            raise UserError(f"the weights take {self.channels} channels, got images of {images.shape[1]}")
         size = self.batch or len(images)
         parts = [self._run_part(images[start : start + size], size) for start in range(0, len(images), size)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -78,11 +92,24 @@ class Backend(nn.Module):
         count = len(images)
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
-        output = self.run(images)[0]
+        try:
+            output = self.run(images)[0]
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # runtimes raise classes of their own, which derive from it alone
+            given = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            raise UserError(f"the weights cannot run on images {given}: {first_line(error)}") from error
         if output.ndim != 3 or len(output) != size or output.shape[2] < LEAST_COLUMNS:
             raise UserError(
                 f"the weights give {tuple(output.shape)} instead of predictions ({size}, N, 5 + classes); "
                 "export them without --raw and --nms"
+            )
+        step = max(self.stride, DEFAULT_STRIDE)
+        cells = images.shape[2] // step * (images.shape[3] // step)  # of the coarsest level
+        if output.shape[1] < cells:
+            raise UserError(
+                f"the weights give {tuple(output.shape)} for images of {tuple(images.shape[2:])}; predictions"
+                f" are (B, N, 5 + classes), N at least {cells}: another network, or one for another size"
             )
         return output[:count].to(self.device)
 

@@ -8,6 +8,7 @@ import torch
 
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
+from utils.console import warn
 from utils.flags import DEVICE_HELP, THREADS_HELP, CommandConfig, at_least, flag, not_empty
 
 
@@ -32,3 +33,10 @@ class InferenceConfig(CommandConfig):
         """The network of `--weights`; `data` names its classes when it does not. Raises as `load_backend`."""
         weights = [find_weights(name) for name in self.weights or ("",)]
         return load_backend(weights, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads)
+
+    @staticmethod
+    def tell_size(backend: Backend, wanted: tuple[int, int]) -> None:
+        """Warn when the weights take another size than the (height, width) that `--imgsz` asks for."""
+        if backend.shape and backend.shape != wanted:
+            takes, given = ("x".join(map(str, size)) for size in (backend.shape, wanted))
+            warn(f"the weights were exported for images of {takes} and are run at that size, not at {given}")

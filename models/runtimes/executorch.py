@@ -21,6 +21,8 @@ class ExecuTorchBackend(Backend):
     Its `threads` are those of all ExecuTorch networks in this process.
     """
 
+    library = "ExecuTorch"
+
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         with warnings.catch_warnings():

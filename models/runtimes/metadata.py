@@ -19,13 +19,15 @@ from typing import Any
 
 import yaml
 
+from utils import reading
+from utils.data.channels import COLOUR
 from utils.errors import UserError
 
 Names = dict[int, str]
 DEFAULT_STRIDE = 32
 LARGEST_STRIDE = 1024
 LARGEST_SIDE = 16384
-LARGEST_FILE = 1 << 20  # bytes of a metadata.yaml; 1000 class names take 30 kB
+LARGEST_TEXT = 1 << 18  # characters of a value that is the text of a list or mapping; 1000 names take 30 kB
 YAML_FILE = "metadata.yaml"
 CONFIG_FILE = "config.txt"
 METHOD = "metadata"  # of an ExecuTorch program
@@ -40,6 +42,7 @@ class Description:
     Attributes:
         shape: (height, width) of the images of the export, None when the file does not tell.
         batch: images per call of the export, None when the file does not tell.
+        channels: of the images; 3 when the file does not tell.
         dynamic: any batch and shape are possible.
         checksum: of the other files of a folder, empty when the file does not tell.
     """
@@ -48,6 +51,7 @@ class Description:
     stride: int = DEFAULT_STRIDE
     shape: tuple[int, int] | None = None
     batch: int | None = None
+    channels: int = COLOUR
     dynamic: bool = False
     checksum: str = ""
 
@@ -80,17 +84,19 @@ def described(values: Mapping[str, Any], path: Path) -> Description:
     Raises:
         UserError: a damaged value; the message names the file and the key.
     """
-    shape = values.get("shape")  # (B, 3, H, W) of a trace, as YOLOv5 writes it
+    shape = values.get("shape")  # (B, C, H, W) of a trace, as YOLOv5 writes it
     if isinstance(shape, list) and len(shape) == 4:
-        values = {**values, "batch": shape[0], "imgsz": shape[2:]}
+        values = {**values, "batch": shape[0], "channels": shape[1], "imgsz": shape[2:]}
     size = _numbers(values, "imgsz", 2, LARGEST_SIDE, path)
     stride = _numbers(values, "stride", 1, LARGEST_STRIDE, path)
     batch = _numbers(values, "batch", 1, LARGEST_SIDE, path)
+    channels = _numbers(values, "channels", 1, LARGEST_SIDE, path)
     return Description(
         names=clean_names(values.get("names"), path),
         stride=stride[0] if stride else DEFAULT_STRIDE,
         shape=(size[0], size[1]) if size else None,
         batch=batch[0] if batch else None,
+        channels=channels[0] if channels else COLOUR,
         dynamic=str(values.get("dynamic", "")).lower() in ("true", "1"),
         checksum=str(values.get("checksum", "")),
     )
@@ -105,12 +111,10 @@ def read_yaml(folder: Path) -> Description:
     path = folder / YAML_FILE
     if not path.is_file():
         return Description()
-    if path.stat().st_size > LARGEST_FILE:
-        raise UserError(f"'{path}' is no metadata: it has {path.stat().st_size:,} bytes")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, *MALFORMED) as error:
-        raise UserError(f"'{path}' is damaged: {' '.join(str(error).split())[:150]}") from error
+        values = reading.read_yaml(path)
+    except UserError as error:
+        raise UserError(f"'{path}' is damaged: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"'{path}' is damaged: expected keys and values, found {type(values).__name__}")
     return described(values, path)
@@ -150,8 +154,8 @@ def clean_names(names: Any, path: Path) -> Names:
 
 def _parsed(value: Any) -> Any:
     """A value, or that of a text in JSON or Python's literals, which YOLOv5 writes; else the text itself."""
-    for parse in (json.loads, ast.literal_eval):
-        if isinstance(value, str):
+    for parse in (json.loads, ast.literal_eval):  # the latter makes objects of constants, and calls nothing
+        if isinstance(value, str) and len(value) <= LARGEST_TEXT:
             with contextlib.suppress(*MALFORMED):
                 return parse(value)
     return value

@@ -1,7 +1,7 @@
 """Trained networks in every form that can be run here, behind one call.
 
-A backend takes (B, 3, H, W) float RGB images in 0–1 and gives (B, N, 5 + nc): cx, cy, w, h in pixels, then
-objectness and class scores between 0 and 1.
+A backend takes (B, C, H, W) float images in 0–1, red first, and gives (B, N, 5 + nc): cx, cy, w, h in pixels,
+then objectness and class scores between 0 and 1.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ class Ensemble(Backend):
                 raise UserError(f"weights of an ensemble need the same classes; found {' and '.join(lists)}")
         self.members = nn.ModuleList(members)
         self.names, self.stride = first.names, max(m.stride for m in members)
+        if len(channels := {m.channels for m in members}) > 1:
+            raise UserError(f"weights of an ensemble need the same channels; found {sorted(channels)}")
+        self.channels = first.channels
         shapes = {m.shape for m in members if m.shape}
         if len(shapes) > 1:
             raise UserError(f"weights of an ensemble need one image size; found {sorted(shapes)}")
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
+        self.title = " + ".join(m.title for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
@@ -88,7 +92,8 @@ def load_backend(
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
     members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
-    for member in members:
+    for file, member in zip(files, members):
+        member.title = f"{file} ({member.library}, {member.place})"
         if not member.names and data:
             member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)

@@ -34,6 +34,8 @@ class OpenVINOBackend(Backend):
     survive that. Integer layers stay integer.
     """
 
+    library = "OpenVINO"
+
     def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device)
         openvino = require("openvino", "openvino")
@@ -44,17 +46,22 @@ class OpenVINOBackend(Backend):
         try:
             core = shared_core()
             self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # the latter where a message is no text
             raise UserError(f"'{folder}' cannot be run by OpenVINO: {first_line(error)}") from error
         entry = self.compiled.inputs[0]
-        self.input_type = np.float16 if entry.get_element_type() == openvino.Type.f16 else np.float32
+        element = entry.get_element_type()
+        if len(self.compiled.inputs) != 1 or element not in (openvino.Type.f16, openvino.Type.f32):
+            raise UserError(
+                f"'{folder}' has {len(self.compiled.inputs)} inputs, the first of {element.get_type_name()}; "
+                "it takes one of images, f32 or f16"
+            )
+        self.input_type = np.float16 if element == openvino.Type.f16 else np.float32
         shape = entry.get_partial_shape()
         sides = [] if shape.rank.is_dynamic else shape
         lengths = [None if side.is_dynamic else side.get_length() for side in sides]
         self.configure(folder, read_yaml(folder), lengths)
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
-        results = self.compiled(
-            [np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))]
-        )
+        array = np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))
+        results = self.compiled([array])
         return [torch.from_numpy(np.array(results[port], np.float32)) for port in self.compiled.outputs]

@@ -37,7 +37,7 @@ class PyTorchBackend(Backend):
         self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True
     ) -> None:
         super().__init__(device, half)
-        self.names, self.stride = dict(model.names), model.multiple
+        self.names, self.stride, self.channels = dict(model.names), model.multiple, model.channels
         model.eval().requires_grad_(False)
         if fuse:
             model.fuse()
@@ -57,6 +57,8 @@ class PyTorchBackend(Backend):
 class TorchScriptBackend(Backend):
     """A traced or scripted module; class names and stride stand in its extra file `config.txt` (JSON)."""
 
+    library = "TorchScript"
+
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
         super().__init__(device, half)
         if threads is not None:
@@ -74,7 +76,7 @@ class TorchScriptBackend(Backend):
         description = read_json(text.decode(errors="replace") if isinstance(text, bytes) else text, path)
         fixed = None if description.dynamic else description.shape
         batch = None if description.dynamic else description.batch
-        self.configure(path, description, (batch, 3, *(fixed or (None, None))))
+        self.configure(path, description, (batch, description.channels, *(fixed or (None, None))))
         self.any_shape = description.dynamic  # a trace may keep its shape without saying so
 
     def run(self, images: Tensor) -> Sequence[Tensor]:

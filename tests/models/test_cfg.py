@@ -91,7 +91,7 @@ def test_every_layout_of_the_project_is_valid() -> None:
 def test_files_that_are_no_model(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=f"^bad.yaml:.*{complaint}"):
+    with pytest.raises(UserError, match=f"bad.yaml:.*{complaint}"):
         load_cfg(path)
 
 
@@ -100,7 +100,7 @@ def test_aliases_that_unfold_without_end(tmp_path: Path) -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 2 * 9^11 values
     path = tmp_path / "bomb.yaml"
     path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(UserError, match="more than 100000 values"):
+    with pytest.raises(UserError, match="unfolds to more than"):
         load_cfg(path)
 
 

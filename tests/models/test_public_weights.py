@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.weights import load_model, transfer
+from models.transfer import transfer
+from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.layouts import images, small
 from tests.utils.checkpoints.official_files import fake_module, fake_of, save_fake

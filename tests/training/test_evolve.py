@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -22,6 +24,7 @@ from training.evolve import (
     load_trials,
     mutate,
     offspring,
+    plot_trials,
     save_trials,
 )
 from utils.errors import UserError
@@ -50,6 +53,31 @@ def test_evolution_improves_and_is_reproducible(tmp_path: Path, monkeypatch: pyt
     assert load_hyperparameters(tmp_path / "a" / "hyp_evolve.yaml") == found
     picture = cv2.imread(str(tmp_path / "a" / "evolve.png"))
     assert picture is not None and picture.shape[0] > 500
+
+
+def test_the_picture_shows_every_trial_of_each_value_and_marks_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("training.evolve.save_figure", lambda figure, path: drawn.append((figure, path)))
+    trials = [trial(0.1, lr0=0.01, shear=2.0), trial(0.3, lr0=0.02, degrees=5.0), trial(0.2, lr0=0.03)]
+    plot_trials(trials, tmp_path / "evolve.png")
+    ((figure, path),) = drawn
+    assert path == tmp_path / "evolve.png"
+    titles = [axes.get_title() for axes in figure.axes]
+    assert {"lr0 0.02", "degrees 5", "shear 0"} <= set(titles)
+    off = {"perspective", "flipud", "mixup", "copy_paste", "fl_gamma", "label_smoothing", "anchors"}
+    assert {title.split()[0] for title in titles} == set(EVOLUTIONS) - off
+    points, best_of_them = figure.axes[titles.index("degrees 5")].lines
+    assert points.get_xydata().tolist() == [[0, 0.1], [5, pytest.approx(0.3)], [0, 0.2]]
+    assert best_of_them.get_xydata().tolist() == [[5, pytest.approx(0.3)]]
+    assert (points.get_linestyle(), points.get_marker(), best_of_them.get_marker()) == ("None", ".", "+")
+    places = [axes.get_position() for axes in figure.axes]
+    assert all(0 < p.x0 < p.x1 < 1 and 0 < p.y0 < p.y1 < 1 for p in places)
+    for one, other in itertools.combinations(places, 2):
+        assert one.x1 < other.x0 or other.x1 < one.x0 or one.y1 < other.y0 or other.y1 < one.y0
+    wide, high = figure.get_size_inches()
+    assert 1 < wide / 6 < 3 and 1 < high / math.ceil(len(titles) / 6) < 3, "six in a row, each as large"
 
 
 @pytest.fixture
@@ -196,4 +224,8 @@ def test_bad_input(tmp_path: Path) -> None:
 def test_a_hyperparameter_yaml_of_an_evolution_is_complete(tmp_path: Path) -> None:
     hyp = Hyperparameters(lr0=1e-5, perspective=0.00012, anchors=4.0, iou="WIoU")
     save_trials(tmp_path, [Trial((0.0,) * 7, hyp)])
-    assert dataclasses.asdict(load_hyperparameters(tmp_path / "hyp_evolve.yaml")) == dataclasses.asdict(hyp)
+    file = tmp_path / "hyp_evolve.yaml"
+    assert dataclasses.asdict(load_hyperparameters(file)) == dataclasses.asdict(hyp)
+    lines = file.read_text(encoding="utf-8").splitlines()
+    keys = [line.partition(":")[0] for line in lines if not line.startswith("#")]
+    assert keys == list(FIELDS), "in the order of the documentation"

@@ -32,12 +32,27 @@ def test_forms_of_a_box(convert):
 
 def test_conversions_keep_leading_dimensions_and_emptiness():
     assert B.xywh_to_xyxy(torch.zeros(2, 5, 4)).shape == (2, 5, 4)
+    assert B.xyxy_to_xywh(np.zeros((3, 2, 4), dtype=np.float32)).shape == (3, 2, 4)
     assert B.xyxy_to_xywh(np.zeros((0, 4), dtype=np.float32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("box", [np.ones(4, np.float32), torch.ones(4).half(), torch.ones(4).double()])
+def test_conversions_keep_the_type_of_numbers(box):
+    shape = (80, 40)
+    made = [B.xyxy_to_xywh(box), B.xywh_to_xyxy(box), B.normalize(box, shape), B.denormalize(box, shape)]
+    made += [B.clip_boxes(box, shape), B.scale_boxes(box, (64, 64), shape)]
+    assert {result.dtype for result in made} == {box.dtype}
 
 
 def test_clip_limits_each_axis_by_its_own_side():
     out = B.clip_boxes(np.array([[-5.0, -1.0, 50.0, 90.0]]), (80, 40))
     assert out.tolist() == [[0.0, 0.0, 40.0, 80.0]]
+
+
+def test_clip_puts_what_lies_outside_on_the_border():
+    # 40 wide and 80 high: left of and above the image, right of and below it
+    outside = np.array([[-9.0, -8.0, -5.0, -4.0], [50.0, 90.0, 60.0, 95.0]])
+    assert B.clip_boxes(outside, (80, 40)).tolist() == [[0, 0, 0, 0], [40, 80, 40, 80]]
 
 
 def test_scale_boxes_undoes_ratio_and_pad():
@@ -54,9 +69,26 @@ def test_scale_boxes_derives_ratio_and_pad_from_shapes():
     np.testing.assert_allclose(out, [[100.0, 50.0, 150.0, 100.0]])
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        # 200 x 100 (h, w) into 48 x 64: ratio 48 / 200 = 0.24, width 24, 20 columns on the left
+        ((200, 100), [[50.0, 50.0, 75.0, 100.0]]),  # (32 - 20) / 0.24, 12 / 0.24, (38 - 20) / 0.24, 24 / 0.24
+        # 30 x 100 into 48 x 64: ratio 64 / 100 = 0.64, height 19.2, 14.4 rows above
+        ((30, 100), [[50.0, 0.0, 59.375, 15.0]]),  # 32 / 0.64, (12 - 14.4) < 0, 38 / 0.64, (24 - 14.4) / 0.64
+    ],
+)
+def test_scale_boxes_derives_them_for_any_shape(source, expected):
+    found = np.array([[32.0, 12.0, 38.0, 24.0]])
+    np.testing.assert_allclose(B.scale_boxes(found, (48, 64), source), expected)
+
+
 def test_scale_boxes_accepts_different_ratios_per_axis():
     out = B.scale_boxes(np.array([[10.0, 10.0, 20.0, 20.0]]), (64, 64), (64, 64), (0.5, 2.0), (0.0, 0.0))
     assert out.tolist() == [[20.0, 5.0, 40.0, 10.0]]
+    # a source of 64 x 32 (h, w) as it is in width and half as high: 16 columns and 16 rows around it
+    out = B.scale_boxes(np.array([[18.0, 20.0, 26.0, 30.0]]), (64, 64), (64, 32), (1.0, 0.5))
+    assert out.tolist() == [[2.0, 8.0, 10.0, 28.0]]
 
 
 def naive_iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -76,6 +108,19 @@ def test_box_iou_of_nothing_and_of_empty_boxes():
     assert B.box_iou(np.zeros((0, 4)), np.ones((3, 4))).shape == (0, 3)
     point = np.array([[5.0, 5.0, 5.0, 5.0]])
     assert B.box_iou(point, point).tolist() == [[0.0]]
+
+
+def test_box_iou_is_a_share_however_small_the_boxes():
+    sides = 10.0 ** np.arange(-8, 1)
+    boxes = np.stack([np.zeros(9), np.zeros(9), sides, sides], axis=1)
+    overlap = B.box_iou(boxes, boxes)
+    assert ((overlap > 0) & (overlap < 1)).all()
+
+
+def test_lines_have_one_aspect():
+    lines = torch.tensor([[0.0, 0.0, 4.0, 0.0], [1.0, 0.0, 2.0, 0.0]])
+    for first, second in (lines, lines.flip(0)):
+        assert B.iou(first, second, "CIoU").item() == pytest.approx(B.iou(first, second, "DIoU").item())
 
 
 def test_paired_kinds_by_hand():
@@ -158,6 +203,29 @@ def test_paired_kinds_are_one_for_equal_boxes_and_have_finite_gradients(kind):
     degenerate = torch.tensor([[3.0, 4.0, 0.0, 0.0], [9.0, 9.0, 1.0, 1.0]], requires_grad=True)
     B.iou(degenerate, torch.tensor([3.0, 4.0, 0.0, 0.0]), kind, image=(20, 10)).sum().backward()
     assert degenerate.grad is not None and degenerate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_treat_both_axes_alike(kind):
+    a, b = (pair.detach() for pair in random_pairs())
+    transposed = B.iou(a[:, [1, 0, 3, 2]], b[:, [1, 0, 3, 2]], kind, image=(2, 3))
+    torch.testing.assert_close(B.iou(a, b, kind, image=(3, 2)), transposed, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_paired_kinds_are_at_most_iou_however_small_the_boxes(kind):
+    """Where the number that keeps apart from division by zero is as large as what it is added to, too."""
+    draw = np.random.default_rng(0)
+    pairs = torch.tensor(draw.uniform(0.1, 1, (9000, 2, 4)) * 10.0 ** draw.uniform(-9, 0, (9000, 1, 1)))
+    found = B.iou(pairs[:, 0], pairs[:, 1], kind, image=(2e-5, 1e-5))
+    assert found.isfinite().all() and (found <= B.iou(pairs[:, 0], pairs[:, 1]) + 1e-12).all()
+    assert (B.iou(pairs[:, 0], pairs[:, 1]) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", list(B.IOU_KINDS))
+def test_points_on_one_place_have_no_overlap_and_no_distance(kind):
+    point = torch.tensor([3.0, 4.0, 0.0, 0.0])
+    assert B.iou(point, point, kind, image=(20, 10)).item() == 0
 
 
 def random_pairs() -> tuple[torch.Tensor, torch.Tensor]:

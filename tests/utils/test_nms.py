@@ -46,6 +46,19 @@ def test_classes_suppress_each_other_only_when_agnostic():
     assert non_max_suppression(rows, agnostic=True)[0][:, 5].tolist() == [0]
 
 
+def test_classes_do_not_meet_where_boxes_reach_over_the_border():
+    # corners (0, 0, 10, 10) of class 0 and (-11, -11, -1, -1) of class 1: a step for each class that only
+    # counts from 0 on, of 10 + 1, would put the second one on the first
+    rows = prediction([5, 5, 10, 10, 0.9, 0.9, 0], [-6, -6, 10, 10, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+    # (9, 9, 10, 10) and (0, 0, 1, 1): a step of one less than all that the boxes span would be 9
+    rows = prediction([9.5, 9.5, 1, 1, 0.9, 0.9, 0], [0.5, 0.5, 1, 1, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+    # (-11, -11, 10, 10) twice: 10 - 11 + 1 would be no step
+    rows = prediction([-0.5, -0.5, 21, 21, 0.9, 0.9, 0], [-0.5, -0.5, 21, 21, 0.9, 0, 0.8])
+    assert non_max_suppression(rows)[0][:, 5].tolist() == [0, 1]
+
+
 def test_class_filter():
     (found,) = non_max_suppression(NEAR, 0.25, 0.45, classes=[1])
     assert found[:, 5].tolist() == [1]
@@ -60,6 +73,64 @@ def test_max_det_keeps_the_most_confident():
 def test_objectness_alone_filters():
     # the product 0.2 * 1.0 is what class scores say, but objectness 0.2 is already below 0.25
     assert non_max_suppression(prediction([5, 5, 2, 2, 0.2, 1.0]), 0.25)[0].shape == (0, 6)
+
+
+def apart(*scores: float) -> torch.Tensor:
+    """A prediction of boxes side by side with these scores; powers of two are exact."""
+    return prediction(*([10 * place, 5, 4, 4, 1, score] for place, score in enumerate(scores)))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_scores_must_exceed_the_threshold(multi_label):
+    (found,) = non_max_suppression(apart(0.5, 0.75, 0.25), 0.5, multi_label=multi_label)
+    assert found[:, 4].tolist() == [0.75]
+    objectness = prediction([5, 5, 2, 2, 0.5, 1.0], [25, 5, 2, 2, 0.625, 1.0])
+    assert non_max_suppression(objectness, 0.5, multi_label=multi_label)[0][:, 4].tolist() == [0.625]
+
+
+def test_thresholds_may_be_at_their_ends():
+    assert len(non_max_suppression(apart(0.5, 0.0), 0.0)[0]) == 1
+    assert len(non_max_suppression(apart(0.5, 1.0), 1.0)[0]) == 0
+    touching = prediction([50, 50, 10, 10, 0.9, 0.9], [60, 50, 10, 10, 0.8, 0.9], [55, 50, 10, 10, 0.7, 0.9])
+    assert len(non_max_suppression(touching, 0.25, 0.0)[0]) == 2  # no overlap is allowed: the third is gone
+    assert len(non_max_suppression(torch.cat((touching, touching), dim=1), 0.25, 1.0)[0]) == 6
+
+
+def test_defaults_are_those_of_the_field():
+    # half of each box is covered by the next: shared 5 x 10, union 150; two thirds: shared 7 x 10, union 130
+    third, more = [55, 50, 10, 10, 1, 0.5], [53, 50, 10, 10, 1, 0.5]
+    assert len(non_max_suppression(prediction([50, 50, 10, 10, 1, 0.9], third))[0]) == 2  # IoU 0.33
+    assert len(non_max_suppression(prediction([50, 50, 10, 10, 1, 0.9], more))[0]) == 1  # IoU 0.54
+    assert non_max_suppression(apart(0.26, 0.24))[0][:, 4].tolist() == pytest.approx([0.26])
+    assert len(non_max_suppression(apart(*[0.5] * 305))[0]) == 300
+
+
+def test_only_the_most_confident_candidates_are_looked_at(monkeypatch):
+    assert nms_module.MAX_CANDIDATES == 30_000  # as in YOLOv5
+    monkeypatch.setattr(nms_module, "MAX_CANDIDATES", 3)
+    (found,) = non_max_suppression(apart(0.5, 0.9, 0.6, 0.8, 0.7))
+    np.testing.assert_allclose(found[:, 4], [0.9, 0.8, 0.7], atol=1e-6)
+    assert found[:, 0].tolist() == [8, 28, 38]  # centres 10, 30 and 40
+
+
+def test_equally_confident_boxes_stay_in_their_order():
+    (found,) = non_max_suppression(apart(*[0.5] * 40))
+    assert found[:, 0].tolist() == [10 * place - 2 for place in range(40)]
+
+
+def test_suppression_carries_no_gradient():
+    rows = NEAR.clone().requires_grad_()
+    assert not non_max_suppression(rows)[0].requires_grad
+
+
+def test_labels_belong_to_their_image():
+    known = [torch.tensor([[1.0, 20, 20, 4, 6], [0.0, 70, 20, 4, 6]]), torch.zeros(0, 5)]
+    first, second = non_max_suppression(torch.cat([NEAR, NEAR]), labels=known)
+    assert first[:2].tolist() == [[18, 17, 22, 23, 1, 1], [68, 17, 72, 23, 1, 0]]
+    assert (len(first), len(second)) == (4, 2)
+    # with every class: 1 for its own and 0 for the other
+    only = non_max_suppression(torch.zeros(1, 3, 7), labels=known[:1], multi_label=True)[0]
+    assert only[:, 5].tolist() == [1, 0]
 
 
 def test_images_of_a_batch_are_independent_and_may_be_empty():
@@ -94,6 +165,7 @@ def test_non_finite_scores_are_no_detections():
         ((NEAR, 1.5), "conf_thres must be between 0 and 1, found 1.5"),
         ((NEAR, 0.2, -0.1), "iou_thres must be between 0 and 1, found -0.1"),
         ((NEAR[0],), r"prediction must be \(B, N, 5 \+ nc\), found \(3, 7\)"),
+        ((NEAR[..., :5],), r"prediction must be \(B, N, 5 \+ nc\), found \(1, 3, 5\)"),
     ],
 )
 def test_bad_arguments(arguments, message):

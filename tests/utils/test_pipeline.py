@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from utils.pipeline import JobQueue, Prefetch, ordered_map
+from utils import pipeline
+from utils.pipeline import JobQueue, Prefetch, ordered_map, outcome, thread_pool
 
 
 def test_prefetch_keeps_order_and_ends() -> None:
@@ -221,3 +222,55 @@ def test_a_closed_prefetch_gives_nothing() -> None:
     stream = Prefetch([1, 2, 3], budget=10)
     stream.close()
     assert list(stream) == []
+
+
+def test_a_reader_that_waits_without_end_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "LONGEST_CLOSE", 0.05)
+    answer = threading.Event()
+
+    def never() -> Iterator[int]:
+        answer.wait()
+        yield 1
+
+    Prefetch(never(), budget=1).close()
+    answer.set()
+
+
+def test_a_pool_of_threads_drops_what_has_not_begun() -> None:
+    done: list[int] = []
+    begun, go = threading.Event(), threading.Event()
+
+    def work(number: int) -> None:
+        begun.set()
+        go.wait()
+        done.append(number)
+
+    with pytest.raises(KeyboardInterrupt), thread_pool(1) as pool:
+        for number in range(5):
+            pool.submit(work, number)
+        begun.wait()
+        go.set()
+        raise KeyboardInterrupt
+    assert len(done) < 5
+
+
+def test_dropped_jobs_do_not_run() -> None:
+    go, done = threading.Event(), []
+    queue = JobQueue()
+    queue.submit(go.wait)
+    queue.submit(lambda: done.append(1))
+    queue.drop()
+    go.set()
+    queue.close()
+    assert not done
+
+
+def test_a_jobs_own_timeout_is_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "GLANCE", 0.01)
+
+    def late() -> None:
+        time.sleep(0.05)
+        raise TimeoutError("of the job")
+
+    with thread_pool(1) as pool, pytest.raises(TimeoutError, match="of the job"):
+        outcome(pool.submit(late))

@@ -204,12 +204,11 @@ def test_large_batch_is_limited(tmp_path):
 def test_pictures_of_a_run_are_of_its_first_batches(tmp_path):
     batch = Batch(grey(2), torch.zeros(0, 6), ["a.jpg", "b.jpg"], [])
     for enabled in (False, True):
-        pictures = RunPictures(tmp_path, {0: "cat"}, enabled)
-        pictures.labels(np.zeros((0, 5)))
-        for number in range(BATCHES + 1):
-            pictures.training_batch(number, batch)
-            pictures.validation_batch(number, batch, [torch.zeros(0, 6)] * 2)
-        pictures.close()
+        with RunPictures(tmp_path, {0: "cat"}, enabled) as pictures:
+            pictures.labels(np.zeros((0, 5)))
+            for number in range(BATCHES + 1):
+                pictures.training_batch(number, batch)
+                pictures.validation_batch(number, batch, [torch.zeros(0, 6)] * 2)
         assert enabled or not list(tmp_path.iterdir())
     stems = [f"{kind}{n}{end}" for n in range(BATCHES) for kind, end in PICTURES]
     assert sorted(path.stem for path in tmp_path.iterdir()) == sorted(["labels", *stems])

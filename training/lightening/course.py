@@ -128,6 +128,7 @@ class Course:
 
         Raises:
             NonFiniteLoss: before the weights take a step from such a loss.
+            Stopped: a stop was requested while a batch was awaited.
         """
         state, part = self.state, self.parts[self.state.epoch]
         start, end = part.steps
@@ -141,7 +142,9 @@ class Course:
                 self.pair.train(batch_statistics=step < SETTLE * part.length)
                 for group in state.optimizer.param_groups:
                     group["lr"] = RATES[part.phase] * group["pace"] * pace(step, part.length)
-                loss, items = self.loss(next(batches), part.phase)
+                with stop.raising():
+                    batch = next(batches)
+                loss, items = self.loss(batch, part.phase)
                 if not math.isfinite(loss.item()):
                     raise NonFiniteLoss(
                         f"the error became {loss.item()} in step {step} of phase '{part.phase}'"

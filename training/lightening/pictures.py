@@ -18,6 +18,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.index import DatasetIndex, index_pictures
 from utils.data.loader import Loader
+from utils.data.report import LabelReport
 from utils.data.sources import expand, is_stream, read_file, suffix_of
 from utils.errors import UserError
 from utils.evaluation.evaluate import EvaluationOptions, ImageResult, evaluate
@@ -36,6 +37,7 @@ class Pictures:
 
     train: DatasetIndex
     held: DatasetIndex
+    report: LabelReport
 
     def fingerprint(self) -> str:
         """Changes when pictures come, go or change their size."""
@@ -68,7 +70,8 @@ def open_pictures(text: str, folder: Callable[[], Path], *, vid_stride: int, see
         warn(f"{different} different pictures are few; {FEW} are a beginning, and some hundreds do well")
     order = generator_for(seed, 1).permutation(len(index))
     count = min(max(round(HELD_OUT * len(index)), 2), MOST_HELD_OUT)
-    return Pictures(index.subset(np.sort(order[count:])), index.subset(np.sort(order[:count])))
+    train, held = np.sort(order[count:]), np.sort(order[:count])
+    return Pictures(index.subset(train), index.subset(held), index.report)
 
 
 def _kept(place: str, folder: Callable[[], Path], vid_stride: int) -> list[str]:
@@ -109,7 +112,7 @@ def as_seen_by(
         normalised = boxes.numpy() / np.array([width, height, width, height], np.float32)
         seen[result.path] = np.concatenate((found[:, 5:6], normalised), axis=1).astype(np.float32)
 
-    loader = held_loader(index, imgsz, teacher.multiple, batch_size, workers)
+    loader = held_loader(teacher, index, imgsz, batch_size, workers)
     device = teacher.stride.device
     evaluate(teacher.eval(), loader, device, teacher.names, CONFIDENT, on_image=note)
     rows = [seen[path] for path in index.paths()]
@@ -124,7 +127,17 @@ def as_seen_by(
     return index.with_boxes(rows)
 
 
-def held_loader(index: DatasetIndex, imgsz: int, multiple: int, batch_size: int, workers: int) -> Loader:
-    """Validation batches of pictures, each once."""
-    dataset = DetectionDataset(index, imgsz, rect=True, pad=0.5, batch_size=batch_size, stride=multiple)
+def held_loader(
+    model: DetectionModel, index: DatasetIndex, imgsz: int, batch_size: int, workers: int
+) -> Loader:
+    """Validation batches of pictures for a network, each once."""
+    dataset = DetectionDataset(
+        index,
+        imgsz,
+        rect=True,
+        pad=0.5,
+        batch_size=batch_size,
+        stride=model.multiple,
+        channels=model.channels,
+    )
     return Loader(dataset, workers=workers, shuffle=False)

@@ -11,10 +11,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from utils.checkpoints.unpickle import Node, RefusedError, Storage
+from utils.checkpoints.unpickle import MAX_PICKLE_BYTES, Node, RefusedError, Storage
 
 LARGEST = 1 << 40  # a size, stride, offset or number of elements
-MAX_MEMBERS = 100_000
+MAX_MEMBERS = 40_000
+MAX_DIRECTORY = (
+    8 << 20
+)  # bytes of a zip's directory, which zipfile turns into objects before anyone can count
 TENSORS = frozenset({"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"})
 PARAMETERS = frozenset({"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
 REBUILT_TENSORS = TENSORS | PARAMETERS
@@ -40,30 +43,43 @@ _ZIP_ERRORS = (
 class TorchArchive:
     """A checkpoint file: its pickle as bytes, and tensors on demand, while the file is open.
 
+    Attributes:
+        pickled: bytes of its pickle.
+
     Raises:
         RefusedError: not a zip that `torch.save` could have written, or a damaged one.
     """
 
     def __init__(self, file: BinaryIO) -> None:
+        reader = _DirectoryReader(file)
         try:
-            self._zip = zipfile.ZipFile(file)
+            self._zip = zipfile.ZipFile(reader)
+        except RefusedError:
+            raise
         except _ZIP_ERRORS as error:
             raise RefusedError("truncated or damaged: its zip directory cannot be read") from error
+        reader.complete = True
         self._members = _checked_members(self._zip.infolist(), os.fstat(file.fileno()).st_size)
         self._folder = _folder(self._members)
-        self._storages: dict[Storage, torch.Tensor] = {}
+        self._storages: dict[str, tuple[Storage, torch.Tensor]] = {}
+        self.pickled = self._members[f"{self._folder}data.pkl"].file_size
 
     def read_pickle_bytes(self) -> bytes:
         """The pickle that describes the checkpoint."""
         if f"{self._folder}byteorder" in self._members and self._read("byteorder").strip() != b"little":
             raise RefusedError("written on a big-endian machine; save it again on a little-endian one")
+        if self.pickled > MAX_PICKLE_BYTES:
+            raise RefusedError(
+                f"its pickle has {self.pickled} bytes, more than the {MAX_PICKLE_BYTES} of any model"
+            )
         return self._read("data.pkl")
 
     def tensor(self, node: Node) -> torch.Tensor:
         """Make the tensor that a `torch._utils._rebuild_*` node describes, on CPU, in its stored dtype.
 
         Raises:
-            RefusedError: offset, size or stride reach outside the storage, or would grow it.
+            RefusedError: offset, size or stride reach outside the storage, would grow it, or use a value
+                twice; or another tensor has that storage in another dtype.
         """
         tensor = node.args[0] if node.name in PARAMETERS and node.args else node
         match tensor:
@@ -79,28 +95,50 @@ class TorchArchive:
 
     def _storage(self, storage: Storage) -> torch.Tensor:
         """The flat tensor of a storage, read once and shared by all tensors that are views of it."""
-        if storage not in self._storages:
-            dtype = DTYPES[storage.kind]
-            data = self._read(f"data/{storage.key}")
-            if len(data) != storage.numel * dtype.itemsize:
+        known, tensor = self._storages.get(storage.key, (storage, None))
+        if known != storage:
+            raise RefusedError(f"damaged: storage {storage.key!r} is described in two ways")
+        if tensor is None:
+            dtype, size = DTYPES[storage.kind], self._member(f"data/{storage.key}").file_size
+            if size != storage.numel * dtype.itemsize:
                 raise RefusedError(
-                    f"damaged: storage {storage.key!r} has {len(data)} bytes, its pickle says "
+                    f"damaged: storage {storage.key!r} has {size} bytes, its pickle says "
                     f"{storage.numel} elements of {dtype.itemsize}"
                 )
+            data = self._read(f"data/{storage.key}")
             if dtype == torch.bool and data.strip(b"\0\1"):
                 raise RefusedError(f"damaged: storage {storage.key!r} holds values that are no booleans")
-            self._storages[storage] = torch.frombuffer(bytearray(data), dtype=dtype)
-        return self._storages[storage]
+            tensor = torch.frombuffer(bytearray(data), dtype=dtype)
+            self._storages[storage.key] = storage, tensor
+        return tensor
 
-    def _read(self, name: str) -> bytes:
+    def _member(self, name: str) -> zipfile.ZipInfo:
         info = self._members.get(self._folder + name)
         if info is None:
             raise RefusedError(f"damaged: its member {name[:80]!r} is missing")
+        return info
+
+    def _read(self, name: str) -> bytes:
+        info = self._member(name)
         try:
             return self._zip.read(info)
         except _ZIP_ERRORS as error:
             reason = str(error)[:80]
             raise RefusedError(f"damaged: its member {name[:80]!r} cannot be read ({reason})") from error
+
+
+class _DirectoryReader:
+    """The file as zipfile needs it, which refuses to read a directory that is too large."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.complete = False
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY and not self.complete:
+            raise RefusedError(f"its zip has a directory of {size} bytes, more than {MAX_DIRECTORY}")
+        return self._file.read(size)
 
 
 def _checked_members(infos: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:
@@ -140,5 +178,10 @@ def _check_bounds(storage: Storage, offset: int, size: tuple[Any, ...], stride: 
             f"damaged: a tensor of {'x'.join(map(str, size)) or 1} elements reaches outside its storage "
             f"of {storage.numel}"
         )
+    taken = 1  # values that the smaller strides have reached; the next one must go beyond them
+    for step, n in sorted((step, n) for step, n in zip(stride, size) if n > 1):
+        if elements and step < taken:
+            raise RefusedError("damaged: a tensor whose elements share memory")
+        taken += (n - 1) * step
     if math.prod(max(n, 1) for n in size) >= LARGEST:  # torch multiplies the sizes of empty tensors, too
         raise RefusedError(f"damaged: a tensor of {'x'.join(map(str, size))} elements")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,8 @@ FORMAT, VERSION = "lean5", 1
 DESCRIPTION = (
     "yaml", "names", "nc", "stride", "anchors", "epoch", "best_fitness", "train_args", "hyp", "date",
 )  # fmt: skip
+MAX_HEADER = 4 << 20  # bytes of a safetensors header; yolov5x takes 0.1 MB
+SAFE_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 # what a file that is none begins with, and what to tell about it
 OTHER_FILES = {
     rb"\Z": "is empty; the download or the copy failed",
@@ -154,17 +157,42 @@ def _safetensors_bytes(content: dict[str, Any]) -> bytes:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
+        _check_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 raise RefusedError("has no Lean5 metadata to rebuild the model from; convert the .pt instead")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
-        description = json.loads(metadata[FORMAT])
+        found = json.loads(metadata[FORMAT])
+        description = {key: found.get(key) for key in DESCRIPTION}
         description["names"] = {int(key): name for key, name in description["names"]}
     except safetensors.SafetensorError as error:
         raise RefusedError(f"truncated or damaged: {' '.join(str(error).split())[:120]}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError("damaged: its metadata does not describe a model") from error
     return {**description, "format": FORMAT, "version": VERSION, "model": state, "ema": None}
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a safetensors file whose header is too long, or of two meanings, before the library reads it.
+
+    The file begins with the length of a JSON text, (8 bytes, little-endian), which names each tensor's dtype,
+    shape and place.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise RefusedError("damaged: its header has two entries of the same name")
+        return dict(pairs)
+
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if not 2 <= length <= min(MAX_HEADER, path.stat().st_size):
+            raise RefusedError(f"truncated or damaged: its header would have {length} bytes")
+        header = json.loads(file.read(length), object_pairs_hook=once)
+    tensors = [value for key, value in header.items() if key != "__metadata__"]
+    other = next((t["dtype"] for t in tensors if t["dtype"] not in SAFE_DTYPES), None)
+    if other is not None:
+        raise RefusedError(f"holds a tensor of dtype {str(other)[:20]!r}; known are {', '.join(SAFE_DTYPES)}")

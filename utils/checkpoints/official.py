@@ -6,6 +6,7 @@ the module tree, the yaml, the class names and a few numbers.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ MODEL_KEYS = frozenset(
     {"nc", "depth_multiple", "width_multiple", "anchors", "backbone", "head", "activation", "ch", "inplace"}
 )
 MAX_PARTS, MAX_NAME = 20_000, 1000  # modules and tensors of a model, and characters of their dotted names
+MAX_ANCHORS = 1000  # values
 OTHER_TASKS = {
     "models.yolo.SegmentationModel": "a segmentation model",
     "models.yolo.ClassificationModel": "a classification model",
@@ -88,39 +90,51 @@ def _state_dict(root: Node, archive: TorchArchive) -> dict[str, torch.Tensor]:
         RefusedError: the tree is too deep, too large or cyclic, or a parameter is no tensor.
     """
     found: dict[str, torch.Tensor] = {}
-    waiting, visited = [("", root)], 0
+    waiting, left = [("", root)], MAX_PARTS
     while waiting:
         prefix, module = waiting.pop()
-        visited += 1
-        if len(prefix) > MAX_NAME or max(visited, len(waiting), len(found)) > MAX_PARTS:
+        attributes = _attributes(module)
+        kinds = [_mapping(attributes, kind) for kind in ("_parameters", "_buffers", "_modules")]
+        # a module may stand in many places, and all that is in it counts each time
+        left -= 1 + sum(map(len, kinds))
+        if left < 0 or any(len(prefix) + len(name) > MAX_NAME for kind in kinds for name in map(str, kind)):
             raise RefusedError(
                 f"its module tree is too deep, too large or contains itself at '{prefix[:80]}'"
             )
-        attributes = _attributes(module)
-        match attributes.get("_non_persistent_buffers_set"):
-            case Node(name="builtins.set", args=([*transient],)):
-                pass
-            case other:
-                transient = list(other) if type(other) is set else []
-        for name, value in (*_members(attributes, "_parameters"), *_members(attributes, "_buffers")):
+        parameters, buffers, children = map(_members, kinds)
+        transient = _transient(attributes)
+        for name, value in (*parameters, *buffers):
             if name not in transient:
                 if value.name not in REBUILT_TENSORS:
                     raise RefusedError(f"damaged: '{f'{prefix}{name}'[:200]}' is no tensor")
                 found[f"{prefix}{name}"] = archive.tensor(value)
-        children = _members(attributes, "_modules")
         waiting += [(f"{prefix}{name}.", child) for name, child in reversed(children)]
     return found
 
 
-def _members(attributes: dict[Any, Any], kind: str) -> list[tuple[str, Node]]:
-    """What a module holds, by name, without what is None."""
+def _transient(attributes: dict[Any, Any]) -> Collection[Any]:
+    """The names of the buffers that are not stored."""
+    match attributes.get("_non_persistent_buffers_set"):
+        case Node(name="builtins.set", args=(list() as names,)) | (set() as names):
+            if len(names) > MAX_NAME:
+                raise RefusedError(f"damaged: a module with {len(names)} buffers that are not stored")
+            return names
+    return ()
+
+
+def _mapping(attributes: dict[Any, Any], kind: str) -> dict[Any, Any]:
+    """What a module holds, by name."""
     match attributes.get(kind, {}):
         case Node(name="collections.OrderedDict", args=(), items=items) | (dict() as items):
-            pairs = [(name, value) for name, value in items.items() if value is not None]
-        case _:
-            raise RefusedError(f"damaged: a module whose {kind} is no mapping")
+            return items
+    raise RefusedError(f"damaged: a module whose {kind} is no mapping")
+
+
+def _members(items: dict[Any, Any]) -> list[tuple[str, Node]]:
+    """The nodes of a mapping with their names, without what is None."""
+    pairs = [(name, value) for name, value in items.items() if value is not None]
     if any(type(name) is not str or not isinstance(value, Node) for name, value in pairs):
-        raise RefusedError(f"damaged: a module with something strange in its {kind}")
+        raise RefusedError("damaged: a module with something strange in it")
     return pairs
 
 
@@ -135,6 +149,8 @@ def _anchors(state: dict[str, torch.Tensor], stride: list[float] | None) -> Any:
     found = [value for name, value in state.items() if name.split(".")[-1] == "anchors"]
     if len(found) != 1 or stride is None or found[0].ndim != 3 or found[0].shape[0] != len(stride):
         return None
+    if found[0].numel() > MAX_ANCHORS:
+        raise RefusedError(f"damaged: it has {found[0].numel()} values of anchors")
     return (found[0].float() * torch.tensor(stride).view(-1, 1, 1)).tolist()
 
 

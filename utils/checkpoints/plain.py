@@ -16,7 +16,10 @@ from utils.checkpoints.archive import REBUILT_TENSORS, TorchArchive
 from utils.checkpoints.unpickle import Global, Node, RefusedError
 
 MAX_DEPTH = 64
-MAX_VALUES = 200_000  # a file may share one list many times over; what it expands to is bounded by this
+MAX_VALUES = 200_000
+AT_LEAST = 1000  # values that any file may have
+TENSOR, NUMBERS = 8, 8  # a tensor counts as so many values, and so many bytes or characters as one
+MOST_PARTS = 100  # of a path
 SCALARS = (type(None), bool, int, float, str)
 NUMPY_CODES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
 
@@ -58,11 +61,15 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class PlainReader:
-    """Turns the nodes of a checkpoint's pickle into plain values, of which there may be `MAX_VALUES`."""
+    """Turns the nodes of a checkpoint's pickle into plain values.
+
+    A pickle may share one list many times over. What it expands to is bounded: by a value for each byte of
+    the pickle, and by `MAX_VALUES`.
+    """
 
     def __init__(self, archive: TorchArchive) -> None:
         self._archive = archive
-        self._left = MAX_VALUES
+        self._left = min(AT_LEAST + archive.pickled, MAX_VALUES)
 
     def read(self, value: Any, key: str, *, lenient: bool = False, depth: int = 0) -> Any:
         """The plain form of `value`, which stands at `key`.
@@ -74,12 +81,12 @@ class PlainReader:
         Raises:
             RefusedError: an object without a plain form, or a structure too deep, too large or cyclic.
         """
-        self._left -= 1
-        if depth > MAX_DEPTH or self._left < 0:
-            raise RefusedError(f"'{key}' is nested too deeply, too large or contains itself")
+        self._spend(1, key)
+        if depth > MAX_DEPTH:
+            self._spend(MAX_VALUES, key)
 
         def inner(item: Any, name: object = "") -> Any:
-            place = f"{key}.{name}"[:200] if name != "" else key
+            place = f"{key}.{str(name)[:100]}"[:200] if name != "" else key
             return self.read(item, place, lenient=lenient, depth=depth + 1)
 
         if type(value) in SCALARS or type(value) is bytes:
@@ -99,18 +106,28 @@ class PlainReader:
                 return inner(attributes)
             case Node(name="torch.device", args=(str(kind), *_)):
                 return kind
-            case Node(name=name, args=parts) if name.startswith("pathlib."):
+            case Node(name=name, args=parts) if name.startswith("pathlib.") and len(parts) <= MOST_PARTS:
+                self._spend(sum(len(part) for part in parts if type(part) is str) // NUMBERS, key)
                 return "/".join(part for part in parts if type(part) is str).replace("//", "/")
             case Node(name="_codecs.encode", args=(str(text), "latin1" | "latin-1")):
+                self._spend(len(text) // NUMBERS, key)
                 return _latin1(text)
             case Node(name=name) if name in REBUILT_TENSORS:
+                self._spend(TENSOR, key)
                 return self._archive.tensor(value)
             case Node(name=name) if name.startswith("numpy."):
-                return _numpy_value(value, inner)
+                found, count = _numpy_value(value, inner)
+                self._spend(count, key)
+                return found.tolist()
         described = f"<{value.name}>" if isinstance(value, Node | Global) else f"<{type(value).__name__}>"
         if lenient and isinstance(value, Node | Global):
             return described
         raise RefusedError(f"'{key}' holds {described} where a plain value is needed")
+
+    def _spend(self, values: int, key: str) -> None:
+        self._left -= values
+        if self._left < 0:
+            raise RefusedError(f"'{key[:200]}' is nested too deeply, too large or contains itself")
 
 
 def _latin1(text: str) -> bytes:
@@ -121,8 +138,8 @@ def _latin1(text: str) -> bytes:
         raise RefusedError("damaged: bytes that are no bytes") from error
 
 
-def _numpy_value(node: Node, read: Callable[[Any], Any]) -> Any:
-    """The number or nested list of numbers in a pickled numpy scalar or array; `read` makes bytes plain.
+def _numpy_value(node: Node, read: Callable[[Any], Any]) -> tuple[np.ndarray, int]:
+    """The numbers in a pickled numpy scalar or array, and how many; `read` makes bytes plain.
 
     Raises:
         RefusedError: another dtype (an object array would hold anything), or sizes that do not agree.
@@ -146,4 +163,5 @@ def _numpy_value(node: Node, read: Callable[[Any], Any]) -> Any:
     small = type(data) is bytes and len(data) <= 1 << 20
     if not (sized and small) or math.prod(shape) * kind.itemsize != len(data):
         raise RefusedError("damaged: a numpy value whose shape and bytes do not agree")
-    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran is True else "C").tolist()
+    array = np.frombuffer(data, kind).reshape(shape, order="F" if fortran is True else "C")
+    return array, array.size

@@ -10,11 +10,20 @@ from __future__ import annotations
 
 import pickletools
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_PICKLE_BYTES = 16 << 20  # the largest official model needs 0.4 MB
+MAX_PICKLE_BYTES = 4 << 20  # the largest official model needs 0.4 MB, with the state of Adam 1 MB
 MAX_INTEGER_BITS = 256  # states of random generators are 128 bits wide
+MAX_KEY_BITS = 60  # of integers as keys; beyond, all of them may have one hash, and a dict becomes a list
+MAX_GLOBAL = 200  # characters of a global's name
+# bytes of memory for what a pickle builds: per byte of the pickle, and those that any file may take.
+# An official file needs 14 a byte, counted as 34; a byte that makes an empty set would take 224
+MEMORY_PER_BYTE, MEMORY_AT_LEAST = 48, 1 << 20
+# what an entry of a container, of the stack or of the memo takes, growing included
+ENTRY, PLACE = 120, 16
+NO_ITEMS: dict[Any, Any] = {}  # of all nodes that were given none
 EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 SINGLE = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
@@ -45,24 +54,24 @@ class RefusedError(ValueError):
     """The file is damaged or wants something that a checkpoint has no need of; the message says what."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Global:
     """A name that the pickle refers to, such as `torch.nn.modules.conv.Conv2d`. Only the text."""
 
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """An object that the pickle wanted made: `name(*args)`, then given `state` and mapping `items`."""
 
     name: str
     args: tuple[Any, ...]
     state: Any = None
-    items: dict[Any, Any] = field(default_factory=dict)
+    items: dict[Any, Any] = field(default_factory=lambda: NO_ITEMS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Storage:
     """A flat array that lies beside the pickle: `kind` such as `HalfStorage`, `numel` elements."""
 
@@ -75,13 +84,15 @@ def read_pickle(data: bytes) -> Any:
     """Interpret a pickle (protocol 2 to 5) as plain values, `Node`, `Global` and `Storage`.
 
     The result may share parts and may contain cycles, like the file; whoever walks it must bound the walk.
+    It takes at most `MEMORY_PER_BYTE` times the memory of the pickle.
 
     Raises:
-        RefusedError: a global or an opcode that is not allowed, or a damaged or oversized pickle.
+        RefusedError: a global or an opcode that is not allowed, a damaged or oversized pickle, or one that
+            builds more than its size warrants.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise RefusedError(f"its pickle has {len(data)} bytes, more than the {MAX_PICKLE_BYTES} of any model")
-    machine = _Machine()
+    machine = _Machine(MEMORY_AT_LEAST + MEMORY_PER_BYTE * len(data))
     try:
         for opcode, argument, _ in pickletools.genops(data):
             machine.step(opcode.name, argument)
@@ -96,9 +107,10 @@ def read_pickle(data: bytes) -> Any:
 
 
 class _Machine:
-    """The pickle stack machine. `outer` holds the stacks below each open mark."""
+    """The pickle stack machine. `outer` holds the stacks below each open mark, `left` is memory in bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int) -> None:
+        self.left = memory
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -107,12 +119,13 @@ class _Machine:
         """Do what an opcode says: look up, remember, mark or change what is on the stack, or add to it."""
         match opcode:
             case "BINGET" | "LONG_BINGET":
+                self.spend(PLACE)
                 self.stack.append(self.memo[argument])
-            case "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self.spend(ENTRY)
+                self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
             case "MARK":
+                self.spend(ENTRY)
                 self.outer.append(self.stack)
                 self.stack = []
             case "POP":
@@ -126,9 +139,11 @@ class _Machine:
                 self.set_items(self.pop_mark())
             case "APPEND" | "APPENDS":
                 values = [self.pop()] if opcode == "APPEND" else self.pop_mark()
+                self.spend(PLACE * len(values))
                 self.top(list).extend(values)
             case "ADDITEMS":
                 values = self.pop_mark()
+                self.spend(ENTRY * len(values))
                 self.top(set).update(map(_key, values))
             case "BUILD":
                 state, node = self.pop(), self.top(Node)
@@ -142,6 +157,7 @@ class _Machine:
                 pass  # these only matter to a reader of streams
             case _:
                 value = self.value(opcode, argument)
+                self.spend(sys.getsizeof(value) + PLACE)
                 self.stack.append(value)
 
     def value(self, opcode: str, argument: Any) -> Any:
@@ -185,6 +201,12 @@ class _Machine:
                 return _storage(self.pop(tuple))
         raise RefusedError(f"uses pickle opcode {opcode}, which no checkpoint needs")
 
+    def spend(self, memory: int) -> None:
+        """Count bytes that are about to be taken, or were just now."""
+        self.left -= memory
+        if self.left < 0:
+            raise RefusedError("its pickle builds far more than its size warrants, which no checkpoint does")
+
     def pop(self, kind: type | None = None) -> Any:
         value = self.stack.pop()
         if kind is not None and type(value) is not kind:
@@ -209,6 +231,9 @@ class _Machine:
             raise RefusedError("damaged: its pickle has a key without a value")
         top = self.stack[-1]
         ordered = isinstance(top, Node) and top.name == "collections.OrderedDict"
+        self.spend(ENTRY * len(values) // 2)
+        if ordered and top.items is NO_ITEMS:
+            top.items = {}
         mapping = top.items if ordered else self.top(dict)
         for key, value in zip(values[::2], values[1::2]):
             mapping[_key(key)] = value
@@ -223,14 +248,19 @@ def _storage(reference: tuple[Any, ...]) -> Storage:
 
 
 def _key(value: Any) -> Any:
-    """Only scalars may be hashed: the hash of a deeply nested tuple overflows the C stack."""
+    """Only scalars may be hashed, and those whose hashes nobody can choose.
+
+    The hash of a deeply nested tuple overflows the C stack.
+    """
     if type(value) not in (str, int, float, bool, bytes, type(None)):
         raise RefusedError(f"its pickle uses {_kind(value)} as a key; checkpoints use names and numbers")
+    if type(value) is int and value.bit_length() > MAX_KEY_BITS:
+        raise RefusedError(f"its pickle uses an integer of {value.bit_length()} bits as a key")
     return value
 
 
 def _allowed(module: str, name: str) -> Global:
-    if not ALLOWED_GLOBALS.fullmatch(f"{module} {name}"):
+    if len(module) + len(name) > MAX_GLOBAL or not ALLOWED_GLOBALS.fullmatch(f"{module} {name}"):
         wanted = f"{module}.{name}"
         shown = wanted if len(wanted) <= 120 else wanted[:120] + "…"
         raise RefusedError(

@@ -16,10 +16,10 @@ Shapes: TypeAlias = tuple[tuple[int, int], tuple[tuple[float, float], tuple[floa
 class Batch(NamedTuple):
     """What the network is fed with."""
 
-    images: Tensor  # (B, 3, H, W) uint8 RGB
+    images: Tensor  # (B, C, H, W) uint8, red first
     targets: Tensor  # (M, 6) float32: image number in the batch, class, xc, yc, w, h normalised to H, W
     paths: list[str]
-    shapes: list[Shapes]
+    shapes: list[Shapes | None]  # None where a picture could not be read; it is grey then
 
 
 class BatchArrays(NamedTuple):
@@ -28,7 +28,7 @@ class BatchArrays(NamedTuple):
     images: np.ndarray
     targets: np.ndarray
     paths: list[str]
-    shapes: list[Shapes]
+    shapes: list[Shapes | None]
 
 
 class BatchKey(NamedTuple):
@@ -44,4 +44,4 @@ class Sample(NamedTuple):
     """Labels and origin of a picture that has been written into a batch."""
 
     labels: np.ndarray  # (n, 5) float32 class, xc, yc, w, h
-    shapes: Shapes
+    shapes: Shapes | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Executor
 from functools import partial
 
-import cv2
 import numpy as np
 
 from utils.data.augment.mosaic import IMAGES
@@ -14,9 +13,11 @@ from utils.data.augment.picture import Draw, Picture
 from utils.data.augment.quad import quadruple
 from utils.data.augment.recipe import recipe
 from utils.data.batch import BatchArrays, BatchKey, Sample
+from utils.data.channels import write_planes
 from utils.data.image_cache import CacheMode, open_store
+from utils.data.images import ImageError
 from utils.data.index import DatasetIndex
-from utils.data.letterbox import letterbox
+from utils.data.letterbox import BACKGROUND, letterbox
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.seeding import generator_for
@@ -39,6 +40,7 @@ class DetectionDataset:
         stride: int = 32,
         pad: float = 0.0,
         cache: CacheMode | None = None,
+        channels: int = 3,
         seed: int = 0,
     ) -> None:
         """
@@ -50,12 +52,13 @@ class DetectionDataset:
             batch_size: images of a batch, which share a shape when `rect`.
             pad: added to the shape of rectangular batches, in strides.
             cache: keep scaled images in memory or beside their sources.
+            channels: of the pictures, those of the network: see `channels.py`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self.index, self.size, self.augment, self.rect = index, imgsz, augment, rect
         self.seed, self.batch_size = seed, batch_size
-        self.store = open_store(index, imgsz, augment=augment, cache=cache)
+        self.store = open_store(index, imgsz, augment=augment, cache=cache, channels=channels)
         strengths, polygons = hyp or Hyperparameters(), index.has_polygons
         self.recipe = recipe(strengths, self._load, mosaics=not rect, polygons=polygons)
         self.order = np.arange(len(index))  # images in the order of an epoch that is not shuffled
@@ -73,10 +76,10 @@ class DetectionDataset:
             pool: threads that make its pictures side by side.
 
         Raises:
-            UserError: an image has gone or changed since it was indexed.
+            UserError: an image has changed since it was indexed or, with `augment`, cannot be read.
         """
         shape = self.batch_shapes[key.number] if self.rect else (self.size, self.size)
-        images = np.empty((len(key.positions), 3, *shape), np.uint8)
+        images = np.empty((len(key.positions), self.store.channels, *shape), np.uint8)
         draw_all = pool.map if pool else map
         samples = list(draw_all(partial(self.draw, key), range(len(images)), images))
         counts = [len(sample.labels) for sample in samples]
@@ -90,22 +93,26 @@ class DetectionDataset:
         return quadruple(batch, generator_for(self.seed, key.epoch, int(key.positions[0]), 4))
 
     def draw(self, key: BatchKey, i: int, planes: np.ndarray) -> Sample:
-        """Make picture `i` of a batch and write it, RGB, into `planes` (3, H, W) uint8."""
+        """Make picture `i` of a batch and write it, red first, into `planes` (C, H, W) uint8."""
         if not self.augment:
             return self._plain(int(key.images[i, 0]), planes)
         rng = generator_for(self.seed, key.epoch, int(key.positions[i]), int(key.images[i, 0]))
         size = (int(planes.shape[1]), int(planes.shape[2]))
         picture = self.recipe(Draw(rng, key.images[i], size))
-        cv2.split(picture.image, list(planes[::-1]))  # BGR into RGB
+        write_planes(picture.image, planes)
         return Sample(picture.objects.to_labels(size), (size, ((1.0, 1.0), (0.0, 0.0))))
 
     def _plain(self, number: int, planes: np.ndarray) -> Sample:
         """Letterbox into the given shape, as validation and inference do."""
-        image = self.store.load(number)
+        try:
+            image = self.store.load(number)
+        except ImageError:  # the scan reads heads only; whoever counts pictures tells of it
+            planes[:] = BACKGROUND
+            return Sample(np.zeros((0, 5), np.float32), None)
         height, width = image.shape[:2]
         target = (planes.shape[1], planes.shape[2])
         boxed, (scale, _), pad = letterbox(image, target, auto=False, scaleup=False)
-        cv2.split(boxed, list(planes[::-1]))  # BGR into RGB
+        write_planes(boxed, planes)
         source_h, source_w = self.index.shape(number)
         ratio = (scale * height / source_h, scale * width / source_w)
         labels = self.index.labels(number).copy()

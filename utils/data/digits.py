@@ -8,7 +8,6 @@ function of its split and number; the digits of the splits are disjoint.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from utils.console import LOGGER
 from utils.errors import UserError
+from utils.files import temporary_folder
 from utils.optional import require
 from utils.seeding import generator_for
 
@@ -62,8 +62,8 @@ def generate_digits(folder: Path) -> None:
     LOGGER.info("generating %d scenes of digits in %s", sum(SCENES.values()), folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            draft = Path(temporary, folder.name)
+        with temporary_folder(folder.parent, f".{folder.name}-") as temporary:
+            draft = temporary / folder.name
             draft.mkdir()
             for split, count in SCENES.items():
                 _write_split(draft, split, count)

@@ -15,7 +15,7 @@ Mode = Literal["image", "video", "stream"]
 class Frame:
     """One picture and where it comes from."""
 
-    image: np.ndarray  # (H, W, 3) uint8 BGR
+    image: np.ndarray  # (H, W, 3) uint8 BGR, or (H, W, 4) of a file with alpha or a fourth band
     path: str  # file, URL, or address of the camera
     mode: Mode
     index: int = 0  # which item of the source (file or camera), from 0

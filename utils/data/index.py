@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,10 +22,13 @@ from utils.console import progress
 from utils.data import label_cache
 from utils.data.folders import find_orphans, found_instead_of_labels, list_images
 from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
-from utils.data.labels import Labels, label_path, parse_labels
+from utils.data.labels import MOST_BYTES, ROUNDING, Labels, label_path, parse_labels
 from utils.data.report import Fault, LabelReport
-from utils.data.workers import SharedArray, WorkerPool
+from utils.data.shared import SharedArray
+from utils.data.workers import WorkerPool
 from utils.errors import UserError
+from utils.pipeline import outcome
+from utils.reading import read_bytes
 
 SMALLEST_SIDE = 10  # pixels
 SLIPS, SLIP_SHARE = 2, 0.01  # so many rows, or such a share, may name a class too many by mistake
@@ -109,7 +113,13 @@ class DatasetIndex:
         self._use_shared()
 
 
-ARRAYS = ("path_bytes", "path_offsets", "shapes", "boxes", "offsets", "points", "point_offsets")
+# dtype, and the size of the second axis where there is one
+FORMS: dict[str, tuple[type, tuple[int, ...]]] = {
+    "path_bytes": (np.uint8, ()), "path_offsets": (np.int64, ()), "shapes": (np.int32, (2,)),
+    "boxes": (np.float32, (5,)), "offsets": (np.int64, ()), "points": (np.float32, (2,)),
+    "point_offsets": (np.int64, ()),
+}  # fmt: skip
+ARRAYS = tuple(FORMS)
 
 
 def build_index(
@@ -141,7 +151,7 @@ def build_index(
     key = label_cache.fingerprint(images, labels, len(names))
     file = label_cache.cache_file(sources, labels[0])
     found = label_cache.load(file, key, ARRAYS) if cache else None
-    if found is None:
+    if found is None or not _is_sound(found[0], images, len(names)):
         found = _scan(images, labels, len(names))
         if cache:
             label_cache.save(file, key, *found)
@@ -187,6 +197,35 @@ def _unlabelled(path_bytes: np.ndarray, path_offsets: np.ndarray, shapes: np.nda
     )
 
 
+def _is_sound(arrays: dict[str, np.ndarray], images: Sequence[str], classes: int) -> bool:
+    """Whether arrays of a cache are of the form that a scan gives: no other files, places or classes."""
+    for name, (dtype, columns) in FORMS.items():
+        array = arrays[name]
+        if array.dtype != dtype or array.ndim != 1 + len(columns) or array.shape[1:] != columns:
+            return False
+    count, rows = len(arrays["shapes"]), len(arrays["boxes"])
+    ends = {
+        "path_offsets": (count, "path_bytes"),
+        "offsets": (count, "boxes"),
+        "point_offsets": (rows, "points"),
+    }
+    for name, (runs, target) in ends.items():
+        offsets = arrays[name]
+        if len(offsets) != runs + 1 or offsets[0] != 0 or offsets[-1] != len(arrays[target]):
+            return False
+        if (np.diff(offsets) < 0).any():
+            return False
+    boxes, shapes = arrays["boxes"], arrays["shapes"]
+    cls, edge = boxes[:, 0], 1 + ROUNDING
+    inside = ((cls >= 0) & (cls < classes) & (cls == np.floor(cls))).all()
+    inside &= ((boxes[:, 1:] >= -ROUNDING) & (boxes[:, 1:] <= edge + ROUNDING)).all()
+    points = arrays["points"]
+    known = ((points >= 0) & (points <= 1)).all() and (shapes >= SMALLEST_SIDE).all() and inside
+    raw, places = arrays["path_bytes"].tobytes(), arrays["path_offsets"]
+    paths = {raw[a:b] for a, b in itertools.pairwise(places.tolist())}
+    return bool(known) and paths <= set(map(os.fsencode, images))
+
+
 def _scan(images: list[str], labels: list[str], classes: int) -> Found:
     """Threads wait for the disk together; for a large set, processes parse together as well."""
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
@@ -195,7 +234,9 @@ def _scan(images: list[str], labels: list[str], classes: int) -> Found:
     pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))
     try:
         jobs = [pool.submit(_scan_chunk, images[chunk], labels[chunk], classes) for chunk in chunks]
-        parts = [job.result() for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
+        parts = [outcome(job) for job in progress(jobs, "scanning labels", unit=f" x {CHUNK} images")]
+    except BrokenProcessPool as error:
+        raise UserError("a process that reads labels has died; out of memory?") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return _concatenate(parts)
@@ -237,12 +278,11 @@ def _scan_one(image: str, label: str, classes: int) -> tuple[tuple[int, int] | N
         return None, Labels(faults=[Fault("image too small", 0, detail, image)])
     labels = Labels()
     try:
-        with open(label, "rb") as file:  # noqa: PTH123
-            labels = parse_labels(file.read(), classes)
+        labels = parse_labels(read_bytes(label, MOST_BYTES), classes)
     except FileNotFoundError:
         pass
-    except OSError as error:
-        detail = error.strerror or str(error)
+    except (OSError, UserError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
         return None, Labels(faults=[Fault("unreadable label file", 0, detail, label)])
     labels.faults = [fault._replace(file=label) for fault in labels.faults]
     return shape, labels

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.data.report import Fault
+from utils.errors import UserError
 
 ROUNDING = 1e-3  # an edge this far outside the image comes from printed decimals, not from a mistake
+MOST_BYTES, MOST_ROWS = 8 << 20, 100_000  # of a label file
 LARGEST_SIDE = 1.1  # a box wider than this was not clipped to the image but given in other units
 
 
@@ -38,7 +40,12 @@ def parse_labels(content: bytes, classes: int) -> Labels:
     Args:
         content: the bytes of the file.
         classes: class numbers run from 0 to `classes - 1`.
+
+    Raises:
+        UserError: more rows than any picture has objects.
     """
+    if content.count(b"\n") + content.count(b"\r") > MOST_ROWS:
+        raise UserError(f"more than {MOST_ROWS:,} rows")
     if plain := _parse_sound_boxes(content, classes):
         return plain
     text, faults = _decode(content)

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from utils.console import LOGGER
+from utils.data.channels import keep_axis
 
-BACKGROUND = 114  # grey level of everything that is not image
+BACKGROUND = 114  # level, in every channel, of everything that is not image
 
 
 def round_up(side: float, stride: int, least: int = 1) -> int:
@@ -83,21 +84,21 @@ def letterbox(
     """Resize (bilinear) and pad an image; see `fit` for the arguments.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         target: (height, width) in pixels.
 
     Returns:
-        The (H', W', 3) uint8 image, contiguous; the ratio (width, height) of output to source pixels; and the
+        The (H', W', C) uint8 image, contiguous; the ratio (width, height) of output to source pixels; and the
         padding (left, top) before rounding, as boxes need it: `x' = x * ratio[0] + pad[0]`.
     """
     plan = fit((image.shape[0], image.shape[1]), target, stride=stride, auto=auto, scaleup=scaleup)
     inner_h, inner_w = plan.inner
     if (inner_h, inner_w) != image.shape[:2]:
-        image = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
+        image = keep_axis(cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR))
     ratio = (plan.scale, plan.scale)
     top, bottom, left, right = plan.borders
     if not any(plan.borders):
         return np.ascontiguousarray(image), ratio, plan.pad
-    canvas = np.full((top + inner_h + bottom, left + inner_w + right, 3), BACKGROUND, np.uint8)
+    canvas = np.full((top + inner_h + bottom, left + inner_w + right, image.shape[2]), BACKGROUND, np.uint8)
     canvas[top : top + inner_h, left : left + inner_w] = image
     return canvas, ratio, plan.pad

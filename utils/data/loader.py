@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
@@ -21,7 +20,7 @@ from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import PARTNERS, DetectionDataset, keep, make_batch
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
-from utils.pipeline import ordered_map
+from utils.pipeline import ordered_map, thread_pool
 from utils.seeding import generator_for
 
 AHEAD = 2  # batches that a worker process, or all threads together, may be ahead
@@ -135,7 +134,7 @@ class Loader:
 
     def _from_threads(self) -> Iterator[BatchArrays]:
         """The threads share the images of each batch, so that the first one comes soon."""
-        with ThreadPoolExecutor(self.workers) as images, ThreadPoolExecutor(AHEAD) as batches:
+        with thread_pool(self.workers) as images, thread_pool(AHEAD) as batches:
             make = partial(self.dataset.batch, quad=self.quad, pool=images)
             yield from ordered_map(batches, make, self.keys(), depth=AHEAD + 1)
 
@@ -148,8 +147,9 @@ class Loader:
             yield from ordered_map(self._processes, make, self.keys(), depth=AHEAD * self.workers)
         except BrokenProcessPool as error:
             self.close()
-            hint = "out of memory? Try fewer --workers, or 0"
-            raise UserError(f"a data loading process has died; {hint}") from error
+            raise UserError(
+                "a data loading process has died; out of memory? Try fewer --workers, or 0"
+            ) from error
 
 
 def _as_tensors(arrays: BatchArrays) -> Batch:

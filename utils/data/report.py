@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +13,15 @@ from typing import NamedTuple
 from utils.errors import UserError
 from utils.files import atomic_write
 
+SHOWN = 3  # names in a message
+LEFT_OUT = "image left out"
 # kind of fault -> what was done about it
 ACTIONS = {
-    "missing image": "image left out",
-    "unreadable image": "image left out",
-    "truncated image": "image left out",
-    "image too small": "image left out",
-    "unreadable label file": "image left out",
+    "missing image": LEFT_OUT,
+    "unreadable image": LEFT_OUT,
+    "truncated image": LEFT_OUT,
+    "image too small": LEFT_OUT,
+    "unreadable label file": LEFT_OUT,
     "label without image": "ignored",
     "wrong encoding": "read as far as possible",
     "wrong column count": "row dropped",
@@ -70,6 +73,24 @@ class LabelReport:
             example = first[kind]
             lines.append(f"{count:>8}  {kind:<24} {ACTIONS[kind]:<24} {example.place}: {example.detail}")
         return "\n".join(lines)
+
+    def count(self, unreadable: Sequence[str] = ()) -> str:
+        """`125 of 128 images`, or `128 images` when none is left out; `unreadable` are those found later."""
+        used, total = self.images - len(unreadable), self.images + len(self.left_out)
+        return f"{total} images" if used == total else f"{used} of {total} images"
+
+    def shortfall(self, unreadable: Sequence[str] = ()) -> str:
+        """What is missing from all images, and which; empty when nothing is."""
+        missing = [*(fault.file for fault in self.left_out), *unreadable]
+        if not missing:
+            return ""
+        shown = ", ".join(Path(file).name for file in missing[:SHOWN]) + ", …" * (len(missing) > SHOWN)
+        return f"{len(missing)} of {self.images + len(self.left_out)} images could not be used: {shown}"
+
+    @property
+    def left_out(self) -> list[Fault]:
+        """The faults that each cost an image."""
+        return [fault for fault in self.faults if ACTIONS[fault.kind] == LEFT_OUT]
 
     def check_usable(self, split: str) -> None:
         """Raise a UserError when nothing can be learned from the labels, or measured by them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import http.client
+import itertools
 import math
 import sys
 import urllib.parse
@@ -16,7 +17,7 @@ import numpy as np
 
 from utils.console import warn
 from utils.data.frames import Frame, Source
-from utils.data.images import IMAGE_SUFFIXES, read_image
+from utils.data.images import IMAGE_SUFFIXES, MOST_BYTES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.errors import UserError
 from utils.files import ROOT, from_root
@@ -33,6 +34,8 @@ STREAMS = WEB | {"rtsp", "rtsps", "rtmp", "rtp", "tcp", "udp", "srt"}
 WILDCARDS = frozenset("*?[")
 PROMISED = 0.9  # of the frames that a video's header tells must be there; some headers only guess
 TIMEOUT = 20  # seconds for the download of a picture
+MOST_FILES = 2_000_000  # of a source
+MOST_LISTS = 8  # inside one another
 
 
 def open_source(text: str, *, vid_stride: int = 1) -> Source:
@@ -95,16 +98,24 @@ def find_path(text: str) -> Path:
     return path
 
 
-def expand(text: str, lists: Sequence[Path] = ()) -> list[str]:
+def expand(text: str) -> list[str]:
     """The image and video files that a file, folder, glob, list file or file URL names.
 
+    Raises:
+        UserError: nothing is there, it is nothing that can be read, a list names itself, or too many files.
+    """
+    files = list(itertools.islice(_expand(text, ()), MOST_FILES + 1))
+    if len(files) > MOST_FILES:
+        raise UserError(f"source '{text}' names more than {MOST_FILES:,} files")
+    return files
+
+
+def _expand(text: str, lists: Sequence[Path]) -> Iterable[str]:
+    """The files that `text` names, one by one: a list may name lists, and a few of them a billion files.
+
     Args:
-        text: what the user gave.
         lists: the list files that `text` stands in, the innermost last; relative paths are tried beside that
             one first.
-
-    Raises:
-        UserError: nothing is there, it is nothing that can be read, or a list names itself.
     """
     if "://" in text:
         if is_stream(text):
@@ -122,7 +133,11 @@ def expand(text: str, lists: Sequence[Path] = ()) -> list[str]:
     if path.suffix == ".txt":
         if any(path.samefile(outer) for outer in lists):
             raise UserError(f"list file '{path}' names itself; the entry stands in '{lists[-1]}'")
-        return [file for line in _listed(path) for file in expand(line, lists=[*lists, path])]
+        if len(lists) >= MOST_LISTS:
+            raise UserError(
+                f"list file '{path}' is the {len(lists) + 1}th inside one another; name files instead"
+            )
+        return (file for line in _listed(path) for file in _expand(line, (*lists, path)))
     if path.suffix.lower() not in MEDIA:
         raise UserError(
             f"source '{text}': '{path.suffix}' is no image or video format; known are "
@@ -232,8 +247,8 @@ def read_file(file: str, index: int, count: int, vid_stride: int) -> Iterator[Fr
 
 
 def read_picture(place: str) -> np.ndarray:
-    """The picture (H, W, 3) uint8 BGR in a file or behind a URL."""
-    return _fetch_image(place) if "://" in place else read_image(place)
+    """The picture in a file or behind a URL: (H, W, 3) uint8 BGR, or (H, W, 4) where it has a fourth."""
+    return _fetch_image(place) if "://" in place else read_image(place, channels=None)
 
 
 def _read_video(file: str, index: int, count: int, vid_stride: int) -> Iterator[Frame]:
@@ -269,10 +284,10 @@ def _fetch_image(url: str) -> np.ndarray:
     """The picture behind a URL that the user gave."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
-            data = reply.read()
+            data = reply.read(MOST_BYTES)
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         raise UserError(f"cannot get '{url}': {error}") from error
     try:
-        return read_image(data)
+        return read_image(data, channels=None)
     except UserError as error:
         raise UserError(f"'{url}' is no readable image: {error}") from error

@@ -13,12 +13,14 @@ from utils.console import warn
 from utils.data.frames import Frame
 from utils.errors import UserError
 from utils.optional import require
+from utils.pipeline import wait_until
 
 CONNECT_TIMEOUT_MS = 10_000
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0  # seconds between attempts to reconnect, doubling
 LONGEST_READ = 2 * CONNECT_TIMEOUT_MS / 1000 + 1  # seconds: a read, then an attempt to connect
 ATTEMPTS = 8  # in a row without a frame, then a stream counts as gone
 MOST_DIGITS = 9  # of a number that OpenCV takes
+MOST_STREAMS = 256  # each takes a thread and a connection
 GATHER = 0.1  # seconds that the frame of one camera waits for those of the others
 
 
@@ -102,6 +104,8 @@ class StreamSource:
     length: int | None = None
 
     def __init__(self, addresses: Sequence[str], *, vid_stride: int = 1) -> None:
+        if len(addresses) > MOST_STREAMS:
+            raise UserError(f"{len(addresses):,} streams; at most {MOST_STREAMS} can be read together")
         self._changed = threading.Condition()
         self._cameras: list[_Camera] = []
         try:
@@ -130,8 +134,9 @@ class StreamSource:
         """Wait for a frame, take what is there; nothing when every stream is gone."""
         cameras = self._cameras
         with self._changed:
-            self._changed.wait_for(
-                lambda: any(c.image is not None for c in cameras) or all(c.ended for c in cameras)
+            wait_until(
+                self._changed,
+                lambda: any(c.image is not None for c in cameras) or all(c.ended for c in cameras),
             )
             self._changed.wait_for(
                 lambda: all(c.image is not None or c.ended for c in cameras), timeout=GATHER

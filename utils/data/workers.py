@@ -7,12 +7,13 @@ come from Python's fork server, which is a fresh process; elsewhere they start f
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import math
+import functools
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -21,12 +22,14 @@ from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 import cv2
-import numpy as np
+
+from utils.files import temporary_folder
+from utils.interrupt import STOPPING
 
 Result = TypeVar("Result")
 
 PRELOADED = ["cv2", "numpy", "yaml", "tqdm"]  # packages that workers need; they do without torch
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+LAST_JOBS = 1.0  # seconds in which processes that are not needed any more may finish what they are at
 BLAS = "OPENBLAS_NUM_THREADS"  # NumPy would start threads when it is imported
 
 
@@ -45,6 +48,7 @@ def start_server() -> None:
     if context().get_start_method() == "forkserver":
         from multiprocessing import forkserver, resource_tracker  # not on Windows
 
+        _keep_files_together()
         forkserver.set_forkserver_preload(PRELOADED)
         before = os.environ.get(BLAS)
         os.environ[BLAS] = "1"
@@ -55,6 +59,22 @@ def start_server() -> None:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.environ.pop(BLAS) if before is None else os.environ.update({BLAS: before})
+
+
+@functools.cache
+def _keep_files_together() -> None:
+    """Let Python put the sockets and files that processes share into a folder of ours until this one ends.
+
+    Its own folder would stay after a kill; ours is removed when one is made the next time.
+    """
+    stack, before = contextlib.ExitStack(), tempfile.tempdir
+    tempfile.tempdir = str(stack.enter_context(temporary_folder()))
+    try:
+        multiprocessing.util.get_temp_dir()  # made now, and used from now on
+    finally:
+        tempfile.tempdir = before
+    # after that of Python, which has -100
+    multiprocessing.util.Finalize(None, stack.close, exitpriority=-200)
 
 
 class WorkerPool(ProcessPoolExecutor):
@@ -71,33 +91,24 @@ class WorkerPool(ProcessPoolExecutor):
         start_server()
         super().__init__(workers, context(), _begin, (prepare, *arguments))
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As of any pool; with `cancel_futures`, a process that does not end by itself is killed.
+
+        It may wait for a disk that does not answer, and the result is not wanted.
+        """
+        manager: Any = self._executor_manager_thread
+        processes = list((self._processes or {}).values())
+        super().shutdown(wait=wait and not cancel_futures, cancel_futures=cancel_futures)
+        if wait and cancel_futures and manager is not None:
+            manager.join(LAST_JOBS)
+            if manager.is_alive():
+                for process in processes:
+                    process.kill()
+                manager.join(LAST_JOBS)
+
     def submit(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         with _nameless_program():
             return super().submit(function, *args, **kwargs)
-
-
-class SharedArray:
-    """An array that processes see without copying it, wherever they come from.
-
-    Python puts it into shared memory, or into a temporary file where that is too small.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
-        self.shape, self.dtype = shape, np.dtype(dtype)
-        size = math.prod(shape) * self.dtype.itemsize
-        self._memory = context().RawArray(ctypes.c_byte, max(size, 1))
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> SharedArray:
-        """A copy of an array."""
-        shared = cls(array.shape, array.dtype)
-        shared.view()[...] = array
-        return shared
-
-    def view(self) -> np.ndarray:
-        """The array itself."""
-        memory = memoryview(self._memory)
-        return np.frombuffer(memory, self.dtype, math.prod(self.shape)).reshape(self.shape)
 
 
 @contextlib.contextmanager

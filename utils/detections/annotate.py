@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.console import printable
+from utils.lettering import draw_text, legible, text_width
 from utils.palette import class_color, text_color
 
 Color = tuple[int, int, int]  # blue, green, red
 Area = Sequence[int]  # left, top, right, bottom in pixels
 
 SMALLEST_TEXT, TEXT_SHARE = 11, 0.02  # text height: at least these pixels, and this share of the mean side
-FONT_WEIGHT = 500  # between regular and bold, which reads better on busy pictures
 ASCENT, DESCENT = 0.78, 0.24  # what letters take above and below their base line, in shares of the height
 CROP_SCALE, CROP_MARGIN = 1.02, 10  # a crop is this much larger than its box, plus these pixels
 
@@ -49,7 +48,8 @@ def annotate(
     if style.labels:
         writer = LabelWriter(image, max(round(mean_side * TEXT_SHARE), SMALLEST_TEXT))
         for box, cls, confidence in zip(boxes, classes, detections[:, 4]):
-            label = f"{names[cls]} {confidence:.2f}" if style.confidences else names[cls]
+            name = legible(names[cls], cls, opencv=True)
+            label = f"{name} {confidence:.2f}" if style.confidences else name
             writer.write(label, box, class_color(cls), overhang=(width + 1) // 2)
     return image
 
@@ -77,22 +77,18 @@ class LabelWriter:
 
     def __init__(self, image: np.ndarray, height: int) -> None:
         self.image, self.height = image, height
-        self._font = cv2.FontFace("sans")  # outlines of all of Unicode
         self._taken: list[Area] = []
 
     def write(self, label: str, box: Area, color: Color, *, overhang: int = 0) -> Area:
         """Write a label at a box and return the area it covers; `overhang` is half the box's line width."""
-        label = printable(label)  # OpenCV ends the process otherwise
-        frame_h, frame_w = self.image.shape[:2]
-        x, _, text_width, _ = cv2.getTextSize(
-            (frame_w, frame_h), label, (0, 0), self._font, self.height, FONT_WEIGHT
-        )
+        label = legible(label, opencv=True)
+        width = text_width(label, self.height, self.image.shape[1::-1])
         margin, ascent = max(round(self.height * 0.2), 2), round(self.height * ASCENT)
-        size = (x + text_width + 2 * margin, ascent + round(self.height * DESCENT) + 2 * margin)
+        size = (width + 2 * margin, ascent + round(self.height * DESCENT) + 2 * margin)
         left, top, right, bottom = area = self._place(box, size, overhang)
         cv2.rectangle(self.image, (left, top), (right - 1, bottom - 1), color, cv2.FILLED)
         origin, ink = (left + margin, top + margin + ascent), text_color(color)
-        cv2.putText(self.image, label, origin, ink, self._font, self.height, FONT_WEIGHT)
+        draw_text(self.image, label, origin, ink, self.height)
         self._taken.append(area)
         return area
 

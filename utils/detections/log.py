@@ -38,8 +38,13 @@ class DetectedFrames:
 class DetectionLog:
     """Counts pictures and times, and reports them on stdout; a bar goes to stderr."""
 
-    def __init__(self, source: Source, names: Mapping[int, str]) -> None:
-        self.names = names
+    def __init__(self, source: Source, names: Mapping[int, str], channels: int = 3, used: str = "") -> None:
+        """
+        Args:
+            channels: of the pictures that the network sees.
+            used: of which source the pictures are, and with what they are looked at, for the end.
+        """
+        self.names, self.channels, self.used = names, channels, used
         self.pictures = 0
         self._start = time.perf_counter()
         self._seconds = np.zeros(len(STAGES))
@@ -76,9 +81,13 @@ class DetectionLog:
             self._bar.close()
         if not self.pictures:
             return
-        print(speed_line(self._seconds / self.pictures * 1e3, (1, 3, *self._size)))
+        print(speed_line(self._seconds / self.pictures * 1e3, (1, self.channels, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
-        print(f"{self.pictures} images in {elapsed:.1f} s")
+        print(f"{self.pictures} images {self.used}".rstrip() + f" in {elapsed:.1f} s")
         if writer is not None:
+            part = f" of {writer.complete} of {self.pictures} images"
             counted = f", {writer.label_files} label files in {writer.folder / 'labels'}"
-            print(f"Results saved to {writer.folder}{counted if writer.options.labels else ''}")
+            print(
+                f"Results{part if writer.complete < self.pictures else ''} saved to {writer.folder}"
+                f"{counted if writer.options.labels else ''}"
+            )

@@ -47,7 +47,7 @@ class Results:
         names: class index to class name.
         files: a file name for each picture.
         times: seconds that pre-processing, inference and NMS took, for all pictures together.
-        s: shape (B, 3, H, W) of what the network saw.
+        s: shape (B, C, H, W) of what the network saw.
     """
 
     ims: list[np.ndarray]

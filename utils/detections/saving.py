@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from utils.boxes import normalize, xyxy_to_xywh
-from utils.files import safe_name
+from utils.files import atomic_write, safe_name
 
 
 def numbered(stem: str, first: int = 1) -> Iterator[str]:
@@ -73,10 +73,11 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) BGR in the format that the suffix names; creates the folder.
 
     Raises:
-        OSError: the file cannot be written; OpenCV itself would say nothing.
+        OSError: the file cannot be written, and an older one stays; OpenCV itself would say nothing.
     """
     good, data = cv2.imencode(path.suffix, np.ascontiguousarray(image))
     if not good:
         raise OSError(f"cannot encode '{path}' as {path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.tobytes())
+    with atomic_write(path, durable=False) as file:
+        file.write(data.tobytes())

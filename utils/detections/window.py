@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from utils.console import warn
+from utils.data.channels import with_channels
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate
 
@@ -48,7 +49,7 @@ class Window:
         """Draw a frame's detections (n, 6) into it and show it; returns it, or None without a window."""
         if not self._usable:
             return None
-        picture = annotate(frame.image.copy(), rows, self.names, self.style)
+        picture = annotate(with_channels(frame.image, 3).copy(), rows, self.names, self.style)
         try:
             cv2.imshow(frame.path if frame.mode == "stream" else "detections", picture)
             self.closed = cv2.waitKey(1) & 0xFF in QUIT_KEYS

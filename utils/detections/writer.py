@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,14 +15,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.data.channels import with_channels
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
 from utils.detections.saving import NamesApart, crop_path, label_rows, write_image
 from utils.errors import UserError
-from utils.files import safe_name
+from utils.files import append, is_full, safe_name, write_text
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CSV_COLUMNS = ("Image Name", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax", "Frame")
+TABLE = "predictions.csv"
 REPLACED = "results would replace the source '{}'; choose another --project or --name"
 DEFAULT_FPS = 30.0  # of a saved stream whose camera does not tell
 
@@ -92,15 +97,15 @@ class OutputWriter:
 
     def __init__(self, folder: Path, options: OutputOptions, names: Mapping[int, str], style: Style) -> None:
         self.folder, self.options, self.names, self.style = folder, options, names, style
-        self.label_files = 0
+        self.label_files = self.complete = 0
         self._stems: dict[int, str] = {}  # of each item
         self._pictures, self._moving = NamesApart(), NamesApart()
         self._series: set[str] = set()  # stems of pictures that end in a number, without it
         self._video_stems: set[str] = set()
         self._crops: set[Path] = set()
-        self._videos: dict[int, tuple[cv2.VideoWriter, tuple[int, int]]] = {}  # with width and height
+        self._videos: dict[int, VideoFile] = {}
         if options.table:
-            self._write_table([CSV_COLUMNS], "w")
+            write_text(self.folder / TABLE, _csv([CSV_COLUMNS]).decode())
 
     def write(self, frame: Frame, rows: np.ndarray, drawn: np.ndarray | None = None) -> None:
         """Save what was found on a frame.
@@ -109,35 +114,47 @@ class OutputWriter:
             rows: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class.
             drawn: the annotated frame, when somebody has already drawn it.
         """
+        image = with_channels(frame.image, 3)
         stem = self._stem(frame)
         name = stem if frame.mode == "image" else f"{stem}_{frame.number + 1}"
         if self.options.labels:
             self._write_labels(self.folder / "labels" / f"{name}.txt", frame, rows)
         if self.options.table:
             number = "" if frame.mode == "image" else frame.number + 1
-            self._write_table(
+            entries = (
                 (Path(frame.path).name, self.names[int(cls)], f"{confidence:.2f}",
                  *(f"{side:.1f}" for side in box), number)
                 for *box, confidence, cls in rows.tolist()
             )  # fmt: skip
+            append(self.folder / TABLE, _csv(entries))
         if self.options.crops:
             for place, row in enumerate(rows):
                 path = crop_path(self.folder, self.names[int(row[5])], name, place, self._crops)
-                write_image(_spared(path, frame), crop(frame.image, row[:4]))
+                write_image(_spared(path, frame), crop(image, row[:4]))
         if self.options.pictures:
-            picture = annotate(frame.image, rows, self.names, self.style) if drawn is None else drawn
+            picture = annotate(image, rows, self.names, self.style) if drawn is None else drawn
             if frame.mode == "image":
                 suffix = Path(frame.path).suffix.lower()
                 path = self.folder / f"{stem}{suffix if suffix in PICTURE_SUFFIXES else '.jpg'}"
                 write_image(_spared(path, frame), picture)
             else:
                 self._write_video(frame, stem, picture)
+                return  # it is complete when the video is
+        self.complete += 1
 
     def close(self) -> None:
-        """Finish the videos; a video that is not closed cannot be played."""
-        for video, _ in self._videos.values():
-            video.release()
-        self._videos.clear()
+        """Finish the videos; a video that is not closed cannot be played.
+
+        Raises:
+            OSError: of the first that is not what was written.
+        """
+        with contextlib.ExitStack() as stack:
+            while self._videos:
+                stack.callback(self._finish, self._videos.popitem()[1])
+
+    def _finish(self, video: VideoFile) -> None:
+        video.close()
+        self.complete += video.frames
 
     def _stem(self, frame: Frame) -> str:
         """The item's name for files, given on its first frame."""
@@ -178,26 +195,75 @@ class OutputWriter:
         options, exact = self.options, rows.astype(np.float64)
         text = label_rows(exact, (height, width), corners=options.corners, confidences=options.confidences)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text, durable=False)
         self.label_files += 1
-
-    def _write_table(self, rows: Iterable[Iterable[object]], mode: str = "a") -> None:
-        path = self.folder / "predictions.csv"
-        with path.open(mode, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file).writerows(rows)  # names of files byte by byte, also where they are no text
 
     def _write_video(self, frame: Frame, stem: str, picture: np.ndarray) -> None:
         size = (picture.shape[1], picture.shape[0])
         if frame.index not in self._videos:
             if frame.mode == "video":
                 self.close()  # videos come one after the other, streams side by side
-            path = self.folder / f"{stem}.mp4"
-            codec = cv2.VideoWriter.fourcc(*"mp4v")
-            video = cv2.VideoWriter(str(_spared(path, frame)), codec, frame.fps or DEFAULT_FPS, size)
-            if not video.isOpened():
-                raise OSError(f"cannot write video '{path}'")
-            self._videos[frame.index] = video, size
-        video, opened = self._videos[frame.index]
-        if size != opened:  # a camera came back with another resolution
-            picture = cv2.resize(picture, opened)
-        video.write(picture)
+            path = _spared(self.folder / f"{stem}.mp4", frame)
+            self._videos[frame.index] = VideoFile(path, frame.fps or DEFAULT_FPS, size)
+        self._videos[frame.index].write(picture)
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """Lines of a table; names of files byte by byte, also where they are no text."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class VideoFile:
+    """An mp4 in the making, which gets its name when it is whole: OpenCV itself tells of no failed write.
+
+    Args:
+        path: where it is put; an older file stays until then, and when that fails.
+        fps: frames a second.
+        size: width and height in pixels, to which frames of another size are brought (a camera may come back
+            with another resolution).
+
+    Raises (in all methods):
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
+        self.path, self.size, self.frames = path, size, 0
+        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+        self._video = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not self._video.isOpened():
+            self._partial.unlink(missing_ok=True)
+            raise OSError(f"cannot write video '{path}'")
+
+    def write(self, picture: np.ndarray) -> None:
+        """Add a frame (H, W, 3) BGR."""
+        if picture.shape[1::-1] != self.size:
+            picture = cv2.resize(picture, self.size)
+        self._video.write(picture)
+        self.frames += 1
+        if is_full(self.path.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def close(self) -> None:
+        """Put it in its place, if all frames are in it."""
+        self._video.release()
+        try:
+            found = _frames_in(self._partial)
+            if found < max(self.frames - 1, 1):  # some systems guess their number from the duration
+                raise OSError(
+                    f"video '{self.path}' was not saved: {found} of {self.frames} frames could be written; "
+                    "is the disk full?"
+                )
+            self._partial.replace(self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def _frames_in(file: Path) -> int:
+    """How many frames a video has; 0 when it cannot be played."""
+    capture = cv2.VideoCapture(str(file))
+    try:
+        return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1) if capture.grab() else 0
+    finally:
+        capture.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -66,12 +66,14 @@ class Evaluation:
         report: plain numbers for `metrics.json`, overall and per class, and under `speed_ms_per_image` those
             of each of `STAGES`.
         losses: box, objectness and class loss a batch; zeros without a criterion.
+        unreadable: images that were left out, since they could not be decoded.
     """
 
     metrics: ClassMetrics
     confusion: ConfusionMatrix
     report: dict[str, Any]
     losses: list[float]
+    unreadable: list[str]
 
     def summary(self) -> list[float]:
         """Mean precision, recall, mAP50 and mAP50-95."""
@@ -102,10 +104,10 @@ def evaluate(
     Suppression and matching of a batch run in a thread while the network works on the next one.
 
     Args:
-        infer: maps (B, 3, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
+        infer: maps (B, C, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
         names: class index to name.
         criterion: measures the loss, from the logits.
-        on_image: called once for each image, in order.
+        on_image: called once for each image that could be read, in order.
         on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
             the batch.
     """
@@ -128,7 +130,8 @@ def evaluate(
     result = metrics.compute()
     speeds = {stage: seconds / max(result.images, 1) * 1e3 for stage, seconds in clocks.items()}
     report = result.as_dict() | {"speed_ms_per_image": speeds}
-    return Evaluation(result, confusion, report, (losses / max(len(loader), 1)).tolist())
+    mean = (losses / max(len(loader), 1)).tolist()
+    return Evaluation(result, confusion, report, mean, scorer.unreadable)
 
 
 @contextmanager
@@ -154,6 +157,7 @@ class _Scorer:
     options: EvaluationOptions
     on_image: Callable[[ImageResult], None] | None
     on_batch: Callable[[int, Batch, list[Tensor]], None] | None
+    unreadable: list[str] = field(default_factory=list)
 
     @torch.inference_mode()
     def add(
@@ -183,7 +187,11 @@ class _Scorer:
     def _compare(self, batch: Batch, index: int, found: Tensor, labels: Tensor) -> None:
         """Compare one image's detections and labels where it matters: on the source image."""
         seen = (int(batch.images.shape[2]), int(batch.images.shape[3]))
-        source, ((vertical, horizontal), pad) = batch.shapes[index]
+        shapes = batch.shapes[index]
+        if shapes is None:
+            self.unreadable.append(batch.paths[index])
+            return
+        source, ((vertical, horizontal), pad) = shapes
         ratio = horizontal, vertical
         detections, truth = found.clone(), labels.clone()
         detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)

@@ -41,7 +41,7 @@ def match_predictions(
     right = np.zeros((len(predictions), len(thresholds)), dtype=bool)
     if not len(predictions) or not len(labels):
         return right
-    overlap = box_iou(predictions[:, :4], labels[:, 1:5])
+    overlap = box_iou(predictions[:, :4], labels[:, 1:])
     overlap *= predictions[:, 5:6] == labels[:, 0]
     claimed = overlap.argmax(axis=1)
     order = np.lexsort((-predictions[:, 4], claimed))  # by label, then most confident first
@@ -197,7 +197,7 @@ class DetectionMetrics:
     def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
         """Add an image: predictions (n, 6), labels (m, 5)."""
         self._right.append(match_predictions(predictions, labels))
-        self._scored.append(predictions[:, 4:6])
+        self._scored.append(predictions[:, 4:])
         self._labels.append(labels[:, 0])
 
     def compute(self) -> ClassMetrics:
@@ -223,7 +223,7 @@ class ConfusionMatrix:
         """Add an image: predictions (n, 6), labels (m, 5). Pairs are made by overlap, whatever the class."""
         predictions = predictions[predictions[:, 4] > CONFIDENT]
         predicted, true = predictions[:, 5].astype(int), labels[:, 0].astype(int)
-        overlap = box_iou(predictions[:, :4], labels[:, 1:5])
+        overlap = box_iou(predictions[:, :4], labels[:, 1:])
         pairs = np.argwhere(overlap > OVERLAPPING)
         pairs = pairs[np.argsort(-overlap[pairs[:, 0], pairs[:, 1]], kind="stable")]
         partner = np.full(len(predicted), self.nc)

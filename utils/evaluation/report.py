@@ -13,7 +13,7 @@ from utils.console import LOGGER
 from utils.detections.saving import NamesApart, label_rows
 from utils.evaluation.evaluate import Evaluation, ImageResult
 from utils.evaluation.metrics import SUMMARY
-from utils.files import atomic_write
+from utils.files import atomic_write, write_text
 from utils.plots.canvas import new_figure, save_figure, style_axes
 from utils.plots.confusion import plot_confusion_matrix
 from utils.plots.curves import plot_curves
@@ -61,7 +61,7 @@ class LabelFiles:
 
     def write(self, result: ImageResult) -> None:
         rows = label_rows(result.detections.numpy(), result.shape, confidences=self._confidences)
-        (self._folder / f"{self._names[result.path]}.txt").write_text(rows, encoding="utf-8")
+        write_text(self._folder / f"{self._names[result.path]}.txt", rows, durable=False)
 
 
 def plot_study(rows: NDArray[np.floating], folder: Path) -> None:
@@ -71,7 +71,8 @@ def plot_study(rows: NDArray[np.floating], folder: Path) -> None:
         rows: (n, 8): image size, P, R, mAP50, mAP50-95, then milliseconds of pre-processing, inference, NMS.
     """
     header = "imgsz,P,R,mAP50,mAP50-95,preprocess_ms,inference_ms,nms_ms"
-    np.savetxt(folder / "study.csv", rows, fmt="%.6g", delimiter=",", header=header, comments="")
+    lines = (",".join(f"{value:.6g}" for value in row) for row in rows)
+    write_text(folder / "study.csv", "\n".join((header, *lines, "")))
     figure = new_figure(8, 5)
     axes = figure.add_subplot()
     style_axes(axes, "Accuracy against speed", "ms per image, inference", "mAP50-95")

@@ -53,7 +53,7 @@ def assign(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: fl
         anchor_t: the ratio at which a match ends, above 1.
     """
     size = targets.new_tensor([grid[1], grid[0]])
-    ratio = targets[None, :, 4:6] * size / anchors[:, None]  # (na, M, 2)
+    ratio = targets[None, :, 4:] * size / anchors[:, None]  # (na, M, 2)
     anchor, label = (torch.maximum(ratio, 1 / ratio).amax(dim=2) < anchor_t).nonzero(as_tuple=True)
 
     centre = targets[label, 2:4] * size
@@ -67,7 +67,7 @@ def assign(targets: Tensor, anchors: Tensor, grid: tuple[int, int], anchor_t: fl
 
     cell = own[match] + step[direction, 0]
     label, anchor = label[match], anchor[match]
-    boxes = torch.cat((centre[match] - cell, targets[label, 4:6] * size), dim=1)
+    boxes = torch.cat((centre[match] - cell, targets[label, 4:] * size), dim=1)
     column, row = cell.long().unbind(1)
     image, cls = targets[label, :2].long().unbind(1)
     return Assignment((image, anchor, row, column), cls, boxes, anchors[anchor])
@@ -131,12 +131,11 @@ class DetectionLoss:
         targets = targets.to(device, torch.float32)
         parts = torch.zeros(3, device=device)
         overlaps = []
-        with torch.autocast(device.type, enabled=False):
-            for logits, anchors, weight in zip(predictions, self.anchors, self.balance):
-                box, objectness, cls, overlap = self._level(logits, anchors, targets)
-                parts = parts + torch.stack((box, objectness * weight, cls))
-                overlaps.append(overlap)
-            parts = parts * parts.new_tensor((self.hyp.box, self.hyp.obj, self.hyp.cls))
+        for logits, anchors, weight in zip(predictions, self.anchors, self.balance):
+            box, objectness, cls, overlap = self._level(logits, anchors, targets)
+            parts = parts + torch.stack((box, objectness * weight, cls))
+            overlaps.append(overlap)
+        parts = parts * parts.new_tensor((self.hyp.box, self.hyp.obj, self.hyp.cls))
         if self.hyp.iou == "WIoU" and torch.is_grad_enabled():
             self.running.update(1 - torch.cat(overlaps), self.average)
         return parts.sum() * len(predictions[0]), parts.detach()

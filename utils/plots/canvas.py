@@ -1,4 +1,4 @@
-"""The one place that imports matplotlib, and the look that all figures share.
+"""The look that all figures share; matplotlib is imported here, and in `utils/lettering.py` for its fonts.
 
 Matplotlib is imported when the first figure is made: it costs a third of a second that most commands do not
 need to spend. Figures are made without pyplot, which keeps global state and is not safe in threads.
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.console import printable
+from utils.files import atomic_write
+from utils.lettering import families, legible
 from utils.palette import class_color
 
 if TYPE_CHECKING:
@@ -39,9 +41,27 @@ def new_figure(width: float, height: float, dpi: int = 110, *, automatic: bool =
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a png or jpg by the ending of `path`. Light compression: files are read more seldom than made."""
+    """Write a png or jpg by the ending of `path`. Light compression: files are read more seldom than made.
+
+    Raises:
+        OSError: the file cannot be written, and an older one stays.
+    """
+    _choose_fonts(figure)
     options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {"compress_level": 3}
-    figure.savefig(path, pil_kwargs=options)
+    content = io.BytesIO()  # first: Pillow does not say why it cannot write
+    figure.savefig(content, format=path.suffix[1:], pil_kwargs=options)
+    with atomic_write(path, durable=False) as file:
+        file.write(content.getbuffer())
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Give every text of a figure fonts that have its letters."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_text(legible(text.get_text()))
+            text.set_fontfamily(families(text.get_text()))
 
 
 def style_axes(axes: Axes, title: str = "", x: str = "", y: str = "", grid: bool = True) -> None:
@@ -69,6 +89,11 @@ def shorten(text: str, length: int = 22) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def class_label(name: str, number: int, length: int = 22) -> str:
+    """The name of a class as a plot shows it: not too long, and of letters that can be drawn."""
+    return shorten(legible(name, number), length)
+
+
 def literal(text: str) -> str:
     """A text as matplotlib shows it as it is: `$` would be mathematics, and `_name` would be in no legend."""
     return (" " if text.startswith("_") else "") + printable(text).replace("$", r"\$")
@@ -84,6 +109,7 @@ def svg_of(figure: Figure, label: str) -> str:
     """
     import matplotlib
 
+    _choose_fonts(figure)
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         # without the date, so that the same figure is the same text

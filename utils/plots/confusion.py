@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from utils.evaluation.metrics import ConfusionMatrix
-from utils.plots.canvas import INK, new_figure, save_figure, shorten, style_axes
+from utils.plots.canvas import INK, class_label, new_figure, save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: dict[int, str], pat
     """Draw which share of each true class (a column) was predicted as which class (a row)."""
     matrix = confusion.matrix
     share = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
-    labels = [shorten(names.get(i, str(i)), 20) for i in range(confusion.nc)] + ["background"]
+    labels = [class_label(names.get(i, str(i)), i, 20) for i in range(confusion.nc)] + ["background"]
     side = min(max(3.0, 0.45 * len(labels)), 11.0)  # inches of the map itself
     fontsize = min(9.0, 50 * side / len(labels))  # the height of a row in points, less a gap
     labelled = len(labels) <= LABELLED_CLASSES + 1

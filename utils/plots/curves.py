@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from utils.evaluation.metrics import GRID, ClassMetrics
-from utils.plots.canvas import FAINT, INK, hex_color, literal, new_figure, save_figure, shorten, style_axes
+from utils.plots.canvas import (
+    FAINT,
+    INK,
+    class_label,
+    hex_color,
+    literal,
+    new_figure,
+    save_figure,
+    style_axes,
+)
 
 NAMED_CLASSES = 20  # up to this many classes have a colour and a line in the legend
 STEP = 4  # of the 1000 points of a curve, every fourth is drawn: a pixel apart
@@ -50,8 +59,9 @@ def _plot(
     axes = figure.add_axes((0.075, 0.11, 0.62 if named else 0.895, 0.8))
     if named:
         for row, label in enumerate(labels):
-            color = hex_color(int(metrics.classes[row]))
-            text = f"{literal(shorten(metrics.name(row)))}  {label}"
+            number = int(metrics.classes[row])
+            color, name = hex_color(number), class_label(metrics.name(row), number)
+            text = f"{literal(name)}  {label}"
             axes.plot(GRID[::STEP], values[row, ::STEP], color=color, linewidth=1.2, alpha=0.85, label=text)
     else:
         lines = axes.plot(GRID[::STEP], values[:, ::STEP].T, color=FAINT, linewidth=0.6, alpha=0.7)

@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 
 from utils.palette import class_color
-from utils.plots.canvas import ACCENT, FAINT, hex_color, literal, new_figure, save_figure, shorten, style_axes
+from utils.plots.canvas import (
+    ACCENT,
+    FAINT,
+    class_label,
+    hex_color,
+    literal,
+    new_figure,
+    save_figure,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +57,7 @@ def _draw_counts(axes: Axes, classes: np.ndarray, names: dict[int, str]) -> None
     axes.set_xlim(-0.7, count - 0.3)
     axes.set_ylim(0, max(heights.max(initial=0) * 1.05, 1))
     if count <= NAMED_CLASSES:
-        labels = [literal(shorten(names.get(i, str(i)), 14)) for i in range(count)]
+        labels = [literal(class_label(names.get(i, str(i)), i, 14)) for i in range(count)]
         axes.set_xticks(range(count), labels, rotation=90 if count > 6 else 0, fontsize=min(8, 480 / count))
     else:
         axes.set_xlabel("class")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from utils.boxes import denormalize, xywh_to_xyxy
 from utils.data.batch import Batch
+from utils.data.channels import colour_of_planes
 from utils.detections.annotate import LabelWriter, Style, annotate
 from utils.detections.saving import write_image
 from utils.pipeline import JobQueue
@@ -53,9 +54,14 @@ class RunPictures:
             self._draw(f"val_batch{number}_labels", batch, batch.targets)
             self._draw(f"val_batch{number}_pred", batch, detections)
 
-    def close(self) -> None:
-        """Wait until everything is drawn."""
+    def __enter__(self) -> RunPictures:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Wait until everything is drawn, or after an error or a signal until what was begun is."""
         if self._jobs is not None:
+            if kind is not None:
+                self._jobs.drop()
             self._jobs.close()
 
     def _draw(self, stem: str, batch: Batch, boxes: Tensor | list[Tensor]) -> None:
@@ -78,7 +84,7 @@ def plot_batch(
 
     Args:
         path: a jpg or png to write.
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, C, H, W) uint8, red first; of four channels the first three are shown.
         file_names: B paths, of which the last part is shown.
         names: class index to name.
         boxes: labels (M, 6), image, class, cx, cy, w, h as fractions of the image; or B tensors of detections
@@ -113,7 +119,7 @@ def _grid(
     names: Mapping[int, str],
     style: Style,
 ) -> np.ndarray:
-    """(n, 3, H, W) RGB images -> one (H', W', 3) BGR picture, as square a grid as their number allows."""
+    """(n, C, H, W) images, red first -> one (H', W', 3) BGR, as square a grid as their number allows."""
     count, _, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     lines = math.ceil(count / columns)
@@ -121,7 +127,7 @@ def _grid(
     tile_h, tile_w = round(height * scale), round(width * scale)
     picture = np.full((lines * (tile_h + GAP) - GAP, columns * (tile_w + GAP) - GAP, 3), 255, dtype=np.uint8)
     for index, (image, found) in enumerate(zip(images, rows)):
-        tile = cv2.cvtColor(np.ascontiguousarray(image.transpose(1, 2, 0)), cv2.COLOR_RGB2BGR)
+        tile = colour_of_planes(image)
         if scale < 1:
             tile = cv2.resize(tile, (tile_w, tile_h), interpolation=cv2.INTER_AREA)
         scaled = found * np.array([scale, scale, scale, scale, 1, 1])

@@ -31,6 +31,13 @@ RECORDED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def rounding(block: nn.Module) -> float:
+    """What float32 may add to a value, relative to the largest: a sum of K products errs by about sqrt(K) *
+    2^-24, and convolutions one after the other add up."""
+    sizes = [part.weight[0].numel() for part in block.modules() if isinstance(part, nn.Conv2d)]
+    return 2**-24 * sum(size**0.5 for size in sizes)
+
+
 def test_every_recording_is_used(golden: Path) -> None:
     assert set(RECORDED) == {file.stem for file in (golden / "blocks").glob("*.npz")}
 
@@ -45,8 +52,9 @@ def test_recorded_outputs(golden: Path, name: str) -> None:
         if key.startswith("param:") and not key.startswith("param:res.")  # the public class's unused conv
     }
     block = RECORDED[name]().eval()
+    block.double()  # what is left is the rounding of the recording, which is the same on every CPU
     missing, unexpected = block.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(key.endswith("num_batches_tracked") for key in missing)
-    y = block(torch.from_numpy(record["x"]))
-    torch.testing.assert_close(y, torch.from_numpy(record["y"]), rtol=1e-5, atol=1e-5)
+    y, recorded = block(torch.from_numpy(record["x"]).double()), torch.from_numpy(record["y"])
+    assert float((y - recorded).abs().max()) <= rounding(block) * float(recorded.abs().max())

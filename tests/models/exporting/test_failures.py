@@ -21,7 +21,7 @@ from models.yolo import DetectionModel
 from tests.layouts import small
 from tests.models.exporting.command import call, left, refusal
 from tests.models.exporting.weights import lively, write_weights
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 from utils.files import ROOT
 
 onnx = pytest.importorskip("onnx")
@@ -161,10 +161,10 @@ def test_an_interrupted_export_leaves_nothing(
 
 
 def test_a_folder_that_cannot_be_written(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**arguments: object) -> None:
-        raise PermissionError(13, "Permission denied", str(arguments["dir"]))
+    def refused(parent: Path, prefix: str) -> None:
+        raise PermissionError(13, "Permission denied", str(parent))
 
-    monkeypatch.setattr(place.tempfile, "TemporaryDirectory", refused)
+    monkeypatch.setattr(place.files, "temporary_folder", refused)
     with pytest.raises(UserError, match=r"cannot write beside the weights in '.*': Permission denied; copy"):
         call(weights, "--include", "onnx", "--imgsz", "64")
     assert left(weights) == set()
@@ -242,6 +242,33 @@ def test_a_signal_leaves_nothing(
     monkeypatch.setitem(
         formats.FORMATS, "onnx", dataclasses.replace(formats.FORMATS["onnx"], exporter=signalled)
     )
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
-        call(weights, "--include", "onnx", "--imgsz", "64")
+
+    def ends(number: int, frame: object) -> None:  # as the `Watch` of a command does
+        raise SystemExit(128 + number)
+
+    before = signal.signal(number, ends)
+    try:
+        with pytest.raises(SystemExit):
+            call(weights, "--include", "onnx", "--imgsz", "64")
+    finally:
+        signal.signal(number, before)
     assert left(weights) == set()
+
+
+def test_one_format_that_fails_does_not_cost_the_others(
+    weights: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(job: Job) -> None:
+        raise RuntimeError("no operator for this")
+
+    monkeypatch.setitem(formats.FORMATS, "onnx", dataclasses.replace(formats.FORMATS["onnx"], exporter=fail))
+    with pytest.raises(Incomplete, match=r"^not written: onnx cannot express this network: no operator"):
+        call(weights, "--include", "onnx", "torchscript", "--imgsz", "64")
+    assert left(weights) == {"best.torchscript"}
+    assert f"1 of 2 formats of {weights} for 64x64 px images" in capsys.readouterr().out
+    script = dataclasses.replace(formats.FORMATS["torchscript"], exporter=fail)
+    monkeypatch.setitem(formats.FORMATS, "torchscript", script)
+    with pytest.raises(UserError, match=r"^not written: onnx .*; torchscript cannot express") as caught:
+        call(weights, "--include", "onnx", "torchscript", "--imgsz", "64")
+    assert caught.value.status == 2

@@ -43,6 +43,23 @@ def test_calibration_repeats_and_has_whole_batches(three: Path) -> None:
         Calibration(spec, side=64, batch=len(images.dataset) + 1)
 
 
+def test_pictures_that_cannot_be_read_calibrate_nothing(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_data.parent / "images" / "train", tmp_path / "images")
+    shutil.copytree(tiny_data.parent / "labels" / "train", tmp_path / "labels")
+    (tmp_path / "images" / "0.png").write_bytes(b"no image")
+    file = tmp_path / "data.yaml"
+    file.write_text("path: .\ntrain: images\nval: images\nnames: [a, b]\n", encoding="utf-8")
+    images = Calibration(load_data_spec(file), side=64, batch=1)
+    assert "calibration goes without some: 1 of 12 images could not be used: 0.png" in capsys.readouterr().err
+    assert len(list(images)) == 11
+    whole = bytearray((tmp_path / "images" / "1.png").read_bytes())
+    whole[200:-60] = bytes(len(whole) - 260)
+    (tmp_path / "images" / "1.png").write_bytes(whole)  # which the scan of heads would not see
+    assert len(list(images)) == 10
+
+
 @pytest.mark.parametrize(
     ("after", "force", "kept"), [(0.481, False, True), (0.479, False, False), (0.1, True, True)]
 )

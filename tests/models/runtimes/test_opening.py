@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from models.runtimes.base import Backend
 from models.runtimes.metadata import described
+from models.runtimes.onnx_file import FLOAT, read_input
 from models.runtimes.opening import Ensemble, load_backend
+from models.runtimes.openvino import shared_core
 from models.runtimes.pytorch import PyTorchBackend
 from models.weights import load_model
 from models.yolo import DetectionModel
@@ -113,6 +115,135 @@ def test_onnx_of_a_fixed_batch_takes_any_number(
 def test_opencv_dnn(tmp_path: Path, images: Tensor, expected: Tensor) -> None:
     backend = load_backend(write_onnx(tmp_path / "toy.onnx", (1, 3, 64, 96)), dnn=True)
     assert torch.allclose(backend(images), expected, atol=1e-5)
+
+
+def test_opencv_dnn_knows_what_the_file_says(tmp_path: Path, images: Tensor) -> None:
+    path = write_onnx(tmp_path / "toy.onnx", (1, 3, 64, 96), names=str(NAMES), stride="16")
+    backend = load_backend(path, dnn=True)
+    assert (backend.names, backend.stride, backend.shape, backend.batch) == (NAMES, 16, (64, 96), 1)
+    with pytest.raises(UserError, match=r"the weights take images of \(64, 96\), got \(64, 64\)"):
+        backend(images[..., :64])
+    free = load_backend(write_onnx(tmp_path / "free.onnx"), dnn=True)
+    assert (free.names, free.shape, free.batch, free.any_shape) == ({}, None, 1, False)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 96), ("batch", 3, "height", "width"), (2, 3, "h", "w")])
+@pytest.mark.parametrize("dnn", [False, True])
+def test_both_runtimes_of_onnx_files_know_the_same(tmp_path: Path, shape: Shape, dnn: bool) -> None:
+    if not dnn:
+        pytest.importorskip("onnxruntime")
+    backend = load_backend(write_onnx(tmp_path / "toy.onnx", shape, names=str(NAMES)), dnn=dnn)
+    fixed = isinstance(shape[2], int)
+    assert backend.shape == ((64, 96) if fixed else None)
+    assert backend.batch == (shape[0] if isinstance(shape[0], int) else 1 if dnn else None)
+
+
+def test_what_an_onnx_file_says_of_its_input(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(tmp_path / "toy.onnx", ("batch", 3, 64, "width"), names="x", stride="8")
+    told = read_input(path)
+    assert (told.sides, told.element) == ([None, 3, 64, None], FLOAT)
+    assert told.metadata == {"names": "x", "stride": "8"}
+    model = onnx.load(path)  # old files list weights among the inputs
+    weight = model.graph.initializer[0]
+    model.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    onnx.save(model, path)
+    assert read_input(path) == told
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.INT64, [1]))
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="has 2 inputs, not one for images"):
+        read_input(path)
+
+
+def test_onnx_files_cut_off_or_changed_anywhere(tmp_path: Path) -> None:
+    """Each is refused with one line or says something; nothing else is raised and nothing runs for long."""
+    path = write_onnx(tmp_path / "toy.onnx", names=str(NAMES))
+    whole = path.read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for number in range(300):
+        content = bytearray(whole[: int(rng.integers(1, len(whole)))] if number % 2 else whole)
+        content[int(rng.integers(0, len(content)))] = int(rng.integers(0, 256))
+        path.write_bytes(content)
+        try:
+            read_input(path)
+        except UserError as error:
+            assert "toy.onnx" in str(error)
+            refused += 1
+    assert refused > 100
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="not an ONNX file, or it is damaged"):
+        read_input(path)
+
+
+def test_dnn_refuses_other_elements(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(tmp_path / "toy.onnx", (1, 3, 64, 96))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    onnx.save(model, path)
+    with pytest.raises(UserError):
+        load_backend(path, dnn=True)
+
+
+class Strange(Backend):
+    """A network that does not suit the images that it is given."""
+
+    def __init__(self, output: Tensor | Exception) -> None:
+        super().__init__(torch.device("cpu"))
+        self.output = output
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        if isinstance(self.output, Exception):
+            raise self.output
+        return [self.output]
+
+
+def test_predictions_of_another_kind_are_refused() -> None:
+    """(1, 84, 400), as later YOLOs give, would be 84 boxes of 395 classes; 640 pixels have 400 cells."""
+    with pytest.raises(UserError, match=r"give \(1, 84, 400\) for images of \(640, 640\).* N at least 400"):
+        Strange(torch.zeros(1, 84, 400))(torch.zeros(1, 3, 640, 640))
+    assert Strange(torch.zeros(1, 1200, 8))(torch.zeros(1, 3, 640, 640)).shape == (1, 1200, 8)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, IndexError])
+def test_what_a_runtime_cannot_run_is_one_line(error: type[Exception]) -> None:
+    with pytest.raises(UserError, match=r"on images \(1, 3, 64, 64\) float32: Reshape of 6 into 4$"):
+        Strange(error("\nReshape of 6 into 4\nat 0x12"))(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_torchscript_that_kept_its_shape_without_saying_so(tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :, ::8, ::8].reshape(1, 3, 64).transpose(1, 2).repeat(1, 1, 3)
+
+    path = tmp_path / "fixed.torchscript"
+    torch.jit.save(torch.jit.trace(Fixed(), torch.zeros(1, 3, 64, 64)), str(path))
+    backend = load_backend(path)
+    assert backend.shape is None
+    assert backend(torch.zeros(1, 3, 64, 64)).shape == (1, 64, 9)
+    with pytest.raises(UserError, match=r"cannot run on images \(1, 3, 96, 96\)"):
+        backend(torch.zeros(1, 3, 96, 96))
+
+
+def test_an_onnx_that_kept_its_shape_behind_a_free_one(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(tmp_path / "toy.onnx")
+    model = onnx.load(path)
+    constant = onnx.numpy_helper.from_array(np.array([1, 8, 6], np.int64), "flat")
+    model.graph.initializer[2].CopyFrom(constant)
+    onnx.save(model, path)
+    for dnn in (False, True):
+        backend = load_backend(path, dnn=dnn)
+        with pytest.raises(UserError, match=r"cannot run on images \(1, 3, 96, 96\)"):
+            backend(torch.zeros(1, 3, 96, 96))
+
+
+def test_titles(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "toy.onnx", (1, 3, 64, 96))
+    assert load_backend(path, dnn=True).title == f"{path} (OpenCV DNN, cpu)"
+    script = write_torchscript(tmp_path / "toy.torchscript")
+    assert load_backend([script, script]).title == " + ".join([f"{script} (TorchScript, cpu)"] * 2)
 
 
 def test_names_come_from_the_data_yaml_when_the_file_has_none(tmp_path: Path) -> None:
@@ -238,7 +369,7 @@ def onnx_of(
 @pytest.mark.parametrize(
     ("shapes", "kind", "complaint"),
     [
-        (((1, 1, 64, 64),), torch.float32, r"takes \[1, 1, 64, 64\], not images"),
+        (((1, 2, 64, 64),), torch.float32, "its number of channels is 2; pictures have 1"),
         (((1, 3, 64),), torch.float32, "not images"),
         (((1, 3, 64, 64),), torch.uint8, r"takes tensor\(uint8\)"),
         (((1, 3, 64, 64), (1, 3, 64, 64)), torch.float32, "has 2 inputs"),
@@ -259,19 +390,39 @@ def test_onnx_files_that_give_something_else(tmp_path: Path) -> None:
         backend(torch.zeros(1, 3, 64, 64))
 
 
-def test_opencv_at_another_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "opencv", "openvino", "torchscript"])
+def test_a_file_that_takes_another_size_and_then_cannot_run_it(runtime: str, tmp_path: Path) -> None:
     class Net(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.reshape(1, 3 * 64 * 8, 8)
 
+    path, image = tmp_path / "a.onnx", torch.zeros(1, 3, 64, 64)
+    free = {"images": {2: "height", 3: "width"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = torch.zeros(1, 3, 64, 64)
-        torch.onnx.export(Net(), (image,), str(tmp_path / "a.onnx"), dynamo=False, opset_version=12)
-    backend = load_backend(tmp_path / "a.onnx", dnn=True)
+        torch.onnx.export(
+            Net(), (image,), str(path), dynamo=False, input_names=["images"], dynamic_axes=free,
+            opset_version=12,
+        )  # fmt: skip
+    if runtime == "torchscript":
+        path = tmp_path / "a.torchscript"
+        torch.jit.save(torch.jit.trace(Net(), image), str(path))
+    elif runtime == "openvino":
+        openvino = pytest.importorskip("openvino")
+        openvino.save_model(shared_core().read_model(str(path)), str(tmp_path / "a_openvino_model" / "a.xml"))
+        path = tmp_path / "a_openvino_model"
+    elif runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    backend = load_backend(path, dnn=runtime == "opencv")
     assert backend(image).shape == (1, 1536, 8)
-    with pytest.raises(UserError, match=r"OpenCV DNN cannot run images of \(96, 96\)"):
+    complaint = (
+        r"take images of \(64, 64\), got \(96, 96\)"
+        if runtime == "opencv"
+        else "cannot run on images .* 96, 96"
+    )
+    with pytest.raises(UserError, match=complaint) as caught:
         backend(torch.zeros(1, 3, 96, 96))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

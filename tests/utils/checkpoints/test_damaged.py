@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import random
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,11 @@ import pytest
 import torch
 
 from tests.utils.checkpoints.checkpoint_files import content, refuse
+from tests.utils.checkpoints.official_files import fake_module, save_fake
+from utils.checkpoints.archive import TorchArchive
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
+from utils.checkpoints.plain import PlainReader
+from utils.checkpoints.unpickle import RefusedError, read_pickle
 from utils.errors import UserError
 
 
@@ -233,3 +240,211 @@ def test_flipped_bytes_of_safetensors(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         outcomes.add(read_or_refuse(path))
     assert False in outcomes
+
+
+# ---- files that are small and want much ----
+
+
+def plain_pickle(**values: Any) -> bytes:
+    root = {"format": "lean5", "version": 1, "model": {}, "yaml": {}, "nc": 0, "names": {}} | values
+    return pickle.dumps(root, 4)
+
+
+def laughs(first: Any, levels: int, width: int = 10) -> Any:
+    """A list of lists of lists, each of them the same one `width` times: width ** levels of `first`."""
+    for _ in range(levels):
+        first = [first] * width
+    return first
+
+
+SHARED: dict[str, Callable[[], Any]] = {
+    "lists": lambda: laughs([], 9),
+    "empty sets": lambda: laughs(set(), 5),
+    "arrays": lambda: laughs(np.zeros(1 << 20, np.uint8), 4),
+    "numbers of numpy": lambda: laughs(np.float64(1), 6),
+    "bytes of protocol 2": lambda: laughs(LatinBytes("a" * 100_000), 4),
+    "long paths": lambda: laughs(PathOf(("a" * 100_000,) * 50), 3),
+    "paths of many parts": lambda: PathOf(("a" * 100_000,) * 1000),
+    "long keys": lambda: laughs({"k" * 30_000: 1}, 5),
+}
+
+
+class LatinBytes:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __reduce__(self) -> Any:
+        return __import__("_codecs").encode, (self.text, "latin1")
+
+
+class PathOf:
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return __import__("pathlib").PurePosixPath, self.parts
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_shared_parts_do_not_multiply(tmp_path: Path, kind: str) -> None:
+    """A billion laughs: what a pickle says once and uses ten thousand times is not copied each time."""
+    path = archive(tmp_path / "x.pt", plain_pickle(resume=SHARED[kind]()))
+    tracemalloc.start()
+    try:
+        refuse(path, "nested too deeply, too large|where a plain value is needed")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * (1 << 20) + 120 * path.stat().st_size
+
+
+def test_shared_modules_do_not_multiply(tmp_path: Path) -> None:
+    """Twenty levels of a module that holds the next one twice, with tensors and long names."""
+    for children, tensors in ((2, {}), (1, {"w" * 100_000: torch.ones(1)})):
+        module = fake_module("models.common", "Conv", tensors, {})
+        for _ in range(20):
+            module = fake_module("models.common", "C3", {}, {str(i): module for i in range(children)})
+        root = fake_module("models.yolo", "Model", {}, {"m": module}, yaml={}, names=["a"], nc=1)
+        refuse(save_fake(tmp_path / "x.pt", {"model": root}), "module tree is too deep, too large")
+
+
+def test_one_storage_has_one_dtype(tmp_path: Path) -> None:
+    """Read anew for each dtype, a file would take ten times its size."""
+    pair = [
+        tensor_pickle(kind, "0", n, 0, (1,), (1,)) for kind, n in (("FloatStorage", 6), ("IntStorage", 6))
+    ]
+    first, second = (
+        data[2:-1].replace(b"X\x05\0\0\0model", b"X\x05\0\0\0" + name)
+        for data, name in zip(pair, (b"model", b"modex"))
+    )
+    assert first and second
+    path = archive(tmp_path / "x.pt", b"\x80\x02" + first + second + b"\x86.", {"0": bytes(24)})
+    with path.open("rb") as file:
+        container = TorchArchive(file)
+        both = read_pickle(container.read_pickle_bytes())
+        reader = PlainReader(container)
+        with pytest.raises(RefusedError, match="described in two ways"):
+            [reader.read(part, "part") for part in both]
+
+
+def test_tensors_whose_elements_share_memory(tmp_path: Path) -> None:
+    storage = {"0": bytes(36)}
+    for size, stride in (
+        ((2, 2), (1, 1)),
+        ((3, 3), (2, 1)),
+        ((2,), (0,)),
+        ((2, 3), (0, 1)),
+        ((2, 2, 2), (4, 1, 1)),
+    ):
+        data = tensor_pickle("FloatStorage", "0", 9, 0, size, stride)
+        refuse(archive(tmp_path / "x.pt", data, storage), "share memory")
+    for size, stride in (((3, 3), (1, 3)), ((1, 3), (0, 1)), ((2, 1, 2), (2, 99, 1)), ((2, 2), (4, 2))):
+        data = tensor_pickle("FloatStorage", "0", 9, 0, size, stride)
+        assert read_checkpoint(archive(tmp_path / "x.pt", data, storage))["model"]["w"].shape == size
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_other_kinds_of_tensors_are_refused(tmp_path: Path) -> None:
+    """Sparse, quantised, nested, meta and complex ones, and those of subclasses: none is rebuilt."""
+    path = tmp_path / "x.pt"
+    dense = torch.eye(3)
+    kinds = {
+        "sparse coo": dense.to_sparse(),
+        "sparse csr": dense.to_sparse_csr(),
+        "meta": torch.empty(3, device="meta"),
+        "complex": torch.zeros(3, dtype=torch.complex64),
+        "float8": dense.to(torch.float8_e4m3fn),
+        "quantised": torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8),
+        "conjugate": torch.zeros(3, dtype=torch.complex64).conj(),
+    }
+    for tensor in kinds.values():
+        torch.save({"format": "lean5", "version": 1, "model": {"w": tensor}}, path)
+        refuse(path, "refuses global|damaged")
+
+
+def test_sizes_that_only_the_directory_tells(tmp_path: Path) -> None:
+    """A member that claims terabytes, also in the fields of zip64, and a directory that claims gigabytes."""
+    path = archive(tmp_path / "x.pt", plain_pickle(), {"0": bytes(64)})
+    data = path.read_bytes()
+    entry = data.rfind(b"PK\x01\x02")
+    sizes = struct.pack("<II", 0xFFFFFFFF, 0xFFFFFFFF)
+    extra = struct.pack("<HHQQ", 1, 16, 1 << 45, 1 << 45)
+    end = data.rfind(b"PK\x05\x06")
+    name = int.from_bytes(data[entry + 28 : entry + 30], "little")
+    head = data[entry : entry + 20] + sizes + data[entry + 28 : entry + 30] + struct.pack("<H", len(extra))
+    forged = head + data[entry + 32 : entry + 46 + name] + extra
+    size, start = struct.unpack_from("<II", data, end + 12)
+    tail = data[end : end + 12] + struct.pack("<II", size + len(extra), start) + data[end + 20 :]
+    path.write_bytes(data[:entry] + forged + tail)
+    refuse(path, "larger than the file")
+    path.write_bytes(data[: end + 12] + struct.pack("<I", 1 << 30) + data[end + 16 :])
+    refuse(path, "directory cannot be read|directory of")
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(300):
+            file.writestr(f"{number:060000}", b"")
+    refuse(path, "directory of 1")
+
+
+def test_overlapping_members_bring_nothing(tmp_path: Path) -> None:
+    """Many members that are one and the same place in the file, as the smallest zip bombs have them."""
+    path = archive(tmp_path / "x.pt", plain_pickle(), {str(i): bytes(1000) for i in range(50)})
+    data = bytearray(path.read_bytes())
+    first = data.find(b"PK\x01\x02")
+    places, at = [], first
+    while at >= 0:
+        places.append(at)
+        at = data.find(b"PK\x01\x02", at + 4)
+    for at in places[2:]:
+        data[at + 42 : at + 46] = data[places[1] + 42 : places[1] + 46]
+    path.write_bytes(data)
+    refuse(path, "damaged")
+
+
+# ---- safetensors ----
+
+
+def safetensors_file(
+    path: Path, header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None
+) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def test_headers_of_safetensors(tmp_path: Path) -> None:
+    """Lengths that overflow, a header of 100 MB, duplicate keys, wrong sizes, overlaps and holes."""
+    path, four = tmp_path / "x.safetensors", bytes(4)
+    lengths = (1 << 63, (1 << 64) - 1, 100 << 20, 0, 1, 3)
+    for length in lengths:
+        refuse(safetensors_file(path, {"w": entry()}, four, length), "header|damaged")
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", 99_000_000))
+        file.truncate(100 << 20)
+    refuse(path, "header would have 99000000 bytes")
+    one = json.dumps(entry()).encode()
+    twice = b'{"w":%b,"w":%b}' % (one, one)
+    refuse(safetensors_file(path, twice, four), "two entries of the same name")
+    twice = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"shape":[2]}}'
+    refuse(safetensors_file(path, twice, four), "two entries of the same name")
+    for wrong in (
+        entry(shape=(2,)), entry(shape=(1 << 62, 4)), entry(shape=(1 << 32, 1 << 32)), entry(shape=(-1,)),
+        entry(shape=(0, 1 << 63)), entry(offsets=(0, 8)), entry(offsets=(4, 0)), entry(offsets=(0, 1 << 62)),
+        entry(dtype="F8_E4M3", offsets=(0, 1)), entry(dtype="C64", offsets=(0, 8)), entry(dtype="x"),
+        {"dtype": "F32"}, [], "w", None, entry() | {"shape": "1"},
+    ):  # fmt: skip
+        refuse(safetensors_file(path, {"w": wrong}, four), "damaged|dtype")
+    refuse(safetensors_file(path, {"v": entry(), "w": entry()}, four), "damaged")  # one over the other
+    refuse(safetensors_file(path, {"v": entry(), "w": entry(offsets=(8, 12))}, bytes(12)), "damaged")
+    for text in (b"[" * 100_000, b"[]", b"1" * 10_000, b'{"__metadata__":{"lean5":1}}', b"\xff\xfe", b'"w"'):
+        refuse(safetensors_file(path, text), "damaged|no Lean5")
+
+
+def test_metadata_of_safetensors_brings_no_further_keys(tmp_path: Path) -> None:
+    description = {"yaml": {}, "names": [], "nc": 0, "resume": {"epoch": 1}, "optimizer": {}}
+    header = {"__metadata__": {"lean5": json.dumps(description)}, "w": entry()}
+    found = read_checkpoint(safetensors_file(tmp_path / "x.safetensors", header, bytes(4)))
+    assert "resume" not in found and found["optimizer"] is None

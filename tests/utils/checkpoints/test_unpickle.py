@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import copyreg
 import os
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from utils.checkpoints.unpickle import MAX_PICKLE_BYTES, Global, Node, RefusedError, Storage, read_pickle
+from utils.checkpoints.unpickle import (
+    MAX_KEY_BITS,
+    MAX_PICKLE_BYTES,
+    MEMORY_AT_LEAST,
+    MEMORY_PER_BYTE,
+    Global,
+    Node,
+    RefusedError,
+    Storage,
+    read_pickle,
+)
 
 
 class Calls:
@@ -210,7 +222,7 @@ def test_a_huge_memo_index_costs_nothing() -> None:
 
 
 def test_deep_nesting_and_cycles_are_read_without_recursion() -> None:
-    deep = read_pickle(b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".")
+    deep = read_pickle(b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".")
     assert isinstance(deep, list)
     del deep  # freeing must not overflow the C stack either
     # 20,000 calls inside one another: all the functions first, None, then tuple and call in turn
@@ -231,3 +243,60 @@ def test_calls_are_labels_even_with_odd_arguments() -> None:
 def test_size_limit() -> None:
     with pytest.raises(RefusedError, match="bytes, more than"):
         read_pickle(b"\x80\x02" + b"N" * MAX_PICKLE_BYTES)
+
+
+# What one to seven bytes make, again and again
+SWELLING = {
+    "empty sets": b"\x8f",
+    "empty dicts": b"}",
+    "empty lists": b"]",
+    "empty tuples": b")",
+    "marks": b"(",
+    "memo": b"\x94",
+    "references": b"h\0",
+    "calls": b"h\0)R",
+    "calls with items": b"h\0)RNNs",
+    "lists of one": b"]Na",
+    "dicts of one": b"}NNs",
+    "sets of one": b"\x8f(N\x90",
+    "tuples in tuples": b"\x85",
+    "floats": b"G\0\0\0\0\0\0\0\0",
+    "texts": b"\x8c\x02\xc4\x80",
+    "texts of four bytes a letter": b"\x8c\x05\xf0\x9f\x98\x80a",
+    "bytes": b"C\x01a",
+}
+
+
+@pytest.mark.parametrize("kind", SWELLING)
+def test_memory_is_bounded_by_the_size_of_the_pickle(kind: str) -> None:
+    """Refused or not: no pickle takes more than its size allows. (Two megabytes of empty sets took 465.)"""
+    data = b"\x80\x04" + ORDERED + b"q\0" + SWELLING[kind] * (30_000 // len(SWELLING[kind])) + b"."
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RefusedError):
+            read_pickle(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY_AT_LEAST + MEMORY_PER_BYTE * len(data)
+
+
+def test_long_texts_and_numbers_take_what_they_are_long() -> None:
+    wide = "\U0001f600" + "a" * 300_000  # four bytes a letter in memory, one in the file
+    assert read_pickle(pickle.dumps([wide, b"x" * 300_000], 4)) == [wide, b"x" * 300_000]
+
+
+def test_integers_of_one_hash_are_no_keys() -> None:
+    """Multiples of 2^61 - 1 all have the hash 0: 300,000 of them as keys would take hours."""
+    same = [n * (2**61 - 1) for n in range(2, 40)]
+    assert len({hash(n) for n in same}) == 1
+    for keys in (dict.fromkeys(same), set(same), frozenset(same)):
+        with pytest.raises(RefusedError, match="bits as a key"):
+            read_pickle(pickle.dumps(keys, 4))
+    assert read_pickle(pickle.dumps({2**MAX_KEY_BITS - 1: 1, -(2**31): 2}, 2)) == {2**60 - 1: 1, -(2**31): 2}
+
+
+def test_long_names_are_refused_and_not_shown_whole() -> None:
+    with pytest.raises(RefusedError, match="refuses global") as caught:
+        read_pickle(b"\x80\x02" + glob("models.common", "C" * 100_000) + b".")
+    assert len(str(caught.value)) < 400

@@ -10,19 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.utils.counting.functions import Apply
 from utils.counting.conventions import KINDS
 from utils.counting.measure import measure
-
-
-class Apply(nn.Module):
-    """A function as a layer."""
-
-    def __init__(self, function: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> object:
-        return self.function(x)
 
 
 def zeros(*shape: int) -> Tensor:

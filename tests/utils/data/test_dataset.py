@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,6 +12,7 @@ from utils.data.augment.quad import quadruple
 from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import DetectionDataset, plan_rectangles
 from utils.data.image_cache import ImageStore, open_store
+from utils.data.images import ImageError, read_image
 from utils.data.index import DatasetIndex, build_index
 from utils.data.letterbox import BACKGROUND
 from utils.data.loader import Loader
@@ -207,6 +209,51 @@ def test_disk_cache_follows_its_source(index: DatasetIndex) -> None:
     assert (store.load(0) == 9).all()
 
 
+def test_a_picture_that_changes_while_it_is_read_is_read_again(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(index, 64, augment=False, cache="disk")
+
+    def read_and_replace(path: str, channels: int) -> np.ndarray:
+        image = read_image(path, channels)
+        cv2.imwrite(path, np.full((60, 90, 3), 9, np.uint8))
+        return image
+
+    monkeypatch.setattr("utils.data.image_cache.read_image", read_and_replace)
+    assert not (store.load(0) == 9).all()
+    monkeypatch.undo()
+    assert (store.load(0) == 9).all()
+
+
+def test_time_and_size_of_the_source_count(index: DatasetIndex) -> None:
+    store, source = open_store(index, 64, augment=False, cache="disk"), Path(index.path(0))
+    store.load(0)
+    (copy,) = source.parent.glob("*.npy")
+    kept = copy.stat().st_mtime_ns
+    store.load(0)
+    assert copy.stat().st_mtime_ns == kept
+    before = source.stat()
+    cv2.imwrite(str(source), np.full((60, 90, 3), 9, np.uint8))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))  # as copies that keep the time have it
+    assert source.stat().st_size != before.st_size
+    assert (store.load(0) == 9).all()
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns - 1))
+    kept = copy.stat().st_mtime_ns
+    assert (store.load(0) == 9).all()
+    assert copy.stat().st_mtime_ns > kept
+
+
+def test_copies_without_a_stamp_are_not_believed(index: DatasetIndex) -> None:
+    """Those of earlier versions have none; a source that is gone has none either."""
+    store, source = open_store(index, 64, augment=False, cache="disk"), Path(index.path(0))
+    np.save(f"{source}.64v.npy", np.zeros((43, 64, 3), np.uint8))
+    assert store.load(0).any()
+    np.save(f"{source}.64v.npy", np.zeros((43, 64, 3), np.uint8))
+    source.unlink()
+    with pytest.raises(UserError, match="missing image"):
+        store.load(0)
+
+
 def test_disk_cache_beside_read_only_images(index: DatasetIndex, caplog: pytest.LogCaptureFixture) -> None:
     folder = Path(index.path(0)).parent
     folder.chmod(0o555)
@@ -233,7 +280,7 @@ def test_exchanged_image_is_an_error(index: DatasetIndex) -> None:
         batches(DetectionDataset(index, 64))
     Path(index.path(0)).unlink()
     with pytest.raises(UserError, match="missing image"):
-        batches(DetectionDataset(index, 64, cache=None))
+        batches(DetectionDataset(index, 64, augment=True))
 
 
 @pytest.mark.parametrize(
@@ -279,3 +326,29 @@ def test_quad_batches() -> None:
     assert kinds == {1, 4}
     few = Batch(images[:2], targets[:2], ["0", "1"], [shape] * 2)
     assert quadruple(few, generator_for(0)).images.shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_decoded_is_grey_and_says_so(index: DatasetIndex, workers: int) -> None:
+    """Without augmentation; a training picture would teach that there is nothing, and ends the epoch."""
+    Path(index.path(2)).write_bytes(b"no image any more")
+    dataset = DetectionDataset(index, 64, batch_size=8)
+    (batch,) = list(Loader(dataset, workers=workers, shuffle=False))
+    assert [shapes is None for shapes in batch.shapes] == [number == 2 for number in range(8)]
+    assert (batch.images[2] == BACKGROUND).all() and 2 not in batch.targets[:, 0]
+    with pytest.raises(ImageError, match=r"2\.jpg"):
+        batches(DetectionDataset(index, 64, batch_size=8, augment=True))
+
+
+def test_reports_count_what_is_left_out(tmp_path: Path) -> None:
+    build(tmp_path)
+    (tmp_path / "images" / "5.jpg").write_bytes(b"")
+    (tmp_path / "labels" / "6.txt").write_text("0 0.5 0.5 0.2\n", encoding="utf-8")  # costs a row alone
+    report = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False).report
+    assert (report.count(), report.count(["a/1.jpg"])) == ("7 of 8 images", "6 of 8 images")
+    assert report.shortfall() == "1 of 8 images could not be used: 5.jpg"
+    many = [f"a/{number}.jpg" for number in range(3)]
+    assert report.shortfall(many) == "4 of 8 images could not be used: 5.jpg, 0.jpg, 1.jpg, …"
+    (tmp_path / "images" / "5.jpg").unlink()
+    report = build_index([tmp_path / "images"], dict(enumerate("abc")), cache=False).report
+    assert (report.count(), report.shortfall()) == ("7 images", "")

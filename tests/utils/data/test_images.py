@@ -149,3 +149,21 @@ def test_missing_image(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="missing") as caught:
             call(tmp_path / "nowhere.jpg")
         assert caught.value.kind == "missing"
+
+
+def test_a_png_that_is_damaged_inside_is_no_image(tmp_path: Path) -> None:
+    """OpenCV itself would give the rows before the damage, over black."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    good, data = cv2.imencode(".png", noise)
+    assert good and np.array_equal(read_image(data.tobytes()), noise)
+    path = tmp_path / "a.png"
+    for start in (60, 200, 4000, 8100, 9000):
+        content = bytearray(data.tobytes())
+        content[start:-60] = bytes(len(content) - start - 60)
+        path.write_bytes(content)
+        assert image_shape(path) == (64, 64)  # the scan reads heads and tails
+        with pytest.raises(ImageError, match=r"a\.png: unreadable image \(damaged inside"):
+            read_image(path)
+    text = b"tEXtkey\0value"  # a remark with a wrong sum costs nothing
+    whole = data.tobytes()
+    assert np.array_equal(read_image(whole[:33] + b"\0\0\0\x09" + text + bytes(4) + whole[33:]), noise)

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -123,6 +124,27 @@ def test_any_change_invalidates_the_cache(change: str, folder: Path, scans: list
     changed = build(folder)
     assert len(scans) == 2
     fresh = build(folder, cache=False)
+    assert changed.paths() == fresh.paths()
+    assert np.array_equal(changed.boxes, fresh.boxes)
+    assert np.array_equal(changed.shapes, fresh.shapes)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_during_the_scan_invalidates_the_cache(
+    change: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state of the files is noted before they are read: what comes later is noticed next time."""
+    scan = index_module._scan
+
+    def scan_and_change(*arguments: Any) -> Any:
+        found = scan(*arguments)
+        CHANGES[change](folder)
+        return found
+
+    monkeypatch.setattr(index_module, "_scan", scan_and_change)
+    build(folder)
+    monkeypatch.undo()
+    changed, fresh = build(folder), build(folder, cache=False)
     assert changed.paths() == fresh.paths()
     assert np.array_equal(changed.boxes, fresh.boxes)
     assert np.array_equal(changed.shapes, fresh.shapes)
@@ -356,3 +378,16 @@ def test_real_labels(shared: Path) -> None:
     assert not index.report.faults
     image = cv2.imread(index.path(7))
     assert index.shapes[7].tolist() == list(image.shape[:2])
+
+
+def end_at_once(*_: object) -> None:
+    os._exit(3)
+
+
+def test_a_worker_that_dies_while_it_scans_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "images" / "0.png")
+    monkeypatch.setattr(index_module, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(index_module, "_scan_chunk", end_at_once)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(UserError, match="a process that reads labels has died"):
+        build_index([tmp_path / "images"], NAMES)

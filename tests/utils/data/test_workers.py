@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from utils.data.dataset import DetectionDataset, keep
 from utils.data.index import DatasetIndex
 from utils.data.report import LabelReport
-from utils.data.workers import SharedArray, WorkerPool
+from utils.data.shared import SharedArray
+from utils.data.workers import WorkerPool
 from utils.files import ROOT
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at /proc")
@@ -59,6 +61,19 @@ def test_death_of_a_worker_is_told() -> None:
         pool.submit(end_at_once).result()
 
 
+def test_a_process_that_is_not_needed_may_hang() -> None:
+    pool = WorkerPool(2)
+    ended = [pool.submit(os.getpid).result()]
+    pool.submit(time.sleep, 600)
+    start = time.monotonic()
+    pool.shutdown(cancel_futures=True)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        while True:
+            os.kill(ended[0], 0)
+            time.sleep(0.01)
+
+
 UNGUARDED = """
 from utils.data.workers import WorkerPool
 print("once")
@@ -75,10 +90,11 @@ for number in (signal.SIGINT, signal.SIGTERM):
 start_server()
 os.killpg(0, signal.SIGTERM)  # while the server starts
 pool = WorkerPool(1)
-pool.submit(time.sleep, 0).result()
+worker = pool.submit(os.getpid).result()
 job = pool.submit(time.sleep, 0.5)
 for number in (signal.SIGTERM, signal.SIGINT):
     os.killpg(0, number)
+os.kill(worker, signal.SIGINT)  # which reaches every process of a console on Windows
 job.result()
 print("all is there")
 """

@@ -11,6 +11,7 @@ from utils.evaluation.metrics import (
     IOU_THRESHOLDS,
     ConfusionMatrix,
     DetectionMetrics,
+    _smooth,
     ap_per_class,
     fitness,
     match_predictions,
@@ -37,6 +38,23 @@ def test_match_by_hand():
         [True, False, False],
         [False, False, False],
     ]
+
+
+def test_an_overlap_of_the_threshold_reaches_it():
+    label = np.array([[0, 0, 0, 10, 10]], dtype=np.float32)
+    half = np.array([[0, 0, 10, 5, 0.9, 0]], dtype=np.float32)
+    assert match_predictions(half, label, np.array([0.5])).tolist() == [[True]]
+
+
+def test_thresholds_go_from_a_half_to_nearly_all():
+    # IoU 0.72 is right at 0.5, 0.55, 0.6, 0.65 and 0.7 of the ten
+    metrics = DetectionMetrics({0: "a"})
+    metrics.update(np.array([[0, 0, 10, 7.2, 0.9, 0]]), np.array([[0, 0, 0, 10, 10]]))
+    metrics.update(np.array([[0, 0, 10, 7.2, 0.8, 0]]), np.array([[0, 0, 0, 10, 10]]))
+    report = metrics.compute().as_dict()
+    assert report["mAP50"] == pytest.approx(0.995)
+    assert report["mAP50_95"] == pytest.approx(0.995 * 5 / 10)
+    assert match_predictions(np.array([[0, 0, 1, 1, 0.9, 0]]), np.array([[0, 0, 0, 1, 1]])).all()
 
 
 def test_match_does_not_depend_on_the_order_of_predictions():
@@ -118,6 +136,11 @@ def test_recorded_values(golden):
         np.testing.assert_allclose(result.scores()[key], data[name], atol=1e-9, err_msg=name)
 
 
+def test_the_grid_is_a_thousand_values_from_zero_to_one():
+    assert (GRID[0], GRID[-1], len(GRID)) == (0, 1, 1000)
+    assert np.diff(GRID) == pytest.approx(1 / 999)
+
+
 def test_curves_are_sampled_over_the_grid(golden):
     data = np.load(golden / "ap.npz")
     curves = ap_per_class(data["tp"], data["conf"], data["pred_cls"], data["target_cls"]).curves
@@ -132,12 +155,65 @@ def test_predicted_classes_without_labels_are_left_out():
     assert result.classes.tolist() == [0]
 
 
+def test_a_class_that_was_never_predicted_scores_nothing_and_ends_nothing():
+    tp = np.ones((2, 10), dtype=bool)
+    result = ap_per_class(tp, np.array([0.9, 0.8]), np.array([1.0, 3.0]), np.array([0.0, 1.0, 2.0, 3.0]))
+    assert result.ap[:, 0] == pytest.approx([0, 0.995, 0, 0.995])
+    assert (result.images, result.names) == (0, {})
+
+
 @pytest.mark.parametrize("labels", [[], [0, 3, 3]])
 def test_no_predictions(labels):
     none = np.zeros(0)
     result = ap_per_class(np.zeros((0, 10), dtype=bool), none, none, np.array(labels, dtype=float))
     assert result.ap.shape == (len(set(labels)), 10)
     assert set(result.means().values()) == {0.0}
+
+
+def test_curves_by_hand():
+    # One class with two labels; a right prediction of confidence 0.75 and a wrong one of 0.25. From the
+    # lowest confidence up to 0.25 both are taken: precision 1/2; up to 0.75 the first: 1. Recall is 1/2.
+    tp, conf = np.array([[True], [False]]), np.array([0.75, 0.25])
+    result = ap_per_class(tp, conf, np.zeros(2), np.zeros(2))
+    at = [int(confidence * 999) for confidence in (0.0, 0.2, 0.5, 0.7, 0.8, 1.0)]
+    # between the two confidences values go in a straight line: half way at 0.5, 90 % at 0.7
+    precision = [0.5, 0.5, 0.75, 0.95, 1, 1]
+    assert result.curves["precision"][0, at] == pytest.approx(precision, abs=2e-3)
+    assert result.curves["recall"][0, at] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0, 0], abs=2e-3)
+    f1 = [2 * p * 0.5 / (p + 0.5) for p in precision[:4]]
+    assert result.curves["f1"][0, at] == pytest.approx([*f1, 0, 0], abs=2e-3)
+    # the other way round the first is wrong; but above it nothing is
+    wrong_first = ap_per_class(tp[::-1], conf, np.zeros(2), np.zeros(2)).curves["precision"][0, at]
+    assert wrong_first == pytest.approx([0.5, 0.5, 0.25, 0.05, 1, 1], abs=2e-3)
+    # by recall: precision 1 up to 1/2, then down to 0 at 1
+    by_recall = result.curves["precision_by_recall"][0]
+    assert by_recall[[0, 498, 749, 999]] == pytest.approx([1, 1, 0.25, 0], abs=2e-3)
+    assert by_recall[:499].min() == 1 and by_recall[-1] == 0
+
+
+def test_the_best_confidence_is_that_of_all_classes():
+    # Each class has one right prediction, of 0.95; the first also has eight wrong ones of 0.5, the second of
+    # 0.25. From the lowest confidence up to 0.25 F1 is 2 / (9 + 1) = 0.2 for both, up to 0.5 about 1 for the
+    # second, and above it rises for the first as well.
+    tp = np.array([[True], *[[False]] * 8] * 2)
+    conf = np.array([0.95, *[0.5] * 8, 0.95, *[0.25] * 8])
+    result = ap_per_class(tp, conf, np.repeat([0.0, 1.0], 9), np.array([0.0, 1.0]))
+    assert 0.8 < GRID[result.best] < 0.95
+    assert (result.scores()["precision"] > 0.5).all()
+    assert result.curves["f1"][:, 0] == pytest.approx([0.2, 0.2])
+    nothing = ap_per_class(np.zeros((0, 1), bool), np.zeros(0), np.zeros(0), np.zeros(0))
+    assert nothing.best == 0
+
+
+def test_the_best_confidence_is_sought_on_a_mean_over_a_tenth_of_the_range():
+    # a single good place in a thousand counts no more than its share of the 101 that are averaged
+    values = np.zeros(1000)
+    values[500] = 1
+    smooth = _smooth(values)
+    assert len(smooth) == 1000
+    assert np.flatnonzero(smooth).tolist() == list(range(450, 551))
+    assert smooth[500] == pytest.approx(1 / 101)
+    assert _smooth(np.ones(1000)) == pytest.approx(1), "the ends are continued evenly"
 
 
 def test_fitness_weighs_maps():
@@ -193,6 +269,37 @@ def test_confusion_matrix_by_hand():
     expected = np.zeros((4, 4), dtype=int)
     expected[0, 0] = expected[2, 1] = expected[1, 3] = expected[3, 2] = 1
     assert matrix.matrix.tolist() == expected.tolist()
+
+
+def test_confusion_pairs_are_made_by_overlap_before_order():
+    # The prediction covers half of the first label (IoU 0.5) and nearly all of the second one (IoU 0.9),
+    # whose class differs; so the second is its partner and the first is missed.
+    labels = np.array([[0, 0, 0, 10, 5], [1, 0, 0, 10, 9]])
+    matrix = ConfusionMatrix(nc=2)
+    matrix.update(np.array([[0, 0, 10, 10, 0.9, 0]]), labels)
+    assert matrix.matrix.tolist() == [[0, 1, 0], [0, 0, 0], [1, 0, 0]]
+    # Nor does the order of the predictions count: the second one fits better and takes the label.
+    matrix = ConfusionMatrix(nc=2)
+    matrix.update(np.array([[0, 0, 10, 5, 0.9, 0], [0, 0, 10, 9, 0.3, 1]]), np.array([[1, 0, 0, 10, 10]]))
+    assert matrix.matrix.tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def test_confusion_pairs_of_one_overlap_are_made_in_their_order():
+    labels = np.array([[cls, 0, 0, 10, 10] for cls in range(40)])
+    matrix = ConfusionMatrix(nc=40)
+    matrix.update(np.array([[0, 0, 10, 10, 0.9, 7]]), labels)
+    assert matrix.matrix[7, 0] == 1 and matrix.matrix[40].tolist() == [0, *[1] * 39, 0]
+
+
+def test_confusion_takes_detections_above_a_quarter_and_counts_in_whole_numbers():
+    matrix = ConfusionMatrix(nc=1)
+    matrix.update(np.array([[0, 0, 1, 1, 0.25, 0]]), np.zeros((0, 5)))
+    assert matrix.matrix.tolist() == [[0, 0], [0, 0]]
+    assert matrix.matrix.dtype == np.int64
+    # an overlap of 0.45 is not above it
+    prediction = np.array([[0, 0, 10, 4.5, 0.9, 0]], dtype=np.float32)
+    matrix.update(prediction, np.array([[0, 0, 0, 10, 10]], dtype=np.float32))
+    assert matrix.matrix.tolist() == [[0, 1], [1, 0]]
 
 
 def test_confusion_matrix_counts_lonely_images():

@@ -54,6 +54,20 @@ def test_wiou_by_hand() -> None:
     assert plain.item() == pytest.approx(attention * 2 / 3, abs=1e-5)
 
 
+def test_wiou_compares_with_the_start_of_the_mean_by_default() -> None:
+    assert torch.equal(box_loss("WIoU", LEFT, RIGHT, IMAGE)[0], box_loss("WIoU", LEFT, RIGHT, IMAGE, 1.0)[0])
+
+
+def test_wiou_weighs_distance_by_e_at_most_however_small_the_boxes() -> None:
+    draw = torch.Generator().manual_seed(0)
+    size = 10.0 ** (-6 * torch.rand(5000, 1, generator=draw, dtype=torch.float64))
+    boxes, labels = (torch.rand(5000, 4, generator=draw, dtype=torch.float64) * size for _ in range(2))
+    loss, overlap = box_loss("WIoU", boxes, labels, IMAGE)
+    outlier = 1 - overlap
+    attention = loss / (outlier / (3 * 1.9 ** (outlier - 3)) * outlier)
+    assert ((attention >= 1) & (attention <= math.e)).all()
+
+
 def test_wiou_prefers_pairs_of_ordinary_quality() -> None:
     # concentric boxes, so that the attention is 1: IoU loss 1 - side, in steps; its weight is loss / IoU loss
     side = torch.linspace(0.05, 0.95, 19)

@@ -76,6 +76,9 @@ def test_neighbours_off_the_map_are_left_out():
 
 def test_a_centre_in_the_middle_of_its_cell_has_no_nearer_neighbour():
     assert cells_of([[0, 0, 3.5 / 8, 3.5 / 8, 0.25, 0.25]]) == [[3, 3]]
+    # of its row alone: 0.45 * 8 = 3.6 leans to row 4; and the other way round
+    assert cells_of([[0, 0, 3.5 / 8, 0.45, 0.25, 0.25]]) == [[3, 3], [4, 3]]
+    assert cells_of([[0, 0, 0.45, 3.5 / 8, 0.25, 0.25]]) == [[3, 3], [3, 4]]
 
 
 def test_a_centre_on_the_far_border_belongs_to_the_last_cell():
@@ -112,6 +115,20 @@ def test_loss_by_hand():
     log2 = math.log(2)
     np.testing.assert_allclose(items, [0, 4 * log2, 0.5 * log2], atol=1e-6)
     assert total.item() == pytest.approx(4.5 * log2, abs=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_weights_of_positives_by_hand(gamma):
+    # The case above, where one of 4 cells is positive, and one of 2 classes. A positive counts twice for
+    # objectness and 5 times for the class. With a focal exponent of 1, each is multiplied by 1 - 0.5, the
+    # miss at logit 0, and by 0.25 for a positive, 0.75 for a negative.
+    hyp = dataclasses.replace(HYP, obj_pw=2, cls_pw=5, fl_gamma=gamma)
+    loss = DetectionLoss(torch.ones(1, 1, 2), 2, hyp)
+    _, items = loss([torch.zeros(1, 1, 2, 2, 7)], torch.tensor([[0, 1, 0.25, 0.25, 0.5, 0.5]]))
+    positive, negative = (0.5 * 0.25, 0.5 * 0.75) if gamma else (1, 1)
+    objectness = 4 * math.log(2) * (2 * positive + 3 * negative) / 4  # balance 4; three negatives
+    cls = 0.5 * math.log(2) * (5 * positive + negative) / 2  # gain 0.5
+    np.testing.assert_allclose(items, [0, objectness, cls], atol=1e-6)
 
 
 # One image, one level of 2 rows and 4 columns, one anchor of 1 x 1, one class. The label is 2 x 1 around the
@@ -231,6 +248,23 @@ def random_case(
     targets[:, 0] = torch.randint(batch, (40,), generator=draw)
     targets[:, 1] = torch.randint(nc, (40,), generator=draw)
     return predictions, torch.rand(levels, 3, 2, generator=draw) * 6 + 1, targets
+
+
+@pytest.mark.parametrize(
+    ("levels", "weights"),
+    [
+        (1, 4.0),
+        (2, 4.0 + 1.0),
+        (3, 4.0 + 1.0 + 0.4),
+        (4, 4.0 + 1.0 + 0.25 + 0.06),
+        (5, 4.0 + 1.0 + 0.25 + 0.06 + 0.02),
+    ],
+)
+def test_objectness_of_finer_levels_weighs_more(levels, weights):
+    # all logits are 0 and nothing is there: each level has a BCE of log 2
+    logits = [torch.zeros(1, 2, 32 >> level, 32 >> level, 6) for level in range(levels)]
+    _, (_, objectness, _) = DetectionLoss(torch.ones(levels, 2, 2), 1, HYP)(logits, torch.zeros(0, 6))
+    assert objectness.item() == pytest.approx(weights * math.log(2), rel=1e-5)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])

@@ -1,4 +1,4 @@
-"""Colour jitter: hue, saturation and value."""
+"""Colour jitter: hue, saturation and value; of a grey picture its value alone, and a fourth channel stays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from utils.data.augment.picture import Draw, Picture
+from utils.data.channels import keep_axis, with_channels
 
 
 @dataclass(frozen=True)
@@ -25,5 +26,11 @@ class Colour:
         curves = np.arange(256)[:, None] * gains
         curves[:, 0] %= 180  # hue is an angle in steps of two degrees
         table = curves.clip(0, 255).astype(np.uint8)[None]
-        hsv = cv2.cvtColor(picture.image, cv2.COLOR_BGR2HSV)
-        return Picture.of(cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR), picture.objects)
+        image = picture.image
+        if image.shape[2] == 1:  # as a colour picture of equal channels would come out
+            return Picture.of(keep_axis(cv2.LUT(image, table[..., 2])), picture.objects)
+        hsv = cv2.cvtColor(with_channels(image, 3), cv2.COLOR_BGR2HSV)
+        changed = cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2BGR)
+        if image.shape[2] == 4:
+            changed = np.dstack([changed, image[..., 3]])
+        return Picture.of(changed, picture.objects)

@@ -9,6 +9,7 @@ import cv2
 from utils.data.augment.mosaic import IMAGES
 from utils.data.augment.objects import Objects
 from utils.data.augment.picture import Draw, Maker, Picture
+from utils.data.channels import keep_axis
 
 
 @dataclass(frozen=True)
@@ -24,5 +25,5 @@ class MixUp:
             return one
         other = self.of(draw._replace(images=draw.images[IMAGES:]))
         weight = float(draw.rng.beta(32, 32))
-        image = cv2.addWeighted(one.image, weight, other.image, 1 - weight, 0)
+        image = keep_axis(cv2.addWeighted(one.image, weight, other.image, 1 - weight, 0))
         return Picture.of(image, Objects.concatenate([one.objects, other.objects]))

@@ -70,16 +70,22 @@ class Objects:
         """Carried through a 3x3 transform into a picture of `size` (height, width), clipped to it.
 
         The box of a thing with a polygon is that of the visible part of the polygon, of another thing that of
-        its four carried corners.
+        the visible part of the quadrilateral that its box becomes.
         """
-        corners = self.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
-        moved = project(corners, matrix).reshape(-1, 4, 2)
         points = project(self.points, matrix)
-        boxes = np.concatenate([moved.min(1), moved.max(1)], axis=1).reshape(-1, 4)
-        boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+        if keeps_boxes(matrix):
+            moved = project(self.boxes.reshape(-1, 2), matrix).reshape(-1, 2, 2)
+            boxes = np.concatenate([moved.min(1), moved.max(1)], axis=1).reshape(-1, 4)
+            boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
+        else:
+            boxes, _ = visible_quads(self.boxes, matrix, size)
         drawn = self.lengths > 0
         if drawn.any():
-            boxes[drawn] = visible_bounds(points, self.lengths[drawn], size)
+            depth = self.points @ matrix[2, :2] + matrix[2, 2]
+            bounds = visible_bounds(points, self.lengths[drawn], size)
+            starts = np.cumsum(self.lengths[drawn]) - self.lengths[drawn]
+            before_us = np.minimum.reduceat(depth, starts) > 0  # else it has no outline in the picture
+            boxes[drawn] = np.where(before_us[:, None], bounds, boxes[drawn])
         return Objects(self.classes, boxes, points, self.lengths)
 
 
@@ -89,6 +95,62 @@ def project(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if matrix[2, 0] or matrix[2, 1]:
         moved /= (points @ matrix[2, :2] + matrix[2, 2])[:, None]
     return moved
+
+
+def keeps_boxes(matrix: np.ndarray) -> bool:
+    """Whether a 3x3 transform makes boxes of boxes: it neither turns nor shears nor tilts them."""
+    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
+
+
+def visible_quads(
+    boxes: np.ndarray, matrix: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is seen of boxes (n, 4) xyxy that a 3x3 transform carries into a picture of `size` (h, w).
+
+    They are cut in homogeneous coordinates: a perspective may carry a part behind the viewer, from where
+    `paint` shows it upside down.
+
+    Returns:
+        (n, 4) xyxy bounds of the part in the picture, zeros where there is none, and its area (n,).
+    """
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    quads = np.concatenate([corners, np.ones((len(boxes), 4, 1))], axis=2) @ matrix.T
+    low, high = np.full((len(boxes), 2), np.inf), np.full((len(boxes), 2), -np.inf)
+    area = np.zeros(len(boxes))
+    for side in (quads, -quads) if matrix[2, 0] or matrix[2, 1] else (quads,):
+        reached = ((side @ _borders(size).T) >= 0).any(1).all(1)  # no border has all of it beyond
+        for number in np.flatnonzero(reached):
+            points = _cut(side[number], size)
+            if len(points) > 2:
+                low[number] = np.minimum(low[number], points.min(0))
+                high[number] = np.maximum(high[number], points.max(0))
+                x, y = (points - points[0]).T
+                area[number] += abs(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2
+    bounds = np.concatenate([low, high], axis=1)
+    bounds[~np.isfinite(low).all(1)] = 0
+    return bounds.clip(0, [size[1], size[0], size[1], size[0]]), area
+
+
+def _borders(size: tuple[int, int]) -> np.ndarray:
+    """(4, 3) lines: a homogeneous point (x, y, w), w positive, lies in the picture when no product with them
+    is negative."""
+    return np.array([[1, 0, 0], [-1, 0, size[1]], [0, 1, 0], [0, -1, size[0]]], np.float64)
+
+
+def _cut(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A convex polygon (k, 3) of homogeneous points, cut at the borders of a picture after Sutherland and
+    Hodgman, as (k', 2) points of it; k' is 0 when nothing lies in it."""
+    for border in _borders(size):
+        distance = polygon @ border
+        if (distance >= 0).all():
+            continue
+        following, beyond = np.roll(polygon, -1, axis=0), np.roll(distance, -1)
+        share = distance / np.where(distance == beyond, 1.0, distance - beyond)
+        crossing = polygon + share[:, None] * (following - polygon)
+        kept = np.stack([distance >= 0, (distance >= 0) != (beyond >= 0)], axis=1)  # a corner, a crossing
+        polygon = np.stack([polygon, crossing], axis=1)[kept]
+    polygon = polygon[polygon[:, 2] > 0]
+    return polygon[:, :2] / polygon[:, 2:]
 
 
 def still_useful(
@@ -106,6 +168,21 @@ def still_useful(
     wide_enough = (width > SMALLEST) & (height > SMALLEST)
     aspect = np.maximum(width / np.maximum(height, 1e-9), height / np.maximum(width, 1e-9))
     return wide_enough & (aspect < LARGEST_ASPECT) & (width * height > smallest_part * np.maximum(area, 1e-9))
+
+
+def really_seen(
+    objects: Objects, matrix: np.ndarray, size: tuple[int, int], scale: float, smallest_part: float
+) -> np.ndarray:
+    """(n,) bool: which things are in the picture after a transform that turns boxes, whose bounds say little:
+    a line that is turned has some width, and a corner of a box reaches further than the box.
+
+    Args:
+        objects: before the transform; of one with a polygon the bounds are exact.
+        matrix, size: as in `Objects.warped`; the others as in `still_useful`.
+    """
+    sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]) * scale
+    _, area = visible_quads(objects.boxes, matrix, size)
+    return (sides > SMALLEST).all(1) & ((objects.lengths > 0) | (area > smallest_part * sides.prod(1)))
 
 
 def visible_bounds(points: np.ndarray, lengths: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from utils.data.letterbox import BACKGROUND
 class Tile(NamedTuple):
     """A part of an image with the place of its corner on the canvas, which it may reach over."""
 
-    image: np.ndarray  # (h, w, 3) uint8 BGR, possibly a view
+    image: np.ndarray  # (h, w, C) uint8, blue first, possibly a view
     x: int
     y: int
 
@@ -34,18 +34,22 @@ class Picture:
 
     @classmethod
     def of(cls, image: np.ndarray, objects: Objects) -> Picture:
-        """A whole image (h, w, 3) uint8 BGR."""
+        """A whole image (h, w, C) uint8, blue first."""
         return cls((image.shape[0], image.shape[1]), (Tile(image, 0, 0),), objects)
 
     @property
     def image(self) -> np.ndarray:
-        """(height, width, 3) uint8 BGR; do not write to it, it may be shared."""
+        """(height, width, C) uint8, blue first; do not write to it, it may be shared."""
         if len(self.tiles) == 1 and self.tiles[0].image.shape[:2] == self.size:
             return self.tiles[0].image
-        canvas = blank(self.size)
+        canvas = self.blank(self.size)
         for image, x, y in self.tiles:
             canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
         return canvas
+
+    def blank(self, size: tuple[int, int]) -> np.ndarray:
+        """A canvas of `size` (height, width) and of as many channels."""
+        return blank(size, self.tiles[0].image.shape[2])
 
 
 class Draw(NamedTuple):
@@ -66,6 +70,6 @@ Maker: TypeAlias = Callable[[Draw], Picture]  # makes a picture, from one image 
 Transform: TypeAlias = Callable[[Draw, Picture], Picture]  # changes one
 
 
-def blank(size: tuple[int, int]) -> np.ndarray:
-    """(height, width, 3) uint8 of the background's grey."""
-    return np.full((*size, 3), BACKGROUND, np.uint8)
+def blank(size: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """(height, width, channels) uint8 of the background's grey."""
+    return np.full((*size, channels), BACKGROUND, np.uint8)

@@ -13,9 +13,9 @@ def quadruple(batch: BatchArrays, rng: np.random.Generator) -> BatchArrays:
 
     A remainder of one to three pictures is dropped, or enlarged when there is nothing else.
     """
-    count, _, height, width = batch.images.shape
+    count, channels, height, width = batch.images.shape
     groups = max(count // 4, 1)
-    images = np.empty((groups, 3, 2 * height, 2 * width), np.uint8)
+    images = np.empty((groups, channels, 2 * height, 2 * width), np.uint8)
     targets = []
     for group in range(groups):
         members = range(4 * group, min(4 * group + 4, count))

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.data.augment.objects import VISIBLE_BOX, VISIBLE_POLYGON, project, still_useful
-from utils.data.augment.picture import Draw, Picture, blank
+from utils.data.augment.objects import (
+    VISIBLE_BOX,
+    VISIBLE_POLYGON,
+    keeps_boxes,
+    project,
+    really_seen,
+    still_useful,
+)
+from utils.data.augment.picture import Draw, Picture
 from utils.hyperparameters import Hyperparameters
 
 
@@ -25,14 +32,17 @@ class Warp:
 
     def __call__(self, draw: Draw, picture: Picture) -> Picture:
         matrix, scale = draw_transform(draw.rng, self.hyp, picture.size, draw.size)
-        canvas = blank(draw.size)
+        canvas = picture.blank(draw.size)
         for image, x, y in picture.tiles:
             paint(image, matrix @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]), canvas)
         before = picture.objects
         moved = before.warped(matrix, draw.size)
         # Polygons say exactly what is left of a thing; a carried box is larger, hence two limits.
         part = np.where(before.lengths > 0, VISIBLE_POLYGON, VISIBLE_BOX)
-        return Picture.of(canvas, moved.select(still_useful(before.boxes, moved.boxes, scale, part)))
+        useful = still_useful(before.boxes, moved.boxes, scale, part)
+        if not keeps_boxes(matrix):
+            useful[useful] = really_seen(before.select(useful), matrix, draw.size, scale, VISIBLE_BOX)
+        return Picture.of(canvas, moved.select(useful))
 
 
 def draw_transform(
@@ -72,7 +82,7 @@ def draw_transform(
 
 
 def paint(image: np.ndarray, matrix: np.ndarray, canvas: np.ndarray) -> None:
-    """Draw `image` (h, w, 3) through a 3x3 transform onto `canvas` (H, W, 3), which shows elsewhere.
+    """Draw `image` (h, w, C) through a 3x3 transform onto `canvas` (H, W, C), which shows elsewhere.
 
     Only the part of the canvas that the image reaches is touched, so that four tiles of a mosaic cost about
     as much as one whole picture.

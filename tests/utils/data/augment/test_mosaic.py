@@ -26,7 +26,7 @@ from utils.seeding import generator_for
     [
         (Hyperparameters(), False, True),  # scale, translation and flips keep boxes tight
         (Hyperparameters(flipud=0.5), True, True),
-        (LIVELY, False, False),
+        (LIVELY, False, True),  # and a turned box that of what is seen of it
         (LIVELY, True, True),  # a warped polygon gives the exact extent
     ],
 )

@@ -85,6 +85,15 @@ def test_transforms_act_in_the_order_of_the_chain() -> None:
     assert Chain(load, bright, darker)(draw).image[0, 0, 0] == (40 + 100) // 2
 
 
+@pytest.mark.parametrize("polygons", [False, True])
+def test_things_are_pasted_only_where_outlines_are_used(polygons: bool) -> None:
+    def load(draw: Draw) -> Picture:
+        return Picture.of(np.zeros((SIZE, SIZE, 3), np.uint8), objects_of((0, 4, 4, 12, 12), polygon=True))
+
+    make = recipe(changed(mosaic=0, copy_paste=1), load, mosaics=False, polygons=polygons)
+    assert len(make(draw_of(generator_for(0), SIZE)).objects) == (2 if polygons else 1)
+
+
 def test_a_recipe_travels_to_worker_processes() -> None:
     make = pickle.loads(pickle.dumps(recipe(Hyperparameters(), Loading(), mosaics=True, polygons=True)))
     assert make(draw_of(generator_for(0), SIZE)).size == (SIZE, SIZE)

@@ -1,0 +1,93 @@
+"""The folder of a training run: its parts, its newest checkpoint, and the table of its epochs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, newest_checkpoint, write_results
+from utils.errors import UserError
+
+
+def test_parts_have_their_places(tmp_path: Path) -> None:
+    run = RunFolder.create(str(tmp_path), "exp", exist_ok=False)
+    assert run.root == tmp_path / "exp"
+    assert run.last == tmp_path / "exp" / "weights" / "last.pt"
+    assert run.best == tmp_path / "exp" / "weights" / "best.pt"
+    assert run.results == tmp_path / "exp" / "results.csv"
+    assert run.last.parent.is_dir()
+
+
+def test_a_folder_is_numbered_or_used_again(tmp_path: Path) -> None:
+    for expected, exist_ok in (("exp", False), ("exp2", False), ("exp", True), ("exp3", False)):
+        assert RunFolder.create(str(tmp_path), "exp", exist_ok).root.name == expected
+
+
+def test_yamls_keep_their_order_and_their_letters(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_yaml("opt.yaml", {"b": "ü", "a": [1, 2]})
+    text = (tmp_path / "opt.yaml").read_text(encoding="utf-8")
+    assert text.startswith("b: ü\na:")
+    assert yaml.safe_load(text) == {"b": "ü", "a": [1, 2]}
+
+
+def test_the_newest_checkpoint_is_that_written_last(tmp_path: Path) -> None:
+    (tmp_path / "a" / "last.pt").mkdir(parents=True)  # a folder of that name is none
+    with pytest.raises(UserError, match=r"--resume: no last\.pt below"):
+        newest_checkpoint(tmp_path)
+    for age, name in enumerate(("exp2", "exp", "exp3")):
+        path = tmp_path / name / "weights" / "last.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    assert newest_checkpoint(tmp_path) == tmp_path / "exp2" / "weights" / "last.pt"
+
+
+def test_results_are_a_table_of_six_digits(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.csv", [[0.0, *[1 / 3] * 13], [12.0, *[2e-7] * 13]])
+    head, first, second, end = (tmp_path / "results.csv").read_text(encoding="utf-8").split("\n")
+    assert head == ",".join(RESULT_COLUMNS)
+    assert first == ",".join(["0", *["0.333333"] * 13])
+    assert second == ",".join(["12", *["2e-07"] * 13])
+    assert end == ""
+
+
+def test_tensorboard_gets_every_column_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[Any, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            written.append((folder,))
+
+        def add_scalar(self, *values: Any) -> None:
+            written.append(values)
+
+        def close(self) -> None:
+            written.append(("closed",))
+
+    module: Any = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    curves = CurveLogger(tmp_path)
+    curves.epoch([3.0, *range(13)])
+    curves.close()
+    values = [(name, value, 3) for value, name in enumerate(RESULT_COLUMNS[1:])]
+    assert written == [(str(tmp_path),), *values, ("closed",)]
+
+    written.clear()
+    silent = CurveLogger(tmp_path, enabled=False)
+    silent.epoch([3.0, *range(13)])
+    silent.close()
+    assert written == []
+
+
+def test_without_tensorboard_there_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
+    curves = CurveLogger(tmp_path)
+    curves.epoch([3.0, *range(13)])
+    curves.close()
