@@ -141,7 +141,7 @@ def test_layers_that_cannot_be_frozen(layers: tuple[int, ...], complaint: str) -
 
 def test_the_batch_is_that_of_all_processes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "lean5")
-    model: Any = SimpleNamespace(multiple=32)
+    model: Any = SimpleNamespace(multiple=32, channels=3)
     assert total_batch_size(TrainConfig(batch_size=12), model, Process(), CPU) == 12
     assert total_batch_size(TrainConfig(batch_size=12), model, Process(1, 4), CPU) == 12
     with pytest.raises(UserError, match="--batch-size 12 must be a multiple of the 5 processes"):
@@ -154,7 +154,7 @@ def test_the_batch_is_that_of_all_processes(caplog: pytest.LogCaptureFixture) ->
 
 def opened(tiny_data: Path, process: Process, **flags: Any) -> tuple[Loader, Loader | None]:
     """The loaders of a run at 100 px, of a model whose sides are multiples of 32."""
-    model: Any = SimpleNamespace(multiple=32)
+    model: Any = SimpleNamespace(multiple=32, channels=3)
     config = TrainConfig(**{"imgsz": 100, "batch_size": 4, "workers": 0, **flags})
     return open_training_data(config, Hyperparameters(), load_data_spec(tiny_data), model, process)
 
