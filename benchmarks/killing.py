@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import resource
 import secrets
 import signal
 import subprocess
@@ -96,6 +95,8 @@ def carry_out(
         )  # fmt: skip
     _running.add(process.pid)
     if file_size:
+        import resource  # not on Windows
+
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_size, file_size))
     start = time.monotonic()
     ended = _await(process, start + (blow.after if blow.number else patience))

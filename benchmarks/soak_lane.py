@@ -29,7 +29,7 @@ from val import ValConfig
 
 INSIDE = "LEAN5_SOAK_INSIDE"  # in the environment of the program that has its own mounts
 DISK = "48m"
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 FULL_DISK = 0.12  # share of the training starts that meet a disk that fills
 EPOCHS = 3
 FORMATS = ("torchscript", "onnx", "openvino", "ncnn")
@@ -137,7 +137,7 @@ class Lane:
 
     def blow(self, what: str) -> Blow:
         after = self.rng.uniform(0, 1.05 * self.seconds[what])
-        return Blow(self.rng.choice(SIGNALS), after, whole_group=self.rng.random() < 0.5)
+        return Blow(signal.Signals[self.rng.choice(SIGNALS)], after, whole_group=self.rng.random() < 0.5)
 
     def train(self) -> None:
         """A training is killed some times; what comes of it is compared with an uninterrupted one."""

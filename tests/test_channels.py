@@ -239,14 +239,6 @@ def test_export_and_runtimes(channels: int, weights: Path, data: Path, tmp_path:
     ])  # fmt: skip
 
 
-@pytest.mark.parametrize("flags", [("--dynamic", "--nms"), ("--half",), ("--raw", "--dynamic")])
-def test_export_flags(channels: int, weights: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    pytest.importorskip("onnx")
-    shutil.copy(weights, tmp_path / "best.pt")
-    export.main(["--weights", str(tmp_path / "best.pt"), "--imgsz", "64", "--include", "onnx", *flags])
-    assert load_backend(tmp_path / "best.onnx").channels == channels
-
-
 def test_tensorrt_is_told_the_channels(
     channels: int, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +246,7 @@ def test_tensorrt_is_told_the_channels(
     shutil.copy(weights, tmp_path / "best.pt")
     export.main(["--weights", str(tmp_path / "best.pt"), "--imgsz", "64", "--include", "engine", "--dynamic"])
     assert f"--minShapes=images:1x{channels}x64x64" in capsys.readouterr().out
+    assert load_backend(tmp_path / "best.onnx").channels == channels
 
 
 def test_calibration_sees_the_channels(channels: int, data: Path) -> None:
@@ -261,6 +254,7 @@ def test_calibration_sees_the_channels(channels: int, data: Path) -> None:
     assert [batch.shape for batch in batches] == [(4, channels, 64, 64)] * 2
 
 
+@pytest.mark.slow
 def test_eight_bits(channels: int, weights: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     shutil.copy(weights, tmp_path / "best.pt")

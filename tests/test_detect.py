@@ -323,7 +323,8 @@ def test_ctrl_c_finishes_the_video(official_weights: Path, pictures: Path, here:
     )  # fmt: skip
     video = here / "runs" / "detect" / "exp" / "long.mp4"
     deadline = time.monotonic() + 120
-    while not video.exists() and process.poll() is None and time.monotonic() < deadline:
+    unfinished = video.with_name(".long.partial.mp4")
+    while not unfinished.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.3)  # a few frames
     process.send_signal(signal.SIGINT)

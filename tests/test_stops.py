@@ -122,8 +122,6 @@ WAITING = {
     "a video": ("detect.py", "--weights", "best.pt", "--source", "pipe.mp4"),
     "a list": ("detect.py", "--weights", "best.pt", "--source", "pipe.txt"),
     "streams": ("detect.py", "--weights", "best.pt", "--source", "pipe.streams"),
-    "weights": ("val.py", "--weights", "pipe.onnx", "--data", "squares.yaml"),
-    "data": ("train.py", "--data", "pipe.yaml"),
 }
 
 

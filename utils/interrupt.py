@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )
 PATIENCE = 3.0  # seconds from the first signal to the end by force
+AGAIN, MOMENT = 255, 0.02  # what stands for a lost exception; seconds until it is raised again
 CLEANING = 0.5  # seconds that removing temporary files may take then: their disk may be what hangs
 
 _clean_ups: dict[object, Callable[[], object]] = {}
@@ -103,7 +105,8 @@ class Watch:
     """Ends a command on a signal: by an exception in the main thread, and by force when that does not do.
 
     The exception is KeyboardInterrupt for SIGINT, SystemExit for the others, and it is raised once, so that
-    further signals do not disturb the cleaning up. A `StopRequest` may stand in for it.
+    further signals do not disturb the cleaning up; again only where it got lost, as in a `__del__` or another
+    callback. A `StopRequest` may stand in for it.
 
     Attributes:
         number: the number of the signal that has raised, or 0.
@@ -125,6 +128,7 @@ class Watch:
         self._tell.setblocking(False)
         # whatever the main thread is doing, the number of the signal is written there at once
         signal.set_wakeup_fd(self._tell.fileno(), warn_on_full_buffer=False)
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lost
         threading.Thread(target=self._wait, daemon=True, name="signals").start()
 
     def end(self) -> None:
@@ -137,11 +141,25 @@ class Watch:
             self.number = number
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
+    def _lost(self, what: sys.UnraisableHookArgs) -> None:
+        if self.number and issubclass(what.exc_type, (KeyboardInterrupt, SystemExit)):
+            self._tell.send(bytes([AGAIN]))  # by the thread, when this callback is done
+        else:
+            self._unraisable(what)
+
     def _wait(self) -> None:
         number = 0
-        while number not in STOPPING:
-            number = self._told.recv(1)[0]
-        time.sleep(PATIENCE)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                told = self._told.recv(1)[0]
+                if told in STOPPING and not number:
+                    number, end = told, time.monotonic() + PATIENCE
+                elif told == AGAIN:
+                    time.sleep(MOMENT)
+                    lost, self.number = self.number, 0
+                    _signal_main_thread(lost)
+                if number:
+                    self._told.settimeout(max(end - time.monotonic(), MOMENT))
         cleaning = threading.Thread(target=_cut_off, daemon=True)
         cleaning.start()
         cleaning.join(CLEANING)
@@ -157,6 +175,14 @@ def on_cut_off(clean: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         del _clean_ups[key]
+
+
+def _signal_main_thread(number: int) -> None:
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)  # also ends a system call that it is in
+    else:
+        signal.raise_signal(number)
 
 
 def _cut_off() -> None:

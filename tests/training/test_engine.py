@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from training.config import TrainConfig
 from training.ema import ModelEma
@@ -123,7 +124,7 @@ def training_on(batches: list[Batch], *, world_size: int = 1, a_step: int = 1, *
     state = TrainingState(
         model=model,
         ema=ModelEma(model, decay=0.5, tau=1e-9),
-        optimizer=torch.optim.SGD(model.parameters(), lr=1),
+        optimizer=torch.optim.SGD(model.parameters(), lr=99),  # until the schedule says otherwise
         scaler=torch.amp.GradScaler("cpu", enabled=False),
         hyp=hyp,
         train_args={},
@@ -175,6 +176,31 @@ def test_gradients_gather_over_the_batches_of_a_step() -> None:
     assert (state.since_step, state.ema.updates, state.batch) == (1, 1, 3)
     assert state.model.weight.grad.tolist() == [3, 0]
     assert state.loss_sum.tolist() == [3, 6, 9]
+
+
+def test_the_bar_shows_the_mean_losses_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Bar(tqdm):
+        def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+            shown.append(s)
+
+    monkeypatch.setattr("utils.console.tqdm", Bar)
+    training = training_on([batch_of(1, 0)] * 3)
+    training.state.batch, training.state.loss_sum = 1, torch.tensor([3.0, 2.0, 1.0])  # of one before
+    train_one_epoch(training, training.state.model, StopRequest())
+    # each batch costs 1, 2 and 3: (3 + 1) / 2, (2 + 2) / 2, (1 + 3) / 2, …
+    assert shown[0] == "box 2.0000 obj 2.0000 cls 2.0000"
+    assert shown[2] == "box 1.5000 obj 2.0000 cls 2.5000"
+
+
+def test_frozen_layers_do_not_gather_statistics() -> None:
+    training = training_on([batch_of(1, 0)])
+    layers = training.state.model.model
+    layers.extend([nn.BatchNorm2d(1).requires_grad_(False), nn.ReLU(), nn.BatchNorm2d(1)])
+    training.state.model.eval()
+    train_one_epoch(training, training.state.model, StopRequest())
+    assert [layer.training for layer in layers] == [True, False, True, True]
 
 
 def test_a_stop_is_heeded_after_the_batch_that_is_under_way() -> None:

@@ -52,9 +52,18 @@ def main():
     except BaseException:
         pass
 """
+LOSES = """
+class Last:
+    def __del__(self):  # what it raises is only shown
+        print('ready', flush=True)
+        time.sleep(60)
+def main():
+    Last()
+    time.sleep(60)
+"""
 
 
-@pytest.mark.parametrize("program", [WAITS, FAILS, SWALLOWS])
+@pytest.mark.parametrize("program", [WAITS, FAILS, SWALLOWS, LOSES])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_command(number: signal.Signals, program: str) -> None:
     process = begin(program)

@@ -233,7 +233,8 @@ class VideoFile:
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
         self._video = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._video.isOpened():
-            self._partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._partial.unlink()
             raise OSError(f"cannot write video '{path}'")
 
     def write(self, picture: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from models.runtimes.metadata import clean_names, read_json, read_yaml
 from models.runtimes.ncnn import check_param
-from models.runtimes.onnx import check_whole, varint
+from models.runtimes.onnx_file import check_whole
 from models.runtimes.opening import load_backend
 from tests.corpus import NCNN, NCNN_WEIGHTS
 from tests.models.runtimes.test_opening import write_onnx, write_torchscript
@@ -86,9 +86,6 @@ def test_whole_onnx_files_are_opened(tmp_path: Path) -> None:
         (tmp_path / "x.onnx").write_bytes(content)
         with pytest.raises(UserError, match="is not an ONNX file"):
             check_whole(tmp_path / "x.onnx")
-    assert varint(b"\xac\x02", 0) == (300, 2)  # 0b10_0101100
-    with pytest.raises(ValueError, match="64 bits"):
-        varint(b"\xff" * 20, 0)
 
 
 HOSTILE_NAMES = (

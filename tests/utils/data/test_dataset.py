@@ -51,6 +51,12 @@ def same(left: list[Batch] | list[BatchArrays], right: list[Batch] | list[BatchA
     )
 
 
+def test_batches_of_one_and_of_none(index: DatasetIndex) -> None:
+    assert len(batches(DetectionDataset(index, 64, batch_size=1))) == 8
+    with pytest.raises(ValueError, match="batch_size must be at least 1, found 0"):
+        DetectionDataset(index, 64, batch_size=0)
+
+
 def test_plain_pictures(index: DatasetIndex) -> None:
     (batch,) = batches(DetectionDataset(index, 128, batch_size=8))
     assert batch.images.shape == (8, 3, 128, 128)

@@ -60,3 +60,17 @@ def test_paint_outside_touches_nothing() -> None:
     canvas = blank((8, 8))
     paint(np.zeros((4, 4, 3), np.uint8), np.array([[1, 0, 50], [0, 1, 0], [0, 0, 1.0]]), canvas)
     assert (canvas == BACKGROUND).all()
+
+
+def test_tiles_are_painted_up_to_the_border_and_not_beside_it() -> None:
+    tile, flat = np.full((8, 8, 3), 200, np.uint8), np.eye(3)
+    tilted = flat.copy()
+    tilted[2, 0] = 1e-7
+    for matrix in (flat, tilted):
+        canvas = blank((8, 8))
+        paint(tile, matrix, canvas)
+        assert (canvas == 200).all()
+    for x, y in ((8, 0), (-8, 0), (0, 8), (0, -8), (20, 3), (3, -20)):
+        canvas = blank((8, 8))
+        paint(tile, np.array([[1.0, 0, x], [0, 1, y], [0, 0, 1]]), canvas)
+        assert (canvas == BACKGROUND).all()
