@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +14,17 @@ import torch
 
 from models.yolo import DetectionModel
 from utils.boxes import xyxy_to_xywh
-from utils.console import LOGGER, warn
+from utils.console import LOGGER, progress, warn
 from utils.data.dataset import DetectionDataset
-from utils.data.images import IMAGE_SUFFIXES
+from utils.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from utils.data.index import DatasetIndex, index_pictures
 from utils.data.loader import Loader
-from utils.data.report import LabelReport
+from utils.data.report import Fault, LabelReport
 from utils.data.sources import expand, is_stream, read_file, suffix_of
 from utils.errors import UserError
 from utils.evaluation.evaluate import EvaluationOptions, ImageResult, evaluate
 from utils.files import atomic_write
+from utils.pipeline import thread_pool
 from utils.seeding import generator_for
 
 LEAST, FEW = 4, 20  # pictures; below the first nothing can be learnt, below the second little
@@ -58,7 +60,7 @@ def open_pictures(text: str, folder: Callable[[], Path], *, vid_stride: int, see
     if is_stream(text):
         raise UserError(f"--source {text}: pictures are looked at again and again; name files, not a stream")
     files = list(dict.fromkeys(file for place in expand(text) for file in _kept(place, folder, vid_stride)))
-    index = index_pictures(files)
+    index = whole_pictures(index_pictures(files))
     for fault in index.report.faults:
         warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
     if len(index) < LEAST:
@@ -72,6 +74,27 @@ def open_pictures(text: str, folder: Callable[[], Path], *, vid_stride: int, see
     count = min(max(round(HELD_OUT * len(index)), 2), MOST_HELD_OUT)
     train, held = np.sort(order[count:]), np.sort(order[:count])
     return Pictures(index.subset(train), index.subset(held), index.report)
+
+
+def whole_pictures(index: DatasetIndex) -> DatasetIndex:
+    """The pictures of an index that can be decoded; its scan has read their heads alone."""
+
+    def fault_of(path: str) -> Fault | None:
+        try:
+            read_image(path)
+        except ImageError as error:
+            return Fault(f"{error.kind} image", 0, error.reason, path)
+        return None
+
+    with thread_pool(os.cpu_count()) as pool:
+        jobs = pool.map(fault_of, index.paths())
+        found = list(progress(jobs, "looking at pictures", total=len(index), unit=" pictures"))
+    faults = [fault for fault in found if fault]
+    if not faults:
+        return index
+    kept = index.subset(np.array([number for number, fault in enumerate(found) if not fault], np.int64))
+    kept.report = LabelReport([*index.report.faults, *faults], images=len(kept))
+    return kept
 
 
 def _kept(place: str, folder: Callable[[], Path], vid_stride: int) -> list[str]:

@@ -83,7 +83,8 @@ class DatasetIndex:
     def subset(self, chosen: np.ndarray) -> DatasetIndex:
         """The pictures with these numbers, in that order, without labels."""
         paths = [self.path_bytes[a:b] for a, b in (self.path_offsets[i : i + 2] for i in chosen)]
-        return _unlabelled(np.concatenate(paths), _ends(map(len, paths)), self.shapes[chosen])
+        joined = np.concatenate([np.zeros(0, np.uint8), *paths])
+        return _unlabelled(joined, _ends(map(len, paths)), self.shapes[chosen])
 
     def with_boxes(self, boxes: Sequence[np.ndarray]) -> DatasetIndex:
         """The same pictures, each with (n, 5) class, xc, yc, w, h normalised, and no polygons."""
