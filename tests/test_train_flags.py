@@ -207,7 +207,7 @@ def write_images(root: Path, shape: tuple[int, int], box: str) -> Path:
 def opened(data: Path, **settings: Any) -> Loader:
     """The training data of a run, as train.py opens them for a model whose images are multiples of 32."""
     config = TrainConfig(data=str(data), imgsz=64, batch_size=4, workers=0, **settings)
-    model: Any = SimpleNamespace(multiple=32)
+    model: Any = SimpleNamespace(multiple=32, channels=3)
     spec = load_data_spec(config.data)
     return open_training_data(config, Hyperparameters(), spec, model, Process())[0]
 

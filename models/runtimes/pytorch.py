@@ -69,7 +69,7 @@ class TorchScriptBackend(Backend):
                 # torch's plans for TorchScript are no user's fault
                 warnings.simplefilter("ignore", FutureWarning)
                 self.module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # of C++, as whatever class it has become in Python
             raise UserError(f"'{path}' is not a TorchScript file: {first_line(error)}") from error
         self.module.eval().to(self.dtype)
         text = extra[CONFIG_FILE]

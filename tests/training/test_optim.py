@@ -114,6 +114,7 @@ def test_warm_up_can_be_switched_off() -> None:
     schedule = Schedule(Hyperparameters(warmup_epochs=0), epochs=3, batches=1000, batch_size=16)
     assert schedule.warmup_batches == 0
     assert schedule.accumulation(0) == 4
+    assert schedule.lr_factor(0.75) == pytest.approx(1 - 0.99 / 4)  # linear, unless asked for otherwise
     half = Schedule(Hyperparameters(warmup_epochs=0.5), epochs=3, batches=1000, batch_size=16)
     assert half.warmup_batches == 500
 

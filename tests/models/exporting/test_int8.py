@@ -50,7 +50,7 @@ def test_pictures_that_cannot_be_read_calibrate_nothing(
     shutil.copytree(tiny_data.parent / "labels" / "train", tmp_path / "labels")
     (tmp_path / "images" / "0.png").write_bytes(b"no image")
     file = tmp_path / "data.yaml"
-    file.write_text("path: .\ntrain: images\nval: images\nnames: [a, b]\n", encoding="utf-8")
+    file.write_text(f"path: {tmp_path}\ntrain: images\nval: images\nnames: [a, b]\n", encoding="utf-8")
     images = Calibration(load_data_spec(file), side=64, batch=1)
     assert "calibration goes without some: 1 of 12 images could not be used: 0.png" in capsys.readouterr().err
     assert len(list(images)) == 11

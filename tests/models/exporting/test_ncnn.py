@@ -92,7 +92,7 @@ def test_a_failing_converter_gives_one_line(tmp_path: Path, monkeypatch: pytest.
     def fails(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 3, "", "loading\nno memory\n")
 
-    monkeypatch.setattr(subprocess, "run", fails)
+    monkeypatch.setattr("models.exporting.ncnn.run_child", fails)
     with pytest.raises(UserError, match="status 3: no memory"):
         export(make_job(tmp_path / "best_ncnn_model"))
 

@@ -100,7 +100,9 @@ def test_suppression_in_pytorch_is_that_of_detect() -> None:
     x = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)).double()
     config = suppressing(0.3, 0.3, most=10)
     rows = WithSuppression(exported_network(model, (64, 96)), config)(x)
-    assert torch.allclose(rows, detections(model, x, config).to(rows), atol=0.05) and len(rows) == 30
+    apart = torch.cdist(rows, detections(model, x, config).to(rows), p=float("inf"))
+    # each has its partner; the order of equal confidences depends on the CPU
+    assert apart.shape == (30, 30) and float(torch.maximum(apart.amin(0), apart.amin(1)).max()) < 0.05
 
 
 @pytest.mark.parametrize(

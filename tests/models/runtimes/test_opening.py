@@ -415,12 +415,7 @@ def test_a_file_that_takes_another_size_and_then_cannot_run_it(runtime: str, tmp
         pytest.importorskip("onnxruntime")
     backend = load_backend(path, dnn=runtime == "opencv")
     assert backend(image).shape == (1, 1536, 8)
-    complaint = (
-        r"take images of \(64, 64\), got \(96, 96\)"
-        if runtime == "opencv"
-        else "cannot run on images .* 96, 96"
-    )
-    with pytest.raises(UserError, match=complaint) as caught:
+    with pytest.raises(UserError, match=r"cannot run on images .* 96, 96") as caught:
         backend(torch.zeros(1, 3, 96, 96))
     assert "\n" not in str(caught.value)
 

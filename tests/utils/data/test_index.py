@@ -338,8 +338,10 @@ def test_labels_that_teach_something(folder: Path) -> None:
     rewrite(folder, "0 .5 .5 .2 .2\n3 .3 .3 .1 .1\n")  # there is a class 0
     assert not build(folder).report.nothing_to_learn
     rewrite(folder, "1 .5 .5 .2 .2\n2 .3 .3 .1 .1\n")
-    write_label(folder / "labels/train/c.txt", "3 0.5 0.5 0.1 0.1\n")  # a slip
-    assert not build(folder).report.nothing_to_learn
+    for slips in (1, 2, 3):
+        rows = "".join(f"3 0.{place} 0.5 0.1 0.1\n" for place in range(1, slips + 1))
+        write_label(folder / "labels/train/c.txt", rows)
+        assert bool(build(folder).report.nothing_to_learn) == (slips > 2)
 
 
 def test_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,6 +185,23 @@ def test_image_weights(index: DatasetIndex) -> None:
             loader.set_weights(wrong)
 
 
+def test_rectangles_are_not_drawn_by_weight(index: DatasetIndex) -> None:
+    loader = Loader(DetectionDataset(index, 64, rect=True), workers=0, shuffle=True)
+    with pytest.raises(ValueError, match="rectangular batches have a fixed order"):
+        loader.set_weights(np.ones(COUNT))
+
+
+def test_every_image_may_be_a_partner_of_another(index: DatasetIndex) -> None:
+    loader, seen, first = training(index), set(), set()
+    for epoch in range(40):
+        loader.set_epoch(epoch)
+        keys = keys_of(loader)
+        leader = int(keys[0].images[0, 0])  # of the epoch's order
+        first.add(leader)
+        seen |= {leader for key in keys if leader in key.images[:, 1:]}
+    assert seen == first
+
+
 def test_quad(index: DatasetIndex, two_cores: None) -> None:
     loader = training(index, quad=True)
     batches = list(loader)

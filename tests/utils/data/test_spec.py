@@ -22,6 +22,26 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
+def test_of_several_places_the_first_is_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = data / "here"
+    for split in ("train", "val"):
+        (here / f"set/images/{split}").mkdir(parents=True)
+    file = write(data, "path: set\ntrain: images/train\nval: images/val\nnames: [cat]\n")
+    monkeypatch.chdir(here)
+    spec = load_data_spec(file)  # the working directory comes before the folder of the yaml
+    assert [path.resolve() for path in spec.train] == [here / "set/images/train"]
+
+
+@pytest.mark.parametrize(
+    ("names", "together"), [("[cat, dog]", {0: "item"}), ("[cat]", {0: "cat"}), ("[a, b, c]", {0: "item"})]
+)
+def test_classes_may_be_taken_for_one(data: Path, names: str, together: dict[int, str]) -> None:
+    spec = load_data_spec(write(data, f"path: set\ntrain: images/train\nval: images/val\nnames: {names}\n"))
+    assert spec.classes(single_cls=True) == together
+    assert spec.classes(single_cls=False) == spec.names
+    assert spec.classes(single_cls=False) is not spec.names
+
+
 def test_all_forms_of_a_split(data: Path) -> None:
     file = write(
         data,

@@ -163,7 +163,7 @@ def test_no_label_without_area_after_a_warp() -> None:
         before.classes[:] = np.arange(30)
         draw = draw_of(generator_for(14, number), 100)
         matrix, scale = draw_transform(generator_for(14, number), hyp, (200, 200), (100, 100))
-        after = Warp(hyp)(draw, Picture((200, 200), (), before)).objects
+        after = Warp(hyp)(draw, Picture.of(np.zeros((200, 200, 3), np.uint8), before)).objects
         _, area = visible_quads(before.boxes, matrix, (100, 100))
         sides = before.boxes[:, 2:] - before.boxes[:, :2]
         for cls in after.classes.astype(int):
