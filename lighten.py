@@ -306,8 +306,8 @@ def conclude(lightening: Lightening) -> None:
     config, run, state = lightening.config, lightening.run, lightening.state
     shares, best = state.lightened["agreement"], state.results[state.best.epoch][8]
     LOGGER.info(
-        f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, {best:.3f} at "
-        f"the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
+        f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, "
+        f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
     )
     if config.data:
         true = [true_map(config, path) for path in (run.last.with_name("teacher.pt"), run.best)]
