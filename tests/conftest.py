@@ -17,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # What a shell starts in the background ignores Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # `nohup`
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import cv2
 import numpy as np
