@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
+import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,29 @@ if __name__ == "__main__":
 import torch
 
 from models.summary import layer_costs, summary_line
-from models.transfer import inherit
+from models.transfer import inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
 from training.lightening.pair import Pair
-from training.lightening.pictures import Pictures, as_seen_by, held_loader, open_pictures
+from training.lightening.pictures import (
+    Pictures,
+    as_seen_by,
+    find_pictures,
+    held_loader,
+    open_pictures,
+    read_list,
+    write_list,
+)
 from training.resume import resumed
 from training.run_folder import RunFolder, write_results
 from training.state import TrainingState
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
-from utils.console import LOGGER, setup_console
+from utils.console import LOGGER, setup_console, warn
+from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
+from utils.data.images import ImageError
 from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
@@ -57,6 +67,7 @@ from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 
 LARGEST_SIDE = 16384
+LITTLE = 0.05  # of the parameters
 COLUMNS = (
     "part", "step", "stage_error", "output_error", "loss", "agreement/precision", "agreement/recall",
     "agreement/mAP_0.5", "agreement/mAP_0.5:0.95", "lr",
@@ -127,6 +138,11 @@ def lighten(
                     finish_part(lightening, stop, started)
             except Stopped:  # nothing has changed since: a resumed run goes on from here
                 complete = False
+            except ImageError as error:
+                save(lightening, complete=False)
+                raise UserError(
+                    f"{error}; put it back as it was and go on with: python lighten.py --resume {run.last}"
+                ) from None
             save(lightening, complete)
             if not complete:
                 LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
@@ -138,18 +154,49 @@ def lighten(
 def set_up(
     config: LightenConfig, hyp: Hyperparameters, run: RunFolder | None, checkpoint: Mapping[str, Any] | None
 ) -> Lightening:
-    """Teacher, student, pictures and state, new or as the checkpoint left them."""
+    """Teacher, student, pictures and state, new or as the checkpoint left them.
+
+    A run that is refused leaves no folder behind.
+    """
+    made: list[RunFolder] = []
+
+    def folder() -> RunFolder:
+        if not made:
+            made.append(run or RunFolder.create(config.project, config.name, config.exist_ok))
+        return made[0]
+
+    try:
+        return _set_up(config, hyp, run, checkpoint, folder)
+    except BaseException:
+        if made and run is None and not config.exist_ok and not made[0].last.is_file():
+            shutil.rmtree(made[0].root, ignore_errors=True)
+        raise
+
+
+def _set_up(
+    config: LightenConfig,
+    hyp: Hyperparameters,
+    run: RunFolder | None,
+    checkpoint: Mapping[str, Any] | None,
+    folder: Callable[[], RunFolder],
+) -> Lightening:
     device = select_device(config.device)
-    folder = functools.cache(lambda: run or RunFolder.create(config.project, config.name, config.exist_ok))
     path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
-    teacher = load_model(path, device).to(memory_format=memory_format(device))
-    student = build_student(config, teacher, path).to(device).to(memory_format=memory_format(device))
+    teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
+    student = (
+        build_student(config, teacher, path, run is not None)
+        .to(device)
+        .to(memory_format=memory_format(device))
+    )
     pair = Pair(student, teacher)
     config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
-    pictures = open_pictures(
-        config.source, lambda: folder().root / "pictures", vid_stride=config.vid_stride, seed=config.seed
+    files = (
+        read_list(kept_list(run))
+        if run
+        else find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
     )
+    pictures = open_pictures(files, config.seed)
     seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
     held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
     dataset = DetectionDataset(
@@ -173,10 +220,13 @@ def set_up(
         loss_sum=torch.zeros(3, device=device),
     )
     course = Course(pair, loader, state, [], device, dtype)
-    if checkpoint is not None:
+    if checkpoint is not None and run is not None:
         state.restore(checkpoint)
         if pictures.fingerprint() != state.lightened["fingerprint"]:
-            raise UserError(f"--source {config.source}: not the pictures that {run} was started with")
+            raise UserError(
+                f"the pictures are not those that this run was started with; put back what {kept_list(run)} "
+                "lists, or start anew"
+            )
         done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
     else:
@@ -185,10 +235,32 @@ def set_up(
     course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
     if checkpoint is None:
         announce(lightening)
+        save(lightening, complete=False)
     return lightening
 
 
-def build_student(config: LightenConfig, teacher: DetectionModel, path: Path) -> DetectionModel:
+def kept_list(run: RunFolder) -> Path:
+    """The file in the run folder that lists the pictures of the run."""
+    return run.root / "pictures.list"
+
+
+def warn_of_oddities(
+    config: LightenConfig, student: DetectionModel, teacher: DetectionModel, share: float
+) -> None:
+    """Say so when the student is no lighter than the teacher, or begins with next to nothing of it."""
+    own, its = count_parameters(student), count_parameters(teacher)
+    if own >= its:
+        warn(f"{config.cfg} is not lighter: {own:,} parameters, the teacher has {its:,}")
+    if share < LITTLE:
+        warn(
+            f"{config.cfg} can hold next to nothing of the teacher's weights (other widths?): it begins from "
+            "scratch, and needs far more time and pictures"
+        )
+
+
+def build_student(
+    config: LightenConfig, teacher: DetectionModel, path: Path, resuming: bool
+) -> DetectionModel:
     """The lighter network with what it can hold of the teacher.
 
     Raises:
@@ -204,7 +276,9 @@ def build_student(config: LightenConfig, teacher: DetectionModel, path: Path) ->
         raise UserError(f"{config.cfg}: its head has other levels or anchors than the teacher's")
     report = inherit(student, teacher, exclude=())
     student.yaml["anchors"] = teacher.yaml["anchors"]
-    LOGGER.info(f"{path}: {report}")
+    if not resuming:
+        LOGGER.info(f"{path}: {report}")
+        warn_of_oddities(config, student, teacher, report.share)
     if config.verbose:
         LOGGER.info("\n".join((report.table(), *report.details())))
     return student
@@ -238,14 +312,15 @@ def announce(lightening: Lightening) -> None:
     config, course, run = lightening.config, lightening.course, lightening.run
     pair, imgsz = course.pair, course.loader.dataset.size
     save_teacher(lightening.teacher, run.last.with_name("teacher.pt"))
+    write_list(kept_list(run), lightening.pictures)
     run.write_yaml("opt.yaml", dataclasses.asdict(config))
     run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
     for name, model in (("teacher", pair.teacher), ("student", pair.student)):
         costs = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
         LOGGER.info(f"{name}: {summary_line(model, costs, model.yaml['ch'], imgsz)}")
-    known = lightening.state.lightened
+    known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     LOGGER.info(
-        f"{known['steps']} steps of {config.batch_size} pictures at {imgsz} px on {course.device}, "
+        f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
     shares = known["agreement"]
@@ -274,7 +349,8 @@ def finish_part(lightening: Lightening, stop: StopRequest, started: float) -> No
     errors = (state.loss_sum / max(steps, 1)).tolist()
     rate = state.optimizer.param_groups[0]["lr"]
     state.results.append([state.epoch, part.steps[1], *errors, *metrics, rate])
-    state.best.update(state.epoch, fitness(*metrics))
+    # of students that are equally good the last one has learnt most
+    state.best.update(state.epoch, fitness(*metrics) + 1e-9 * state.epoch)
     state.lightened["agreement"][f"{part.phase} {part.steps[1]}"] = metrics[3]
     LOGGER.info(
         f"{part.phase} {part.steps[1]}/{part.length}  stage error {errors[0]:.3f}  "
@@ -316,7 +392,7 @@ def conclude(lightening: Lightening) -> None:
             f"{true[1] / max(true[0], 1e-9):.1%}"
         )
     LOGGER.info(
-        f"{state.lightened['steps']} steps on {lightening.pictures.report.count()} of {config.source} at "
+        f"{state.lightened['steps']} steps on {lightening.pictures.all.report.count()} of {config.source} at "
         f"{lightening.course.loader.dataset.size} px on {lightening.course.device}; weights in "
         f"{run.last.parent}, everything else in {run.root}"
     )
@@ -346,8 +422,8 @@ def check_flags(config: LightenConfig) -> None:
     for name, example in (("cfg", "yolov5n-slimneck.yaml"), ("source", "photographs/")):
         if not getattr(config, name):
             raise UserError(f"--{name} is missing; as in --{name} {example}")
-    if config.minutes <= 0 and config.steps is None:
-        raise UserError(f"--minutes must be above 0, found {config.minutes}")
+    if config.data:
+        load_data_spec(config.data, needed=("val",))  # not after all the learning
 
 
 if __name__ == "__main__":

@@ -6,14 +6,16 @@ place are found (`alignment.py`), and each takes what its form can hold (`blocks
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from models.alignment import align
+from models.blocks.conv import Conv, batch_norm
 from models.blocks.taking import Take, tensors_of
 from models.parse import IMAGE, Layer
 from models.stem import for_channels
@@ -133,6 +135,7 @@ def inherit(
         teacher: its layers may be others, its classes too.
         exclude: as in `transfer`.
     """
+    teacher = with_batch_norms(teacher)
     source, remade = for_channels(model, teacher.state_dict())
     report, pairs = TransferReport({}, {}, remade), align(model, teacher)
     for layer, module in zip(model.layers, model.model, strict=True):
@@ -152,6 +155,25 @@ def inherit(
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
             report.add(layer, own, tensor, "" if take.has(tensor) else reason)
     return report
+
+
+def with_batch_norms(model: DetectionModel) -> DetectionModel:
+    """The model itself; of a fused one a copy whose Convs have BatchNorms again, which only add the bias."""
+    if not any(_is_fused(module) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if _is_fused(module):
+            norm, bias = batch_norm(module.conv.out_channels).to(module.conv.weight), module.conv.bias
+            assert isinstance(module, Conv) and bias is not None
+            norm.weight.data.fill_((1 + norm.eps) ** 0.5)
+            norm.bias.data.copy_(bias.data)
+            module.conv.bias, module.bn = None, norm.train(module.training)
+    return model
+
+
+def _is_fused(module: nn.Module) -> TypeGuard[Conv]:
+    return isinstance(module, Conv) and isinstance(module.bn, nn.Identity) and module.conv.bias is not None
 
 
 def _misfit(name: str, tensor: Tensor, found: Tensor | None, exclude: Sequence[str]) -> str:

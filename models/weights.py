@@ -34,6 +34,10 @@ LEFTOVER = re.compile(r"(^|\.)(anchor_grid|total_ops|total_params)$|\.res\.")
 State = Mapping[str, Tensor]
 
 
+class Misfit(UserError):
+    """Weights of another form than their yaml makes, as of a network that was pruned."""
+
+
 def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool = False) -> DetectionModel:
     """The detector in a checkpoint: float32, eval mode, names and strides set. Prefers the EMA.
 
@@ -122,13 +126,13 @@ def _fitting(state: State, wanted: State, path: str | Path) -> dict[str, Tensor]
         LOGGER.warning(f"{path}: dropped the unused `res` convolutions of VoVGSCSP ({len(dropped)} tensors)")
     for name, tensor in wanted.items():
         if name not in kept:
-            raise UserError(f"{path}: tensor '{name}' is missing, which its yaml asks for")
+            raise Misfit(f"{path}: tensor '{name}' is missing, which its yaml asks for")
         if kept[name].shape != tensor.shape:
             shapes = f"has shape {tuple(kept[name].shape)}, its yaml makes {tuple(tensor.shape)}"
-            raise UserError(f"{path}: tensor '{name}' {shapes}; a pruned or altered model cannot be rebuilt")
+            raise Misfit(f"{path}: tensor '{name}' {shapes}; a pruned or altered model cannot be rebuilt")
     surplus = [name for name in kept if name not in wanted]
     if surplus:
-        raise UserError(
+        raise Misfit(
             f"{path}: tensor '{surplus[0]}' ({len(surplus)} in all) has no place in the model of its yaml"
         )
     return {name: kept[name] for name in wanted}

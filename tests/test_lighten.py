@@ -21,7 +21,7 @@ from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.errors import UserError
 
 COMMAND = (sys.executable, "lighten.py")
-SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
+SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_pictures_that_cannot_be_read_are_named(
         (["--cfg", "yolov5n.yaml"], "the teacher's own network"),
         (["--cfg", "yolov5n6.yaml"], "its head has other levels or anchors"),
         (["--source", "0"], "name files, not a stream"),
-        (["--minutes", "0"], "--minutes must be above 0"),
+        (["--data", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_folder_is_made(
@@ -184,7 +184,7 @@ def test_resume_refuses_other_pictures(arguments: tuple[str, ...], tiny_data: Pa
     source = broken(tmp_path / "photographs", 9)
     lighten.main([*arguments, "--steps", "2", "--source", str(source)])
     (source / "3.png").unlink()
-    with pytest.raises(UserError, match="not the pictures that"):
+    with pytest.raises(UserError, match="not those that this run was started with"):
         lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
 
 
@@ -193,3 +193,50 @@ def test_nothing_depends_on_the_workers(arguments: tuple[str, ...], tmp_path: Pa
         lighten.main([*arguments, "--steps", "3", "--name", workers, "--workers", workers])
     first, second = (tensors(tmp_path / name / "weights" / "last.pt") for name in ("0", "1"))
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def film(path: Path, frames: int, blank: bool = False) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    rng = np.random.default_rng(0)
+    for _ in range(frames):
+        writer.write(
+            np.zeros((48, 64, 3), np.uint8) if blank else rng.integers(0, 255, (48, 64, 3), np.uint8)
+        )
+    writer.release()
+    return path
+
+
+def test_a_run_goes_on_where_its_video_has_gone(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    video = film(tmp_path / "clip.avi", 8)
+    lighten.main([*arguments, "--source", str(video), "--steps", "2"])
+    video.unlink()
+    lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
+
+
+def test_a_refused_run_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="all alike"):
+        lighten.main([*arguments, "--source", str(film(tmp_path / "dark.avi", 8, blank=True))])
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_student_that_is_no_lighter_is_told(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten.main([*arguments, "--cfg", "yolov5s-csppc.yaml", "--steps", "2"])
+    said = capsys.readouterr().err
+    assert "yolov5s-csppc.yaml is not lighter" in said and "begins from scratch" in said
+
+
+def test_a_fused_teacher_is_the_same_teacher(
+    teacher: Path, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = load_model(teacher, fuse=True)
+    fused = tmp_path / "fused.pt"
+    write_checkpoint(fused, {**read_checkpoint(teacher), "model": model.state_dict()})
+    lighten.main([*arguments, "--weights", str(fused), "--steps", "2"])
+    own, its = load_model(tmp_path / "exp" / "weights" / "last.pt"), load_model(teacher)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():  # layers 0 to 9 are the teacher's, and stay
+        for layer in range(10):
+            image, expected = own.model[layer](image), its.model[layer](image)
+            torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from utils.flags import (
     DATA_HELP,
@@ -20,7 +20,13 @@ from utils.flags import (
 
 
 class RunConfig(CommandConfig):
-    """Flags of a command whose runs can be resumed."""
+    """Flags of a command whose runs can be resumed.
+
+    Attributes:
+        free: those that may differ when a run is resumed, besides the ones that are so for all.
+    """
+
+    free: ClassVar[tuple[str, ...]] = ()
 
     project: str
     resume: bool | str

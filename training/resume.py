@@ -49,7 +49,7 @@ def resumed(
         name, value = field.name, getattr(config, field.name)
         if name in ABOUT_RESUMING or (value == field.default and name not in config.typed):
             continue
-        if name not in FREE and value != settings.get(name):
+        if name not in FREE + config.free and value != settings.get(name):
             raise UserError(
                 f"--resume continues with the settings of {path}, where {name} is {settings.get(name)!r}; "
                 f"leave --{name.replace('_', '-')} out, or start a new run with --weights {path}"

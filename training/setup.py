@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.transfer import TransferReport, inherit, transfer
-from models.weights import find_weights, load_model
+from models.weights import Misfit, find_weights, load_model
 from models.yolo import DetectionModel
 from training.anchors import check_anchors
 from training.autobatch import largest_batch
@@ -76,7 +76,7 @@ def take_over(
     try:
         with torch.random.fork_rng(devices=[]):  # its own initial weights are no part of this run
             source = load_model(find_weights(weights))
-    except UserError as error:
+    except Misfit as error:
         LOGGER.warning(f"{error}; tensors of equal names and shapes are taken over")
         return transfer(model, inference_state(checkpoint), exclude=exclude)
     return inherit(model, source, exclude=exclude)

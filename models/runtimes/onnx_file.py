@@ -24,7 +24,8 @@ NAME, TYPE = 1, 2  # of an input
 TENSOR_TYPE, ELEMENT, SHAPE, SIDE, SIDE_VALUE = 1, 1, 2, 1, 1
 KEY, VALUE = 1, 2  # of a property
 FLOAT, FLOAT16 = 1, 10  # elements
-MOST_DIGITS = 10  # bytes of a number
+MOST_DIGITS, TAG_DIGITS = 10, 5  # bytes of a number, and of one that begins a field
+MOST_FIELDS = 1 << 29  # of more, protobuf's own reader would drop the upper bits and see another field
 LONGEST_TEXT = 1 << 20  # bytes
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # how values are stored
 # where a tensor can stand in an ONNX file: by message, the numbers of the fields that hold others
@@ -142,7 +143,7 @@ def _fields(data: mmap.mmap, message: Span) -> Iterator[tuple[int, int | Span]]:
     """
     at, end = message
     while at < end:
-        tag, at = _number(data, at)
+        tag, at = _number(data, at, TAG_DIGITS)
         value: int | Span
         if tag & 7 == VARINT:
             value, at = _number(data, at)
@@ -150,16 +151,16 @@ def _fields(data: mmap.mmap, message: Span) -> Iterator[tuple[int, int | Span]]:
             length = {EIGHT_BYTES: 8, FOUR_BYTES: 4}.get(tag & 7)
             if tag & 7 == BYTES:
                 length, at = _number(data, at)
-            if length is None or at + length > end or not tag >> 3:
+            if length is None or at + length > end or not 0 < tag >> 3 < MOST_FIELDS:
                 raise ValueError("no field")
             value, at = (at, at + length), at + length
         yield tag >> 3, value
 
 
-def _number(data: mmap.mmap, at: int) -> tuple[int, int]:
+def _number(data: mmap.mmap, at: int, digits: int = MOST_DIGITS) -> tuple[int, int]:
     """A number of seven bits a byte, the lowest first, and where it ends."""
     value = 0
-    for place in range(MOST_DIGITS):
+    for place in range(digits):
         byte = data[at + place]
         value |= (byte & 127) << 7 * place
         if byte < 128:

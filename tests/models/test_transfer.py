@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,13 @@ def test_other_classes_and_other_anchors_stay(trained: DetectionModel) -> None:
     head = {name: reason for name, reason in report.kept.items() if name.startswith("model.24.m")}
     assert len(head) == 6 and set(head.values()) == {"nothing that fits"}
     assert torch.equal(model.head.anchors, anchors)
+
+
+def test_a_fused_network_gives_what_it_computes(trained: DetectionModel) -> None:
+    fused = copy.deepcopy(trained).fuse()
+    model = DetectionModel("yolov5n.yaml", nc=2).eval()
+    report = inherit(model, fused, exclude=())
+    assert report.share == 1
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image)[0], trained(image)[0], rtol=1e-3, atol=1e-3)

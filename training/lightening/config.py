@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from training.config import RunConfig
-from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, at_least, flag, not_empty
+from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, at_least, between, flag, not_empty
 
 
 @dataclass(frozen=True)
 class LightenConfig(RunConfig):
     """Turn a trained detector into a lighter one, from photographs without labels."""
+
+    free = ("data",)
 
     weights: str = flag("", "the trained detector; default: the newest best.pt in runs/train")
     cfg: str = flag("", "yaml of the lighter network (a name is also looked up in models/)")
@@ -20,8 +22,10 @@ class LightenConfig(RunConfig):
     imgsz: int | None = flag(
         None, "size of the pictures in pixels; default: that of the teacher's training", *IMGSZ, rule=SIDE
     )
-    minutes: float = flag(15.0, "time for learning, on this machine; see --steps", rule=at_least(0))
-    steps: int | None = flag(None, "batches to learn from, instead of --minutes", rule=at_least(2))
+    minutes: float = flag(
+        15.0, "time for learning, on this machine; see --steps", rule=between(0.001, 100_000)
+    )
+    steps: int | None = flag(None, "batches to learn from, instead of --minutes", rule=between(2, 10**9))
     batch_size: int = flag(16, "pictures a batch", rule=at_least(2))
     hyp: str = flag(
         "data/hyps/hyp.scratch-low.yaml", "yaml whose augmentations are used (also looked up in data/hyps/)"
@@ -38,6 +42,5 @@ class LightenConfig(RunConfig):
     project: str = flag("runs/lighten", "folder that holds the run folders")
     name: str = flag("exp", "name of the run folder", rule=not_empty)
     exist_ok: bool = flag(False, "write into an existing run folder")
-    noplots: bool = flag(False, "draw nothing")
     seed: int = flag(0, "seed of everything random", rule=SEED)
     verbose: bool = flag(False, "report by layer and tensor what was taken over")

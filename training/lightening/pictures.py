@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from utils.seeding import generator_for
 
 LEAST, FEW = 4, 20  # pictures; below the first nothing can be learnt, below the second little
 HELD_OUT, MOST_HELD_OUT = 0.15, 300
+FEW_BOXES = 50
 SAMPLE = 200  # pictures that are looked at for copies of each other
 CONFIDENT = EvaluationOptions(conf_thres=0.25, iou_thres=0.45)  # as detect.py
 
@@ -39,41 +41,66 @@ class Pictures:
 
     train: DatasetIndex
     held: DatasetIndex
-    report: LabelReport
+    all: DatasetIndex
 
     def fingerprint(self) -> str:
         """Changes when pictures come, go or change their size."""
-        parts = (part for index in (self.train, self.held) for part in (index.path_bytes, index.shapes))
-        return f"{zlib.crc32(b''.join(part.tobytes() for part in parts)):08x}"
+        return f"{zlib.crc32(self.all.path_bytes.tobytes() + self.all.shapes.tobytes()):08x}"
 
 
-def open_pictures(text: str, folder: Callable[[], Path], *, vid_stride: int, seed: int) -> Pictures:
-    """The pictures of a source as `detect.py` reads them, in two parts.
+def find_pictures(text: str, folder: Callable[[], Path], vid_stride: int) -> list[str]:
+    """Whole paths of the image files of a source as `detect.py` reads it.
 
     Args:
         folder: gives the place where frames of videos, and pictures behind URLs, are kept as files.
-        seed: chooses which pictures are held out: 15 % of them, 300 at most.
 
     Raises:
-        UserError: no files, or too few of them can be read.
+        UserError: nothing is there, or it is a stream.
     """
     if is_stream(text):
         raise UserError(f"--source {text}: pictures are looked at again and again; name files, not a stream")
-    files = list(dict.fromkeys(file for place in expand(text) for file in _kept(place, folder, vid_stride)))
+    files = (file for place in expand(text) for file in _kept(place, folder, vid_stride))
+    return list(dict.fromkeys(str(Path(file).absolute()) for file in files))
+
+
+def open_pictures(files: Sequence[str], seed: int) -> Pictures:
+    """The pictures in two parts.
+
+    Args:
+        seed: chooses which pictures are held out: 15 % of them, 300 at most.
+
+    Raises:
+        UserError: too few of them can be read, or all are alike.
+    """
     index = whole_pictures(index_pictures(files))
     for fault in index.report.faults:
         warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
     if len(index) < LEAST:
-        raise UserError(f"--source {text}: {len(index)} pictures can be read, at least {LEAST} are needed")
+        raise UserError(f"--source: {len(index)} pictures can be read, at least {LEAST} are needed")
     different = len({zlib.crc32(Path(path).read_bytes()) for path in index.paths()[:SAMPLE]})
     if different < LEAST:
-        raise UserError(f"--source {text}: the pictures are all alike")
+        raise UserError("--source: the pictures are all alike")
     if min(different, len(index)) < FEW:
         warn(f"{different} different pictures are few; {FEW} are a beginning, and some hundreds do well")
     order = generator_for(seed, 1).permutation(len(index))
     count = min(max(round(HELD_OUT * len(index)), 2), MOST_HELD_OUT)
     train, held = np.sort(order[count:]), np.sort(order[:count])
-    return Pictures(index.subset(train), index.subset(held), index.report)
+    return Pictures(index.subset(train), index.subset(held), index)
+
+
+def write_list(file: Path, pictures: Pictures) -> None:
+    """Write the paths of a run's pictures, null bytes between them, for the one who continues it."""
+    with atomic_write(file) as target:
+        target.write(b"\0".join(map(os.fsencode, pictures.all.paths())))
+
+
+def read_list(file: Path) -> list[str]:
+    """The paths that `write_list` has written.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    return [os.fsdecode(path) for path in file.read_bytes().split(b"\0") if path]
 
 
 def whole_pictures(index: DatasetIndex) -> DatasetIndex:
@@ -138,15 +165,23 @@ def as_seen_by(
     loader = held_loader(teacher, index, imgsz, batch_size, workers)
     device = teacher.stride.device
     evaluate(teacher.eval(), loader, device, teacher.names, CONFIDENT, on_image=note)
+    gone = next((path for path in index.paths() if path not in seen), None)
+    if gone is not None:
+        raise UserError(f"{gone}: cannot be read any more; put it back, or take it out and start anew")
     rows = [seen[path] for path in index.paths()]
     empty = sum(not len(boxes) for boxes in rows)
     if empty == len(rows):
+        known = reprlib.repr([*teacher.names.values()])
         raise UserError(
-            f"the teacher sees nothing on the {len(rows)} pictures held out; --source must show what it knows"
+            f"the teacher sees nothing on the {len(rows)} pictures held out, at {imgsz} px and confidence "
+            f"{CONFIDENT.conf_thres}; --source must show what it knows: {known}"
         )
     if empty > len(rows) / 2:
         warn(f"the teacher sees nothing on {empty} of the {len(rows)} pictures held out")
-    LOGGER.info(f"held out: {len(rows)} pictures with {sum(map(len, rows))} confident boxes of the teacher")
+    boxes = sum(map(len, rows))
+    LOGGER.info(f"held out: {len(rows)} pictures with {boxes} confident boxes of the teacher")
+    if boxes < FEW_BOXES:
+        warn(f"{boxes} boxes are few to measure by; agreement will be rough")
     return index.with_boxes(rows)
 
 

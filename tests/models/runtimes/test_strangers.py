@@ -82,7 +82,16 @@ def test_wherever_a_tensor_stands(tmp_path: Path, where: str) -> None:
 
 def test_whole_onnx_files_are_opened(tmp_path: Path) -> None:
     check_whole(write_onnx(tmp_path / "toy.onnx", location="a key of ours is no tensor's"))
-    for content in (b"", b"location" + b"\xff" * 20, b"\x3a\xff\xff\xff\xff\x7flocation", b"\x3b location"):
+    # a graph whose number has bits that protobuf's own reader drops
+    hidden = b"\xba\x80\x80\x80\x10\x08location"
+    for content in (
+        b"",
+        hidden,
+        b"\xba\x80\x80\x80\x80\x01\x08location",
+        b"location" + b"\xff" * 20,
+        b"\x3a\xff\xff\xff\xff\x7flocation",
+        b"\x3b location",
+    ):
         (tmp_path / "x.onnx").write_bytes(content)
         with pytest.raises(UserError, match="is not an ONNX file"):
             check_whole(tmp_path / "x.onnx")
