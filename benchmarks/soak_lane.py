@@ -103,10 +103,6 @@ class Lane:
             raise UserError(f"the first training failed: {ended.output}")
         shutil.move(self.disk / "first" / "weights" / "best.pt", self.weights)
 
-    def close(self) -> None:
-        if self.mounts:
-            subprocess.run(["umount", str(self.disk)], check=True)
-
     def run(self, what: str, words: Sequence[str], blow: Blow | None = None, file_size: int = 0) -> Ended:
         """Run a command, by default to its end, and look at what is left."""
         blow = blow or Blow()
