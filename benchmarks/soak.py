@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             watch(lanes, report, config.json)
         finally:
             end_all()
+            for disk in folder.glob("*/disk"):
+                if disk.is_mount():
+                    run(["umount", "--lazy", str(disk)], check=True)
         if left := set(Path("/dev/shm").iterdir()) - before:
             report.fault("leak", f"{sorted(map(str, left))}")
     text = json.dumps(report.as_dict(), indent=1)
@@ -101,7 +104,6 @@ def soak(folder: Path, seed: int, report: Report, going_on: Callable[[], bool]) 
             turn = rng.choices(list(TURNS), list(TURNS.values()))[0]
             getattr(lane, turn)()
             print(f"{sum(report.kills.values())} kills, {len(report.faults)} faults", flush=True)
-        lane.close()
     except Exception as error:
         report.fault("defect", f"of the soak itself: {error!r}")
         raise

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,6 +165,44 @@ def test_stopped_in_the_middle_of_an_epoch_resumes_exactly(
     assert_same_run(whole(iou), tmp_path / "stopped")
     if iou == "WIoU":
         assert_same_running_mean(whole(iou), tmp_path / "stopped")
+
+
+LONG_BATCH = """
+import ctypes, os, signal, sys, torch
+import train, utils.interrupt
+from utils.errors import run_command
+utils.interrupt.PATIENCE = 0.5
+libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+backward, calls = torch.Tensor.backward, []
+def long(self, *args, **more):
+    backward(self, *args, **more)
+    calls.append(True)
+    if len(calls) == 15:  # of 12 an epoch
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(2):
+            libc.pthread_mutex_lock(mutex)  # in native code, without an end
+torch.Tensor.backward = long
+run_command(train.main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks a mutex of glibc")
+def test_a_batch_that_takes_longer_than_a_signal_has_patience_is_taken_back(
+    arguments: Arguments, tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    """After forward and backward, with gradients of earlier batches that wait for a step."""
+    flags = [*arguments, *ONES, "--hyp", str(hyp_with("WIoU", tmp_path))]
+    ended = subprocess.run(
+        [sys.executable, "-c", LONG_BATCH, *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, "stopped in a batch" in ended.stdout) == (143, True), ended.stderr
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    state = torch.load(last, weights_only=True)["resume"]
+    assert (state["epoch"], state["batch"]) == (1, 2)
+    assert state["since_step"] and state["gradients"]
+    train.main(["--resume", str(last)])
+    assert_same_run(whole("WIoU"), tmp_path / "exp")
+    assert_same_running_mean(whole("WIoU"), tmp_path / "exp")
 
 
 @pytest.mark.slow

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from training.config import TrainConfig
 from training.optim import Schedule
 from training.run_folder import RunFolder
 from training.state import TrainingState
-from utils.console import progress
+from utils.console import LOGGER, progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
 from utils.data.loader import Loader
@@ -23,7 +24,7 @@ from utils.device import amp_dtype, autocast, memory_format
 from utils.distributed import Process, any_process, mean_over_processes
 from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
-from utils.interrupt import Stopped, StopRequest
+from utils.interrupt import Stopped, StopRequest, on_cut_off
 from utils.losses.detection import DetectionLoss
 from utils.seeding import generator_for
 
@@ -83,7 +84,8 @@ def train_one_epoch(
     visible, total = None if training.process.is_main else False, len(loader)
     title, complete = f"epoch {state.epoch}", False
     # several processes stop together, after a batch; the batch that one of them waits for has to come
-    source = stop.awaiting(loader) if training.process.world_size == 1 else loader
+    alone = training.process.world_size == 1
+    source = stop.awaiting(loader) if alone else loader
     with (
         suppress(Stopped),
         progress(source, title, total=total, done=state.batch, visible=visible) as batches,
@@ -95,15 +97,16 @@ def train_one_epoch(
                 on_batch(step, batch)
             images = _to_model(batch.images, training)
             targets = batch.targets.to(device)
-            with autocast(device, dtype):
-                predictions = model(images)
-            loss, items = training.criterion(predictions, targets)
-            broken, stopping = any_process([not math.isfinite(loss.item()), bool(stop.requested)], device)
-            if broken:
-                raise NonFiniteLoss(
-                    f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch}"
-                )
-            state.scaler.scale(loss * scale).backward()
+            with _saved_when_cut_off(training) if alone else nullcontext():
+                with autocast(device, dtype):
+                    predictions = model(images)
+                loss, items = training.criterion(predictions, targets)
+                broken, stopping = any_process([not math.isfinite(loss.item()), bool(stop.requested)], device)
+                if broken:
+                    raise NonFiniteLoss(
+                        f"the loss became {loss.item()} in epoch {state.epoch}, batch {state.batch}"
+                    )
+                state.scaler.scale(loss * scale).backward()
             state.loss_sum += items
             state.batch += 1
             state.since_step += 1
@@ -141,6 +144,25 @@ def is_frozen(layer: nn.Module) -> bool:
     """Whether a layer has weights and none of them is trained."""
     weights = list(layer.parameters())
     return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
+@contextmanager
+def _saved_when_cut_off(training: Training) -> Iterator[None]:
+    """Context of the computation of a batch, which may take longer than a signal has patience: then the state
+    is saved as it was before the batch."""
+    state, run, moving = training.state, training.run, threading.Lock()
+    before = state.before_batch()
+
+    def save() -> None:
+        # whoever has the lock keeps it: either the weights move, or they are saved and the process ends
+        if moving.acquire(blocking=False) and state.is_finite():
+            state.save(run.last, before)
+            LOGGER.info(f"stopped in a batch; continue with: python train.py --resume {run.last}")
+
+    with on_cut_off(save):
+        yield
+        moving.acquire()
+    state.gather(before)
 
 
 def _optimizer_step(state: TrainingState) -> None:

@@ -44,6 +44,21 @@ class BestEpoch:
         return epoch - self.latest
 
 
+@dataclass(frozen=True)
+class BeforeBatch:
+    """What a batch changes before the weights take a step, as it was before.
+
+    Attributes:
+        buffers: of the model, by name: the statistics of BatchNorm.
+        gradients: of earlier batches, by the name of the parameter, that wait for the step.
+        iou_loss: the running mean.
+    """
+
+    buffers: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    iou_loss: float
+
+
 @dataclass
 class TrainingState:
     """A training run at one moment.
@@ -88,14 +103,37 @@ class TrainingState:
         tensors = [*self.model.state_dict().values(), *self.ema.model.state_dict().values()]
         return all(bool(torch.isfinite(t).all()) for t in tensors if t.dtype.is_floating_point)
 
-    def save(self, path: Path) -> None:
-        """Write all that `restore` needs."""
+    def before_batch(self) -> BeforeBatch:
+        """What has to be kept so that the state can be saved while a batch is computed.
+
+        Gradients begin anew; `gather` adds the earlier ones, to the same bits as if they had been there.
+        """
+        model = self.model
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        for parameter in model.parameters():
+            parameter.grad = None
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        return BeforeBatch(buffers, gradients, self.iou_loss.value)
+
+    def gather(self, before: BeforeBatch) -> None:
+        """Add the gradients of earlier batches to those of the batch that is done."""
+        for name, parameter in self.model.named_parameters():
+            if (earlier := before.gradients.get(name)) is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier.add_(parameter.grad)
+
+    def save(self, path: Path, before: BeforeBatch | None = None) -> None:
+        """Write all that `restore` needs; while a batch is computed, as it was `before`."""
+        weights = self.model.state_dict()
         pending = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+        mean = self.iou_loss.value
+        if before is not None:
+            weights |= {name: buffer for name, buffer in before.buffers.items() if name in weights}
+            pending, mean = before.gradients, before.iou_loss
         resume = {
             **{name: getattr(self, name) for name in self.COUNTERS},
             "best": asdict(self.best),
             "loss_sum": self.loss_sum,
-            "iou_loss": self.iou_loss.value,
+            "iou_loss": mean,
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
             "gradients": pending if self.since_step else {},
@@ -104,7 +142,7 @@ class TrainingState:
         }
         content = {
             **self._description(),
-            "model": self.model.state_dict(),
+            "model": weights,
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "resume": resume,

@@ -169,10 +169,10 @@ def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iter
     name = re.compile(re.escape(prefix) + "[0-9a-f]{16}")
     for entry in list(parent.iterdir()):
         if name.fullmatch(entry.name) and entry.is_dir():
-            _remove_abandoned(entry / OWNER, partial(shutil.rmtree, entry, ignore_errors=True))
+            _remove_abandoned(entry / OWNER, partial(_remove_folder, entry))
     while True:
         folder = parent / f"{prefix}{secrets.token_hex(8)}"
-        remove = partial(shutil.rmtree, folder, ignore_errors=True)
+        remove = partial(_remove_folder, folder)
         try:
             folder.mkdir(mode=0o700)
             with on_cut_off(remove), (folder / OWNER).open("xb") as owner:
@@ -181,6 +181,18 @@ def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iter
                     return
         finally:
             remove()
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a temporary folder, and by what it is known as one at the very end: what cannot be removed now
+    is removed another time."""
+    with contextlib.suppress(OSError):
+        for entry in [entry for entry in folder.iterdir() if entry.name != OWNER]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        shutil.rmtree(folder)
 
 
 def sweep(folder: Path) -> None:

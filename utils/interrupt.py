@@ -29,7 +29,7 @@ STOPPING = tuple(
 )
 PATIENCE = 3.0  # seconds from the first signal to the end by force
 AGAIN, MOMENT = 255, 0.02  # what stands for a lost exception; seconds until it is raised again
-CLEANING = 0.5  # seconds that removing temporary files may take then: their disk may be what hangs
+CLEANING = 1.5  # seconds that saving and removing temporary files may take then: the disk may be what hangs
 
 _clean_ups: dict[object, Callable[[], object]] = {}
 

@@ -110,6 +110,20 @@ def test_what_a_kill_left_goes_at_the_next_start_and_what_is_in_use_stays(
     assert (tmp_path / "file").read_bytes() == b"half"  # all that it wrote, and no more
 
 
+def test_a_folder_that_cannot_be_removed_now_is_removed_another_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(path: Path, **_: object) -> None:
+        raise OSError(16, "Device or resource busy", str(path))
+
+    with monkeypatch.context() as patch, temporary_folder(tmp_path, "x-") as folder:
+        (folder / "mounted").mkdir()
+        patch.setattr(files.shutil, "rmtree", busy)
+    assert folder.exists()
+    with temporary_folder(tmp_path, "x-"):
+        assert not folder.exists()
+
+
 def test_a_run_removes_what_killed_runs_of_its_name_left(tmp_path: Path) -> None:
     left = [tmp_path / place / ".last.pt.01234567.lean5-tmp" for place in ("exp/weights", "exp2", "other")]
     for file in left:
