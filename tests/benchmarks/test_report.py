@@ -143,7 +143,7 @@ def test_in_a_browser(files: tuple[Path, Path], width: int, own: bool) -> None:
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--window-size={width},900", f"--user-data-dir={probed.parent / 'profile'}", "--dump-dom"]
     ended = subprocess.run(
-        [*command, probed.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, probed.as_uri()], capture_output=True, encoding="utf-8", timeout=120, check=True
     )
     assert "CONSOLE" not in ended.stderr  # where the browser tells of errors in scripts
     found = re.search(r"<title>(.*)</title>", ended.stdout)
