@@ -21,6 +21,7 @@ from utils.files import ROOT, TEMPORARY
 
 MARK = "LEAN5_RUN"
 LIMIT = 5.0  # seconds from a signal to the end
+LEAVING = 1.0  # seconds that a process may take to leave when all is done
 GLANCE = 0.02
 
 _running: set[int] = set()  # sessions of commands that have not ended
@@ -69,6 +70,14 @@ class Ended:
     peak: float
     output: str
     orphans: list[str] = field(default_factory=list)
+
+    @property
+    def outside(self) -> bool:
+        """The signal came while Python itself was starting, or when all was done and memory was given back."""
+        if not self.hit:
+            return False
+        done = self.status in (0, 1, 2) and self.dying < LEAVING * slowness()
+        return done or self.status < 0 or self.output.rstrip() == "KeyboardInterrupt"
 
     @property
     def refused(self) -> bool:
