@@ -71,13 +71,11 @@ class Ended:
     output: str
     orphans: list[str] = field(default_factory=list)
 
-    @property
-    def outside(self) -> bool:
-        """The signal came while Python itself was starting, or when all was done and memory was given back."""
-        if not self.hit:
-            return False
+    def outside(self, number: int) -> bool:
+        """Whether the signal came while Python itself was starting, or when all was done already."""
         done = self.status in (0, 1, 2) and self.dying < LEAVING * slowness()
-        return done or self.status < 0 or self.output.rstrip() == "KeyboardInterrupt"
+        starting = self.status == -number or self.output.rstrip() == "KeyboardInterrupt"
+        return self.hit and (done or starting)
 
     @property
     def refused(self) -> bool:

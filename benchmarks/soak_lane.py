@@ -121,7 +121,7 @@ class Lane:
         if left := set(self.traces()) - self.old:
             self.report.fault("leak", f"{sorted(left)} after {again}")
             self.old |= left
-        if ended.outside:
+        if ended.outside(blow.number):
             return ended
         if "Traceback" in ended.output or (ended.hit and ended.status != 128 + blow.number):
             self.report.fault("defect", f"status {ended.status} after {again}\n{ended.output[-3000:]}")

@@ -78,7 +78,7 @@ def kill(name: str, place: Path, blow: Blow) -> Ended:
     """Kill a command, and look at how it ended."""
     print(f"{name}: {blow}")
     ended = carry_out(command(name, place), place / "tmp", blow)
-    if ended.hit and not ended.outside:
+    if ended.hit and not ended.outside(blow.number):
         assert "Traceback" not in ended.output, ended.output
         assert ended.status == 128 + blow.number, ended.output
     if ended.hit:
