@@ -21,6 +21,7 @@ from utils.files import ROOT, TEMPORARY
 
 MARK = "LEAN5_RUN"
 LIMIT = 5.0  # seconds from a signal to the end
+LEAVING = 1.0  # seconds that a process may take to leave when all is done
 GLANCE = 0.02
 
 _running: set[int] = set()  # sessions of commands that have not ended
@@ -69,6 +70,12 @@ class Ended:
     peak: float
     output: str
     orphans: list[str] = field(default_factory=list)
+
+    def outside(self, number: int) -> bool:
+        """Whether the signal came while Python itself was starting, or when all was done already."""
+        done = self.status in (0, 1, 2) and self.dying < LEAVING * slowness()
+        starting = self.status == -number or self.output.rstrip() == "KeyboardInterrupt"
+        return self.hit and (done or starting)
 
     @property
     def refused(self) -> bool:

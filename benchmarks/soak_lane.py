@@ -121,8 +121,8 @@ class Lane:
         if left := set(self.traces()) - self.old:
             self.report.fault("leak", f"{sorted(left)} after {again}")
             self.old |= left
-        if ended.hit and ended.status == -blow.number:
-            return ended  # Python itself was starting or loading packages yet, or all was done
+        if ended.outside(blow.number):
+            return ended
         if "Traceback" in ended.output or (ended.hit and ended.status != 128 + blow.number):
             self.report.fault("defect", f"status {ended.status} after {again}\n{ended.output[-3000:]}")
         return ended
