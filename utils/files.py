@@ -123,6 +123,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         OSError: the folder is not writable or the disk is full; `path` is untouched, nothing is left behind.
     """
     sweep(path.parent)
+    writer = os.getpid()
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.lean5-tmp")
         whole = False
@@ -147,6 +148,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                     temporary.replace(path)
             break
         except BaseException as error:
+            if os.getpid() != writer:
+                raise  # of a fork; the file is its parent's
             with contextlib.suppress(OSError):
                 temporary.unlink()
             if isinstance(error, OSError) and error.filename is None:
@@ -170,6 +173,7 @@ def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iter
     for entry in list(parent.iterdir()):
         if name.fullmatch(entry.name) and entry.is_dir():
             _remove_abandoned(entry / OWNER, partial(_remove_folder, entry))
+    owner_process = os.getpid()
     while True:
         folder = parent / f"{prefix}{secrets.token_hex(8)}"
         remove = partial(_remove_folder, folder)
@@ -180,7 +184,8 @@ def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iter
                     yield folder
                     return
         finally:
-            remove()
+            if os.getpid() == owner_process:  # a fork that drops its copy of this generator comes here too
+                remove()
 
 
 def _remove_folder(folder: Path) -> None:

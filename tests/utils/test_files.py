@@ -260,3 +260,28 @@ def test_a_home_of_nobody_is_a_users_error() -> None:
 )
 def test_safe_names(text: str, name: str) -> None:
     assert safe_name(text) == name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_that_ends_leaves_its_parents_files(tmp_path: Path) -> None:
+    """As a child of `multiprocessing` does it: what its parent holds is dropped there, also generators."""
+    program = """
+import os, sys
+from contextlib import ExitStack
+from pathlib import Path
+from utils.files import atomic_write, temporary_folder
+place, stack = Path(sys.argv[1]), ExitStack()
+folder = stack.enter_context(temporary_folder(place))
+stack.enter_context(atomic_write(place / "file")).write(b"whole")
+if (child := os.fork()) == 0:
+    del stack
+    os._exit(0)
+os.waitpid(child, 0)
+assert folder.is_dir()
+stack.close()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
