@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from utils.interrupt import Stopped, StopRequest, quiet_until_watched
 
@@ -145,8 +145,9 @@ def lighten(
                 ) from None
             save(lightening, complete)
             if not complete:
-                LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
-                sys.exit(stop.exit_status)
+                leave(stop, run)
+    if stop.requested:  # while the last part was saved
+        leave(stop, run)
     conclude(lightening)
     return lightening
 
@@ -375,6 +376,12 @@ def save(lightening: Lightening, complete: bool) -> None:
         state.save_weights(run.best)
     state.save(run.last)
     write_results(run.results, state.results, COLUMNS)
+
+
+def leave(stop: StopRequest, run: RunFolder) -> NoReturn:
+    """End the process after a stop request; everything is saved."""
+    LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
+    sys.exit(stop.exit_status)
 
 
 def conclude(lightening: Lightening) -> None:

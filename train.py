@@ -154,6 +154,8 @@ def train(
             if not complete:
                 leave(stop, run, process)
             curves.epoch(state.results[-1])
+    if stop.requested:  # while the last epoch was saved and its pictures drawn
+        leave(stop, run, process)
     return training
 
 

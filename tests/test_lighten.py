@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -96,6 +98,21 @@ def test_killed_and_resumed_equals_uninterrupted(arguments: tuple[str, ...], tmp
         resumed = run("--resume", str(last), command=COMMAND)
         assert resumed.returncode == 0, resumed.stderr
         assert_same_run(tmp_path / "whole", tmp_path / name)
+
+
+def test_a_signal_in_the_last_save_ends_the_run(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*args: Any) -> None:
+        write(*args)
+        if len(args[1]) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    write = lighten.write_results
+    monkeypatch.setattr(lighten, "write_results", signalled)
+    with pytest.raises(SystemExit) as ended:
+        lighten.main([*arguments, "--steps", "12"])
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_frames_of_a_video(teacher: Path, tmp_path: Path) -> None:

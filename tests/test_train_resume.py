@@ -134,6 +134,20 @@ def stop_while_validating(patch: pytest.MonkeyPatch, number: signal.Signals) -> 
     patch.setattr(engine, "evaluate", signalled)
 
 
+def test_a_signal_while_the_last_pictures_are_drawn(arguments: Arguments, tmp_path: Path) -> None:
+    def signalled(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        drawn(*args)
+
+    drawn = train.RunPictures.__exit__
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(train.RunPictures, "__exit__", signalled)
+        train.main([*arguments, "--epochs", "1"])
+    assert ended.value.code == 128 + signal.SIGTERM
+    done = run("--resume", str(tmp_path / "exp" / "weights" / "last.pt"))
+    assert done.returncode == 0 and "the run is finished" in done.stderr + done.stdout
+
+
 # WIoU keeps a running mean, which is one more thing to restore
 @pytest.mark.parametrize(
     ("stop", "done", "number", "iou"),
