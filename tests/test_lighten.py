@@ -19,6 +19,7 @@ import val
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.training_runs import assert_same_run, rows, run, start, tensors, wait_until
+from training.lightening import setup
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.errors import UserError
 
@@ -108,8 +109,8 @@ def test_a_signal_in_the_last_save_ends_the_run(
         if len(args[1]) == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    write = lighten.write_results
-    monkeypatch.setattr(lighten, "write_results", signalled)
+    write = setup.write_results
+    monkeypatch.setattr(setup, "write_results", signalled)
     with pytest.raises(SystemExit) as ended:
         lighten.main([*arguments, "--steps", "12"])
     assert ended.value.code == 128 + signal.SIGTERM

@@ -1,9 +1,8 @@
-"""Pictures without labels: where they come from, which are held out, and what the teacher sees on those."""
+"""Pictures without labels: where they come from, and which are held out."""
 
 from __future__ import annotations
 
 import os
-import reprlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,28 +10,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
-from models.yolo import DetectionModel
-from utils.boxes import xyxy_to_xywh
-from utils.console import LOGGER, progress, warn
-from utils.data.dataset import DetectionDataset
+from utils.console import progress, warn
 from utils.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from utils.data.index import DatasetIndex, index_pictures
-from utils.data.loader import Loader
 from utils.data.report import Fault, LabelReport
 from utils.data.sources import expand, is_stream, read_file, suffix_of
 from utils.errors import UserError
-from utils.evaluation.evaluate import EvaluationOptions, ImageResult, evaluate
 from utils.files import atomic_write
 from utils.pipeline import thread_pool
 from utils.seeding import generator_for
 
 LEAST, FEW = 4, 20  # pictures; below the first nothing can be learnt, below the second little
 HELD_OUT, MOST_HELD_OUT = 0.15, 300
-FEW_BOXES = 50
 SAMPLE = 200  # pictures that are looked at for copies of each other
-CONFIDENT = EvaluationOptions(conf_thres=0.25, iou_thres=0.45)  # as detect.py
 
 
 @dataclass(frozen=True)
@@ -143,59 +134,3 @@ def _kept(place: str, folder: Callable[[], Path], vid_stride: int) -> list[str]:
     except UserError as error:
         warn(f"{'read in part' if files else 'left out'}: {error}")
     return files
-
-
-def as_seen_by(
-    teacher: DetectionModel, index: DatasetIndex, imgsz: int, batch_size: int, workers: int
-) -> DatasetIndex:
-    """The same pictures with the teacher's confident boxes as labels.
-
-    Raises:
-        UserError: it sees nothing on any of them.
-    """
-    seen: dict[str, np.ndarray] = {}
-
-    def note(result: ImageResult) -> None:
-        height, width = result.shape
-        found = result.detections.numpy()
-        boxes = xyxy_to_xywh(torch.from_numpy(found[:, :4].clip(0, [width, height, width, height])))
-        normalised = boxes.numpy() / np.array([width, height, width, height], np.float32)
-        seen[result.path] = np.concatenate((found[:, 5:6], normalised), axis=1).astype(np.float32)
-
-    loader = held_loader(teacher, index, imgsz, batch_size, workers)
-    device = teacher.stride.device
-    evaluate(teacher.eval(), loader, device, teacher.names, CONFIDENT, on_image=note)
-    gone = next((path for path in index.paths() if path not in seen), None)
-    if gone is not None:
-        raise UserError(f"{gone}: cannot be read any more; put it back, or take it out and start anew")
-    rows = [seen[path] for path in index.paths()]
-    empty = sum(not len(boxes) for boxes in rows)
-    if empty == len(rows):
-        known = reprlib.repr([*teacher.names.values()])
-        raise UserError(
-            f"the teacher sees nothing on the {len(rows)} pictures held out, at {imgsz} px and confidence "
-            f"{CONFIDENT.conf_thres}; --source must show what it knows: {known}"
-        )
-    if empty > len(rows) / 2:
-        warn(f"the teacher sees nothing on {empty} of the {len(rows)} pictures held out")
-    boxes = sum(map(len, rows))
-    LOGGER.info(f"held out: {len(rows)} pictures with {boxes} confident boxes of the teacher")
-    if boxes < FEW_BOXES:
-        warn(f"{boxes} boxes are few to measure by; agreement will be rough")
-    return index.with_boxes(rows)
-
-
-def held_loader(
-    model: DetectionModel, index: DatasetIndex, imgsz: int, batch_size: int, workers: int
-) -> Loader:
-    """Validation batches of pictures for a network, each once."""
-    dataset = DetectionDataset(
-        index,
-        imgsz,
-        rect=True,
-        pad=0.5,
-        batch_size=batch_size,
-        stride=model.multiple,
-        channels=model.channels,
-    )
-    return Loader(dataset, workers=workers, shuffle=False)

@@ -1,0 +1,269 @@
+"""A lightening run before its first step: teacher, student, pictures, and the plan."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.summary import layer_costs, summary_line
+from models.transfer import inherit, with_batch_norms
+from models.weights import find_weights, load_model
+from models.yolo import DetectionModel
+from training.lightening.config import LightenConfig
+from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
+from training.lightening.measure import agreement, as_seen_by, held_loader
+from training.lightening.pair import Pair
+from training.lightening.pictures import (
+    Pictures,
+    find_pictures,
+    open_pictures,
+    read_list,
+    write_list,
+)
+from training.run_folder import RunFolder, write_results
+from training.state import TrainingState
+from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
+from utils.console import LOGGER, warn
+from utils.counting.measure import count_parameters
+from utils.data.dataset import DetectionDataset
+from utils.data.letterbox import rounded_size
+from utils.data.loader import Loader
+from utils.device import amp_dtype, memory_format, select_device
+from utils.errors import UserError
+from utils.hyperparameters import Hyperparameters
+
+LARGEST_SIDE = 16384
+LITTLE = 0.05  # of the parameters
+
+COLUMNS = (
+    "part", "step", "stage_error", "output_error", "loss", "agreement/precision", "agreement/recall",
+    "agreement/mAP_0.5", "agreement/mAP_0.5:0.95", "lr",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Lightening:
+    """A run that is set up."""
+
+    config: LightenConfig
+    run: RunFolder
+    course: Course
+    held: Loader
+    pictures: Pictures
+    teacher: Path
+
+    @property
+    def state(self) -> TrainingState:
+        return self.course.state
+
+    def save(self, complete: bool) -> None:
+        """Write what a resume needs, the results so far, and the best weights when this part made them.
+
+        Raises:
+            UserError: the weights are not finite; the files of the part before stay as they are.
+        """
+        state, run = self.state, self.run
+        if not state.is_finite():
+            raise UserError(f"a weight became non-finite; the last finite checkpoint is {run.last}")
+        if complete and state.best.epoch == state.epoch - 1:
+            state.save_weights(run.best)
+        state.save(run.last)
+        write_results(run.results, state.results, COLUMNS)
+
+
+def set_up(
+    config: LightenConfig, hyp: Hyperparameters, run: RunFolder | None, checkpoint: Mapping[str, Any] | None
+) -> Lightening:
+    """Teacher, student, pictures and state, new or as the checkpoint left them.
+
+    A run that is refused leaves no folder behind.
+    """
+    made: list[RunFolder] = []
+
+    def folder() -> RunFolder:
+        if not made:
+            made.append(run or RunFolder.create(config.project, config.name, config.exist_ok))
+        return made[0]
+
+    try:
+        return _set_up(config, hyp, run, checkpoint, folder)
+    except BaseException:
+        if made and run is None and not config.exist_ok and not made[0].last.is_file():
+            shutil.rmtree(made[0].root, ignore_errors=True)
+        raise
+
+
+def _set_up(
+    config: LightenConfig,
+    hyp: Hyperparameters,
+    run: RunFolder | None,
+    checkpoint: Mapping[str, Any] | None,
+    folder: Callable[[], RunFolder],
+) -> Lightening:
+    device = select_device(config.device)
+    path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
+    teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
+    student = (
+        build_student(config, teacher, path, run is not None)
+        .to(device)
+        .to(memory_format=memory_format(device))
+    )
+    pair = Pair(student, teacher)
+    config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
+    imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
+    files = (
+        read_list(kept_list(run))
+        if run
+        else find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
+    )
+    pictures = open_pictures(files, config.seed)
+    seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
+    held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
+    dataset = DetectionDataset(
+        pictures.train,
+        imgsz,
+        hyp=hyp,
+        augment=True,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        channels=teacher.channels,
+    )
+    loader = Loader(dataset, workers=config.workers, shuffle=True, seed=config.seed)
+    dtype = amp_dtype(config.amp, device)
+    state = TrainingState(
+        model=student,
+        ema=average_of(pair),
+        optimizer=build_optimizer(pair),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
+        hyp=hyp,
+        train_args=dataclasses.asdict(config),
+        loss_sum=torch.zeros(3, device=device),
+    )
+    course = Course(pair, loader, state, [], device, dtype)
+    if checkpoint is not None and run is not None:
+        state.restore(checkpoint)
+        if pictures.fingerprint() != state.lightened["fingerprint"]:
+            raise UserError(
+                f"the pictures are not those that this run was started with; put back what {kept_list(run)} "
+                "lists, or start anew"
+            )
+        done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
+        LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
+    else:
+        begin(config, course, held, pictures, path)
+    lightening = Lightening(config, folder(), course, held, pictures, path)
+    course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
+    if checkpoint is None:
+        announce(lightening)
+        lightening.save(complete=False)
+    return lightening
+
+
+def kept_list(run: RunFolder) -> Path:
+    """The file in the run folder that lists the pictures of the run."""
+    return run.root / "pictures.list"
+
+
+def warn_of_oddities(
+    config: LightenConfig, student: DetectionModel, teacher: DetectionModel, share: float
+) -> None:
+    """Say so when the student is no lighter than the teacher, or begins with next to nothing of it."""
+    own, its = count_parameters(student), count_parameters(teacher)
+    if own >= its:
+        warn(f"{config.cfg} is not lighter: {own:,} parameters, the teacher has {its:,}")
+    if share < LITTLE:
+        warn(
+            f"{config.cfg} can hold next to nothing of the teacher's weights (other widths?): it begins from "
+            "scratch, and needs far more time and pictures"
+        )
+
+
+def build_student(
+    config: LightenConfig, teacher: DetectionModel, path: Path, resuming: bool
+) -> DetectionModel:
+    """The lighter network with what it can hold of the teacher.
+
+    Raises:
+        UserError: its yaml is faulty, or it is the teacher's own.
+    """
+    student = DetectionModel(config.cfg, ch=teacher.yaml["ch"], nc=teacher.nc)
+    student.names = teacher.names
+    if student.channels != teacher.channels:
+        raise UserError(
+            f"{config.cfg} takes pictures of {student.channels} channels, the teacher of {teacher.channels}"
+        )
+    if student.head.anchors.shape != teacher.head.anchors.shape:
+        raise UserError(f"{config.cfg}: its head has other levels or anchors than the teacher's")
+    report = inherit(student, teacher, exclude=())
+    student.yaml["anchors"] = teacher.yaml["anchors"]
+    if not resuming:
+        LOGGER.info(f"{path}: {report}")
+        warn_of_oddities(config, student, teacher, report.share)
+    if config.verbose:
+        LOGGER.info("\n".join((report.table(), *report.details())))
+    return student
+
+
+def begin(config: LightenConfig, course: Course, held: Loader, pictures: Pictures, path: Path) -> None:
+    """Decide how many steps the run takes, and note what it starts from.
+
+    Raises:
+        UserError: there is nothing to learn.
+    """
+    pair = course.pair
+    if not pair.new:
+        raise UserError(f"{config.cfg} describes the teacher's own network; name a lighter one with --cfg")
+    rounded = copy.deepcopy(pair.teacher).half().float()
+    course.state.lightened = {
+        "teacher": str(path),
+        "source": config.source,
+        "pictures": len(pictures.train) + len(pictures.held),
+        "fingerprint": pictures.fingerprint(),
+        "steps": config.steps or steps_in(config.minutes, pair, course),
+        "agreement": {
+            "ceiling": agreement(rounded, held, course.device)[3],
+            "start": agreement(pair.student, held, course.device)[3],
+        },
+    }
+
+
+def announce(lightening: Lightening) -> None:
+    """Write and say what the run starts with."""
+    config, course, run = lightening.config, lightening.course, lightening.run
+    pair, imgsz = course.pair, course.loader.dataset.size
+    save_teacher(lightening.teacher, run.last.with_name("teacher.pt"))
+    write_list(kept_list(run), lightening.pictures)
+    run.write_yaml("opt.yaml", dataclasses.asdict(config))
+    run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
+    for name, model in (("teacher", pair.teacher), ("student", pair.student)):
+        costs = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
+        LOGGER.info(f"{name}: {summary_line(model, costs, model.yaml['ch'], imgsz)}")
+    known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
+    LOGGER.info(
+        f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}, "
+        f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
+    )
+    shares = known["agreement"]
+    LOGGER.info(
+        f"agreement (mAP50-95): {shares['start']:.3f} at the start; teacher with rounded weights "
+        f"{shares['ceiling']:.3f}"
+    )
+
+
+def save_teacher(teacher: Path, path: Path) -> None:
+    """Keep the teacher with the run, so that it can be resumed whatever becomes of the file."""
+    content = read_checkpoint(teacher)
+    write_checkpoint(path, {**content, "model": inference_state(content), "ema": None, "optimizer": None})
+
+
+def size_of(path: Path) -> int:
+    """The size in pixels that a network was trained at; 640 where its file does not say."""
+    settings = read_checkpoint(path)["train_args"]
+    size = settings.get("imgsz") if isinstance(settings, dict) else None
+    return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640
