@@ -131,6 +131,9 @@ def _begin(prepare: Callable[..., object] | None, *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+        for number in STOPPING:
+            before = signal.signal(number, signal.SIG_IGN)  # forgets one that came for the group meanwhile
+            signal.signal(number, before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # one that is named can be ended
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -176,3 +177,19 @@ def test_workers_share_the_index_of_a_large_data_set() -> None:
         for before, after in [job.result() for job in [pool.submit(look_at_all) for _ in range(2)]]:
             assert before < 100
             assert after - before < 5
+
+
+@LINUX
+def test_a_signal_to_the_group_while_a_worker_begins_is_not_for_it() -> None:
+    begin = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # as in the server, before there are threads
+os.kill(os.getpid(), signal.SIGTERM)
+from utils.data import workers
+workers._begin(None)
+print("goes on", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)  # one that is named can be ended
+print("still")
+"""
+    ended = subprocess.run([sys.executable, "-c", begin], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("goes on\n", -signal.SIGTERM)
