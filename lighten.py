@@ -2,6 +2,7 @@
 
     python lighten.py --weights best.pt --cfg yolov5n-slimneck.yaml --source photographs/
     python lighten.py --weights best.pt --cfg yolov5n-csppc.yaml --source a.txt --minutes 60 --data bccd.yaml
+    python lighten.py --weights best.pt --width 0.75 --source photographs/    # the same network, but narrower
     python lighten.py --resume                               # the newest run, from its last checkpoint
 
 The lighter network takes over what its layers can hold, is fitted stage by stage, then learns as a whole. How
@@ -153,9 +154,10 @@ def conclude(lightening: Lightening) -> None:
 
 def check_flags(config: LightenConfig) -> None:
     """Raise a UserError when a flag that has no default is missing."""
-    for name, example in (("cfg", "yolov5n-slimneck.yaml"), ("source", "photographs/")):
-        if not getattr(config, name):
-            raise UserError(f"--{name} is missing; as in --{name} {example}")
+    if not config.cfg and config.width == 1:
+        raise UserError("--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75")
+    if not config.source:
+        raise UserError("--source is missing; as in --source photographs/")
     if config.data:
         load_data_spec(config.data, needed=("val",))  # not after all the learning
 

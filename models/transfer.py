@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.alignment import align
 from models.blocks.conv import Conv, batch_norm
 from models.blocks.taking import Take, tensors_of
+from models.narrowing import CannotNarrow, narrowed
 from models.parse import IMAGE, Layer
 from models.stem import for_channels
 from models.yolo import DetectionModel
@@ -46,13 +47,19 @@ class TransferReport:
         layers: by index and block, in the order of the model; those without tensors are left out.
         kept: by the name of each tensor that kept its initial value, the reason.
         remade: what was done to kernels over an image of other channels; empty when there were none.
-        origins: by the index of a layer, what it was made from; of a transfer by structure only.
+        origins: by the index of a layer, what it was made from; this and what follows, of a transfer by
+            structure only.
+        pairs: by the index of a layer, that of the layer in whose place it stands.
+        chosen: of a model narrower than the teacher, by the index of a layer of the teacher the channels that
+            were kept.
     """
 
     layers: dict[tuple[int, str], Counts]
     kept: dict[str, str]
     remade: str = ""
     origins: dict[int, str] = field(default_factory=dict)
+    pairs: dict[int, int] = field(default_factory=dict)
+    chosen: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, layer: Layer, own: str, tensor: Tensor, reason: str) -> None:
         """Count a tensor of a layer, `own` its name there; `reason` says why it was kept, if it was."""
@@ -129,15 +136,17 @@ def inherit(
     """Take over, in place, what each layer of `model` can hold of the layer of `teacher` in whose place it
     stands.
 
-    A layer that stands where none did returns its input where its form allows.
+    A layer that stands where none did returns its input where its form allows. Of a wider teacher the most
+    telling channels are taken (`narrowing.py`).
 
     Args:
         teacher: its layers may be others, its classes too.
         exclude: as in `transfer`.
     """
-    teacher = with_batch_norms(teacher)
+    teacher, chosen = at_width_of(model, with_batch_norms(teacher))
     source, remade = for_channels(model, teacher.state_dict())
-    report, pairs = TransferReport({}, {}, remade), align(model, teacher)
+    pairs = align(model, teacher)
+    report = TransferReport({}, {}, remade, pairs=pairs, chosen=chosen)
     for layer, module in zip(model.layers, model.model, strict=True):
         tensors = tensors_of(module)
         take = Take(keep=[t for own, t in tensors if any(p in f"model.{layer.index}.{own}" for p in exclude)])
@@ -145,7 +154,7 @@ def inherit(
         if layer.index in pairs:
             origin = teacher.layers[pairs[layer.index]]
             take.module(module, teacher.model[origin.index])
-            report.origins[layer.index] = f"{origin.index} {origin.name}"
+            report.origins[layer.index] = f"{origin.index} {origin.name}{_share(chosen.get(origin.index))}"
             if remade and IMAGE in layer.sources:
                 take.named(tensors, {own: source.get(f"model.{layer.index}.{own}") for own, _ in tensors})
         elif callable(pass_through := getattr(module, "pass_through", None)):
@@ -155,6 +164,27 @@ def inherit(
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
             report.add(layer, own, tensor, "" if take.has(tensor) else reason)
     return report
+
+
+def at_width_of(model: DetectionModel, teacher: DetectionModel) -> tuple[DetectionModel, dict[int, Tensor]]:
+    """The teacher with as many channels as `model` has, where that is narrower; else, and where its channels
+    cannot be chosen, the teacher itself.
+
+    Returns:
+        The teacher, and the channels that were kept by the index of each layer that gives one map.
+    """
+    if model.yaml["width_multiple"] >= teacher.yaml["width_multiple"]:
+        return teacher, {}
+    try:
+        with torch.random.fork_rng(devices=[]):  # initial weights that are not kept
+            slim, chosen = narrowed(copy.deepcopy(teacher).cpu(), model.yaml["width_multiple"])
+    except CannotNarrow:
+        return teacher, {}
+    return slim.to(teacher.stride.device), chosen
+
+
+def _share(chosen: Tensor | None) -> str:
+    return "" if chosen is None else f", {len(chosen)} of its channels"
 
 
 def with_batch_norms(model: DetectionModel) -> DetectionModel:

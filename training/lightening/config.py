@@ -16,7 +16,11 @@ class LightenConfig(RunConfig):
     free = ("data",)
 
     weights: str = flag("", "the trained detector; default: the newest best.pt in runs/train")
-    cfg: str = flag("", "yaml of the lighter network (a name is also looked up in models/)")
+    cfg: str = flag(
+        "",
+        "yaml of the lighter network (a name is also looked up in models/); with --width the teacher's own",
+    )
+    width: float = flag(1.0, "that network at this fraction of its width", rule=between(0.05, 1.0))
     source: str = flag("", "photographs: a folder, glob, list file, image or video, as detect.py takes them")
     data: str = flag("", f"measure the true mAP of both at the end: {DATA_HELP}")
     imgsz: int | None = flag(
@@ -44,3 +48,9 @@ class LightenConfig(RunConfig):
     exist_ok: bool = flag(False, "write into an existing run folder")
     seed: int = flag(0, "seed of everything random", rule=SEED)
     verbose: bool = flag(False, "report by layer and tensor what was taken over")
+
+    @property
+    def student(self) -> str:
+        """What the lighter network is, in words."""
+        own = self.cfg or "the teacher's network"
+        return own if self.width == 1 else f"{own} at {self.width:g} of its width"

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.alignment import align
 from models.parse import IMAGE, Layer
 from models.registry import lookup, stacked
+from models.transfer import TransferReport
 from models.yolo import DetectionModel
 from training.lightening.losses import feature_error
 
@@ -28,9 +29,14 @@ class Pair:
         new: the layers that are not the teacher's own.
     """
 
-    def __init__(self, student: DetectionModel, teacher: DetectionModel) -> None:
+    def __init__(
+        self, student: DetectionModel, teacher: DetectionModel, report: TransferReport | None = None
+    ) -> None:
+        """`report` is that of `inherit`, which made the student."""
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
-        pairs = align(student, teacher)
+        pairs = report.pairs if report else align(student, teacher)
+        device = teacher.stride.device
+        self._chosen = {j: kept.to(device) for j, kept in report.chosen.items()} if report else {}
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
         self.shared, ends = self._shared(pairs), self._ends(pairs)
         self.cuts = {own: its for own, its in pairs.items() if own in ends and own >= self.shared}
@@ -48,8 +54,13 @@ class Pair:
             own
             for own, its in pairs.items()
             if (its == last or lookup(self.teacher.layers[its].name).rule is stacked)
-            and self.student.layers[own].channels == self.teacher.layers[its].channels
+            and self.student.layers[own].channels == self._channels(its)
         }
+
+    def _channels(self, layer: int) -> int:
+        """Channels of a layer of the teacher that the student has too."""
+        kept = self._chosen.get(layer)
+        return self.teacher.layers[layer].channels if kept is None else len(kept)
 
     def _shared(self, pairs: Mapping[int, int]) -> int:
         teacher = self.teacher.state_dict()
@@ -79,6 +90,9 @@ class Pair:
             outputs[layer.index] = module(inputs if layer.joins else inputs[0])
             if layer.index in self._wanted:
                 maps[layer.index] = outputs[layer.index]
+        for index, kept in self._chosen.items():
+            if index in maps:
+                maps[index] = maps[index][:, kept]
         maps[IMAGE] = images
         return maps, outputs[self.teacher.layers[-1].index][1]
 

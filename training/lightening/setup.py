@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from models.cfg import load_cfg, validate_cfg
 from models.summary import layer_costs, summary_line
-from models.transfer import inherit, with_batch_norms
+from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
@@ -109,12 +110,9 @@ def _set_up(
     device = select_device(config.device)
     path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
-    student = (
-        build_student(config, teacher, path, run is not None)
-        .to(device)
-        .to(memory_format=memory_format(device))
-    )
-    pair = Pair(student, teacher)
+    student, report = build_student(config, teacher, path, run is not None)
+    student = student.to(device).to(memory_format=memory_format(device))
+    pair = Pair(student, teacher, report)
     config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
     files = (
@@ -176,30 +174,31 @@ def warn_of_oddities(
     """Say so when the student is no lighter than the teacher, or begins with next to nothing of it."""
     own, its = count_parameters(student), count_parameters(teacher)
     if own >= its:
-        warn(f"{config.cfg} is not lighter: {own:,} parameters, the teacher has {its:,}")
+        warn(f"{config.student} is not lighter: {own:,} parameters, the teacher has {its:,}")
     if share < LITTLE:
         warn(
-            f"{config.cfg} can hold next to nothing of the teacher's weights (other widths?): it begins from "
-            "scratch, and needs far more time and pictures"
+            f"{config.student} can hold next to nothing of the teacher's weights (other widths?): it begins "
+            "from scratch, and needs far more time and pictures"
         )
 
 
 def build_student(
     config: LightenConfig, teacher: DetectionModel, path: Path, resuming: bool
-) -> DetectionModel:
+) -> tuple[DetectionModel, TransferReport]:
     """The lighter network with what it can hold of the teacher.
 
     Raises:
         UserError: its yaml is faulty, or it is the teacher's own.
     """
-    student = DetectionModel(config.cfg, ch=teacher.yaml["ch"], nc=teacher.nc)
+    student = DetectionModel(description(config, teacher), ch=teacher.yaml["ch"], nc=teacher.nc)
     student.names = teacher.names
     if student.channels != teacher.channels:
         raise UserError(
-            f"{config.cfg} takes pictures of {student.channels} channels, the teacher of {teacher.channels}"
+            f"{config.student} takes pictures of {student.channels} channels, the teacher of "
+            f"{teacher.channels}"
         )
     if student.head.anchors.shape != teacher.head.anchors.shape:
-        raise UserError(f"{config.cfg}: its head has other levels or anchors than the teacher's")
+        raise UserError(f"{config.student}: its head has other levels or anchors than the teacher's")
     report = inherit(student, teacher, exclude=())
     student.yaml["anchors"] = teacher.yaml["anchors"]
     if not resuming:
@@ -207,7 +206,16 @@ def build_student(
         warn_of_oddities(config, student, teacher, report.share)
     if config.verbose:
         LOGGER.info("\n".join((report.table(), *report.details())))
-    return student
+    return student, report
+
+
+def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[str, Any]:
+    """The yaml of the student, by name, or its content where that is not as in the file."""
+    if config.width == 1:
+        return config.cfg
+    content = load_cfg(config.cfg) if config.cfg else teacher.yaml
+    validate_cfg(content, config.cfg)
+    return content | {"width_multiple": content["width_multiple"] * config.width}
 
 
 def begin(config: LightenConfig, course: Course, held: Loader, pictures: Pictures, path: Path) -> None:
@@ -218,7 +226,9 @@ def begin(config: LightenConfig, course: Course, held: Loader, pictures: Picture
     """
     pair = course.pair
     if not pair.new:
-        raise UserError(f"{config.cfg} describes the teacher's own network; name a lighter one with --cfg")
+        raise UserError(
+            f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
+        )
     rounded = copy.deepcopy(pair.teacher).half().float()
     course.state.lightened = {
         "teacher": str(path),
