@@ -7,6 +7,7 @@ place are found (`alignment.py`), and each takes what its form can hold (`blocks
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeGuard
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from models.alignment import align
 from models.blocks.conv import Conv, batch_norm
-from models.blocks.taking import Take, tensors_of
+from models.blocks.taking import Joined, Take, tensors_of
 from models.narrowing import CannotNarrow, narrowed
 from models.parse import IMAGE, Layer
 from models.stem import for_channels
@@ -61,11 +62,12 @@ class TransferReport:
     pairs: dict[int, int] = field(default_factory=dict)
     chosen: dict[int, Tensor] = field(default_factory=dict)
 
-    def add(self, layer: Layer, own: str, tensor: Tensor, reason: str) -> None:
-        """Count a tensor of a layer, `own` its name there; `reason` says why it was kept, if it was."""
+    def add(self, layer: Layer, own: str, tensor: Tensor, reason: str, share: float = 1.0) -> None:
+        """Count a tensor of a layer, `own` its name there; `reason` says why it was kept, if it was, and
+        `share` how much of it was taken over, if it was not."""
         size = tensor.numel() if isinstance(tensor, nn.Parameter) else 0
         before = self.layers.get((layer.index, layer.name), Counts(0, 0, 0, 0))
-        counts = (not reason, 1, 0 if reason else size, size)
+        counts = (not reason, 1, 0 if reason else round(share * size), size)
         self.layers[layer.index, layer.name] = Counts(*map(sum, zip(before, counts)))
         if reason:
             self.kept[f"model.{layer.index}.{own}"] = reason
@@ -149,7 +151,8 @@ def inherit(
     report = TransferReport({}, {}, remade, pairs=pairs, chosen=chosen)
     for layer, module in zip(model.layers, model.model, strict=True):
         tensors = tensors_of(module)
-        take = Take(keep=[t for own, t in tensors if any(p in f"model.{layer.index}.{own}" for p in exclude)])
+        keep = [t for own, t in tensors if any(p in f"model.{layer.index}.{own}" for p in exclude)]
+        take = Take(keep, joined_maps(layer, model, teacher, pairs))
         origin = None
         if layer.index in pairs:
             origin = teacher.layers[pairs[layer.index]]
@@ -162,8 +165,28 @@ def inherit(
             report.origins[layer.index] = "returns its input"
         for own, tensor in tensors:
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
-            report.add(layer, own, tensor, "" if take.has(tensor) else reason)
+            report.add(layer, own, tensor, "" if take.has(tensor) else reason, take.share(tensor))
     return report
+
+
+def joined_maps(
+    layer: Layer, model: DetectionModel, teacher: DetectionModel, pairs: Mapping[int, int]
+) -> Joined | None:
+    """What a layer behind a Concat has in common with its counterpart behind another one, where widths
+    differ."""
+    behind = layer.sources[0]
+    if len(layer.sources) != 1 or pairs.get(behind) not in teacher.layers[pairs.get(layer.index, 0)].sources:
+        return None
+    own, its = model.layers[behind], teacher.layers[pairs[behind]]
+    if own.channels == its.channels or {own.name, its.name} != {"Concat"}:
+        return None
+    widths = [
+        [net.layers[j].channels for j in joins.sources] for net, joins in ((model, own), (teacher, its))
+    ]
+    ends = [list(itertools.accumulate(some)) for some in widths]
+    parts = zip(*widths, *ends, strict=False)
+    shared = [(slice(a - mine, a), slice(b - theirs, b)) for mine, theirs, a, b in parts if mine == theirs]
+    return Joined(own.channels, its.channels, shared) if len(widths[0]) == len(widths[1]) else None
 
 
 def at_width_of(model: DetectionModel, teacher: DetectionModel) -> tuple[DetectionModel, dict[int, Tensor]]:

@@ -86,8 +86,12 @@ def test_layers_of_the_teacher_stay(arguments: tuple[str, ...], teacher: Path, t
     assert not torch.equal(own.model[13].cv1.conv.weight, its.model[13].cv1.conv.weight)
 
 
-def test_killed_and_resumed_equals_uninterrupted(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    flags = (*arguments, "--steps", "24")
+# new blocks in the neck; a backbone of other widths, which is compared through adapters
+@pytest.mark.parametrize("cfg", ["yolov5n-csppc-neck.yaml", "yolov5n-mobilenetv3-backbone.yaml"])
+def test_killed_and_resumed_equals_uninterrupted(
+    arguments: tuple[str, ...], cfg: str, tmp_path: Path
+) -> None:
+    flags = (*arguments, "--cfg", cfg, "--steps", "24")
     assert run(*flags, "--name", "whole", command=COMMAND).returncode == 0
     for name, number, parts in (("killed", signal.SIGKILL, 2), ("stopped", signal.SIGTERM, 5)):
         process = start(*flags, "--name", name, command=COMMAND)
@@ -114,6 +118,16 @@ def test_a_signal_in_the_last_save_ends_the_run(
     with pytest.raises(SystemExit) as ended:
         lighten.main([*arguments, "--steps", "12"])
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_a_narrower_network_of_the_same_blocks(
+    arguments: tuple[str, ...], teacher: Path, tmp_path: Path
+) -> None:
+    lighten.main([*arguments, "--cfg", "", "--width", "0.5", "--steps", "2"])
+    own = load_model(tmp_path / "exp" / "weights" / "last.pt")
+    assert own.yaml["width_multiple"] == 0.125 and own.layers[9].channels == 128
+    with pytest.raises(UserError, match="--cfg is missing"):
+        lighten.main(["--weights", str(teacher), "--source", "photographs"])
 
 
 def test_frames_of_a_video(teacher: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.yolo import DetectionModel
@@ -74,6 +74,7 @@ class TrainingState:
         maps: mAP50-95 of each class at the last validation, for `--image-weights`.
         finished: all epochs are done, or patience has run out.
         lightened: of a network that was taught by another one, by which and how; plain values.
+        aside: what learns along with the model and is no part of the result.
     """
 
     model: DetectionModel
@@ -93,6 +94,7 @@ class TrainingState:
     maps: list[float] = field(default_factory=list)
     finished: bool = False
     lightened: dict[str, Any] = field(default_factory=dict)
+    aside: nn.Module = field(default_factory=nn.ModuleDict)
 
     COUNTERS: ClassVar = (
         "epoch", "batch", "since_step", "processes", "results", "maps", "finished"
@@ -134,6 +136,7 @@ class TrainingState:
             "best": asdict(self.best),
             "loss_sum": self.loss_sum,
             "iou_loss": mean,
+            "aside": self.aside.state_dict(),
             "ema_updates": self.ema.updates,
             "scaler": self.scaler.state_dict(),
             "gradients": pending if self.since_step else {},
@@ -183,6 +186,7 @@ class TrainingState:
         self.best = BestEpoch(**resume["best"])
         self.loss_sum = resume["loss_sum"].to(self.loss_sum.device)
         self.lightened = dict(content.get("lightened") or {})
+        self.aside.load_state_dict(resume.get("aside", {}))
         # files that are older than the choice of box losses have none
         mean = resume.get("iou_loss", self.iou_loss.value)
         if type(mean) is not float or not 0 < mean < float("inf"):

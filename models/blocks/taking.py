@@ -9,6 +9,7 @@ return its input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -19,32 +20,67 @@ Channels: TypeAlias = slice | Sequence[int] | Tensor
 ALL = slice(None)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """What a layer takes that joins maps, some of them as wide as those that the other layer joins.
+
+    Attributes:
+        own, its: how many channels the two take in all.
+        shared: the channels of the maps that are as wide, of each.
+    """
+
+    own: int
+    its: int
+    shared: list[tuple[slice, slice]]
+
+    def kernel(self, kernel: Tensor, columns: int) -> Tensor:
+        """A kernel over what the other layer takes, over `columns` channels that the own one does; 0 for maps
+        that are not as wide. Any other kernel stays as it is."""
+        if kernel.ndim != 4 or (columns, kernel.shape[1]) != (self.own, self.its):
+            return kernel
+        wide = kernel.new_zeros(kernel.shape[0], columns, *kernel.shape[2:])
+        for mine, theirs in self.shared:
+            wide[:, mine] = kernel[:, theirs]
+        return wide
+
+    def share(self, columns: int) -> float:
+        """Fraction (0..1) of so many columns that `kernel` fills."""
+        filled = sum(mine.stop - mine.start for mine, _ in self.shared)
+        return filled / self.own if columns == self.own else 1.0
+
+
 class Take:
     """Copies tensors and remembers which ones were set.
 
     Args:
         keep: tensors that are not to be changed.
+        joined: where the two layers join maps of other widths.
     """
 
-    def __init__(self, keep: Sequence[Tensor] = ()) -> None:
+    def __init__(self, keep: Sequence[Tensor] = (), joined: Joined | None = None) -> None:
         self._keep = {id(tensor) for tensor in keep}
-        self._taken: set[int] = set()
+        self._joined = joined
+        self._taken: dict[int, float] = {}
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor has been set."""
         return id(tensor) in self._taken
 
+    def share(self, tensor: Tensor) -> float:
+        """Fraction (0..1) of a tensor that has been set."""
+        return self._taken.get(id(tensor), 0.0)
+
     def reason(self, tensor: Tensor) -> str:
         """Why a tensor could not be set, where that was said beforehand."""
         return "left as it is" if id(tensor) in self._keep else ""
 
-    def __call__(self, target: Tensor, source: Tensor) -> None:
-        """Copy `source` into `target`, a parameter or buffer of the same shape."""
+    def __call__(self, target: Tensor, source: Tensor, share: float = 1.0) -> None:
+        """Copy `source` into `target`, a parameter or buffer of the same shape; `share` of it is known."""
         if target.shape != source.shape:
             raise ValueError(f"takes {tuple(source.shape)} into {tuple(target.shape)}")
         if id(target) not in self._keep:
             target.data.copy_(source)
-            self._taken.add(id(target))
+            self._taken[id(target)] = share
 
     def module(self, own: nn.Module, other: nn.Module) -> None:
         """Let a block take over what it can of another one."""
@@ -66,8 +102,11 @@ class Take:
         """Copy what is found under the same name, where its shape is the same."""
         for name, target in own:
             source = found.get(name)
-            if source is not None and source.shape == target.shape:
-                self(target, source)
+            if source is None:
+                continue
+            fitting = self._fit(source, target.shape[1]) if target.ndim == 4 else source
+            if fitting.shape == target.shape:
+                self(target, fitting, self._share(fitting, source))
 
     def unit(self, own: nn.Module, other: nn.Module, rows: Channels = ALL, columns: Channels = ALL) -> None:
         """A Conv from another Conv: `rows` of its outputs, `columns` of its inputs.
@@ -76,10 +115,18 @@ class Take:
         """
         conv, source = getattr(own, "conv", None), getattr(other, "conv", None)
         if isinstance(conv, nn.Conv2d) and isinstance(source, nn.Conv2d):
-            kernel = fitting_kernel(source.weight[rows][:, columns], conv)
+            dense = source.weight[rows][:, columns]
+            kernel = fitting_kernel(self._fit(dense, conv.in_channels), conv)
             if kernel is not None:
-                self(conv.weight, kernel)
+                self(conv.weight, kernel, self._share(kernel, dense))
                 self.norm(own.bn, other.bn, rows)  # type: ignore[arg-type]
+
+    def _fit(self, kernel: Tensor, columns: int) -> Tensor:
+        return self._joined.kernel(kernel, columns) if self._joined else kernel
+
+    def _share(self, own: Tensor, source: Tensor) -> float:
+        changed = self._joined is not None and source.ndim == 4 and own.shape[1] != source.shape[1]
+        return self._joined.share(own.shape[1]) if self._joined and changed else 1.0
 
     def norm(self, own: nn.Module, other: nn.Module, rows: Channels = ALL) -> None:
         """A BatchNorm from `rows` of another one."""

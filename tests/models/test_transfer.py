@@ -150,6 +150,15 @@ def test_the_table_says_what_came_from_where(trained: DetectionModel) -> None:
     assert row.split()[:2] == ["13", "VoVGSCSP"] and row.endswith("13 C3")
 
 
+def test_behind_maps_of_other_widths_the_columns_of_the_others_are_taken(trained: DetectionModel) -> None:
+    model = DetectionModel("yolov5n-shufflenetv2-backbone.yaml", nc=trained.nc)
+    report = inherit(model, trained)
+    own, its = model.model[10].cv1.conv.weight, trained.model[13].cv1.conv.weight  # of 128 | 232, 128 | 128
+    assert torch.equal(own[:, :128], its[:, :128]) and own[:, 128:].abs().max() == 0
+    counts = report.layers[10, "C3"]
+    assert counts.all_parameters - counts.parameters == 2 * 64 * 232  # cv1 and cv2
+
+
 def test_other_classes_and_other_anchors_stay(trained: DetectionModel) -> None:
     model = DetectionModel("yolov5n-csppc.yaml", nc=5)
     anchors = model.head.anchors.clone()

@@ -68,9 +68,9 @@ def pace(step: int, length: int) -> float:
 
 
 def build_optimizer(pair: Pair) -> AdamW:
-    """AdamW over the student's own layers; `pace` of each group says how fast it learns."""
+    """AdamW over the student's own layers and the adapters; `pace` of each group says how fast it learns."""
     own = [(layer.index, module) for layer, module in zip(pair.student.layers, pair.student.model)]
-    groups: dict[float, list[nn.Parameter]] = {1.0: [], OLD_PACE: []}
+    groups: dict[float, list[nn.Parameter]] = {1.0: list(pair.adapters.parameters()), OLD_PACE: []}
     for index, module in own[pair.shared :]:
         groups[1.0 if index in pair.new else OLD_PACE] += [p for p in module.parameters() if p.requires_grad]
     return AdamW(

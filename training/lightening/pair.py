@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.alignment import align
 from models.parse import IMAGE, Layer
@@ -23,7 +23,9 @@ class Pair:
 
     Attributes:
         cuts: for each layer of the student at which the two are compared, the teacher's: ends of stages,
-            which are the CSP stacks and the end of the backbone, where both give as many channels.
+            which are the CSP stacks and the end of the backbone.
+        adapters: by the student's layer, as text, a 1x1 convolution to as many channels as the teacher has
+            there, where it has others. They learn along, and are no part of the result.
         shared: how many layers from the first are the same in both, weights included. They stay as they are,
             so the teacher's maps serve the student too.
         new: the layers that are not the teacher's own.
@@ -40,6 +42,13 @@ class Pair:
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
         self.shared, ends = self._shared(pairs), self._ends(pairs)
         self.cuts = {own: its for own, its in pairs.items() if own in ends and own >= self.shared}
+        self.adapters = nn.ModuleDict(
+            {
+                str(own): nn.Conv2d(student.layers[own].channels, self._channels(its), kernel_size=1)
+                for own, its in self.cuts.items()
+                if student.layers[own].channels != self._channels(its)
+            }
+        ).to(device)
         self._wanted = {*self.cuts.values(), *self._crossing()}
 
     def _same_block(self, layer: Layer, pairs: Mapping[int, int]) -> bool:
@@ -53,8 +62,7 @@ class Pair:
         return {
             own
             for own, its in pairs.items()
-            if (its == last or lookup(self.teacher.layers[its].name).rule is stacked)
-            and self.student.layers[own].channels == self._channels(its)
+            if its == last or lookup(self.teacher.layers[its].name).rule is stacked
         }
 
     def _channels(self, layer: int) -> int:
@@ -101,8 +109,8 @@ class Pair:
 
         Args:
             maps: the teacher's, as `lesson` gives them.
-            stages: each stage gets the teacher's maps, whatever those before it have made; the head is left
-                out.
+            stages: each stage gets the teacher's maps, whatever those before it have made, where it can take
+                them; the head is left out.
 
         Returns:
             The error at each cut, as a fraction of the variance of the teacher's map, and the logits.
@@ -116,11 +124,16 @@ class Pair:
             y = outputs[layer.index] = module(inputs if layer.joins else inputs[0])
             if layer.index in self.cuts:
                 wanted = maps[self.cuts[layer.index]]
-                errors[layer.index] = feature_error(y, wanted)
-                if stages:
+                adapter = self._adapter(layer)
+                errors[layer.index] = feature_error(y if adapter is None else adapter(y), wanted)
+                if stages and adapter is None:
                     outputs[layer.index] = wanted
         logits = outputs[self.student.layers[-1].index]
         return errors, logits if isinstance(logits, list) else logits[1]
+
+    def _adapter(self, layer: Layer) -> nn.Module | None:
+        name = str(layer.index)
+        return self.adapters[name] if name in self.adapters else None  # noqa: SIM401  # it has no get
 
     def train(self, batch_statistics: bool) -> None:
         """Set modes: new layers use statistics of the batch, if told to; the teacher's own keep theirs."""

@@ -142,6 +142,7 @@ def _set_up(
         hyp=hyp,
         train_args=dataclasses.asdict(config),
         loss_sum=torch.zeros(3, device=device),
+        aside=pair.adapters,
     )
     course = Course(pair, loader, state, [], device, dtype)
     if checkpoint is not None and run is not None:

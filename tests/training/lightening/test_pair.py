@@ -149,3 +149,33 @@ def test_classes_count_where_there_is_something() -> None:
         errors.append(float(output_error([mine], [teacher])))
     # half of (log(1 + e^2) - 1 - log 2), as far as the teacher is sure
     assert errors[0] == pytest.approx(0.5 * 0.4338, abs=1e-3) and errors[1] == pytest.approx(0, abs=1e-3)
+
+
+def test_other_widths_are_compared_through_adapters(teacher: DetectionModel, images: Tensor) -> None:
+    pair = pair_of(teacher, "yolov5n-shufflenetv2-backbone")
+    assert {own: (conv.in_channels, conv.out_channels) for own, conv in pair.adapters.items()} == {
+        "2": (116, 64),
+        "4": (232, 128),
+        "6": (464, 256),
+    }
+    maps, _ = pair.lesson(images)
+    errors, logits = pair.errors(maps, stages=True)
+    assert set(errors) == {2, 4, 6, 10, 14, 17, 20} and logits is None
+    errors[6].backward()
+    assert pair.adapters["6"].weight.grad is not None and pair.adapters["4"].weight.grad is None
+    assert not any("adapters" in name for name in pair.student.state_dict())
+
+
+def test_a_narrower_student_is_compared_in_the_channels_that_it_has(
+    teacher: DetectionModel, images: Tensor
+) -> None:
+    student = DetectionModel(teacher.yaml | {"width_multiple": 0.1875})
+    report = inherit(student, teacher, exclude=())
+    pair = Pair(student, teacher, report)
+    assert len(pair.cuts) == 9 and not pair.adapters
+    maps, _ = pair.lesson(images)
+    assert maps[9].shape[1] == 192
+    whole: dict[int, Tensor] = {}
+    for index, module in enumerate(teacher.model[:10]):
+        whole[index] = module(whole.get(index - 1, images))
+    torch.testing.assert_close(maps[9], whole[9][:, report.chosen[9]])
