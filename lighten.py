@@ -34,7 +34,16 @@ from utils.console import LOGGER, setup_console
 from utils.data.images import ImageError
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
-from utils.distributed import this_process
+from utils.device import select_device
+from utils.distributed import (
+    Process,
+    broadcast,
+    join_group,
+    leave_group,
+    mean_over_processes,
+    noticing_losses,
+    this_process,
+)
 from utils.errors import UserError, run_command
 from utils.evaluation.metrics import fitness
 from utils.files import ROOT, find_file
@@ -44,21 +53,29 @@ from utils.hyperparameters import Hyperparameters, load_hyperparameters
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, process = parse_flags(LightenConfig, argv), this_process()
-    setup_console()
-    if process.world_size > 1:
-        raise UserError("lighten.py runs in one process; start it without torchrun")
-    if config.resume:
-        config, hyp, run, checkpoint = resumed(config, process)
-        lighten(config, hyp, run, checkpoint)
-    else:
-        check_flags(config)
-        hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
-        lighten(config, hyp)
+    setup_console(process.is_main)
+    device = select_device(config.device, process.local_rank, process.world_size)
+    join_group(process, device)
+    try:
+        with noticing_losses():
+            if config.resume:
+                config, hyp, run, checkpoint = resumed(config, process)
+                lighten(config, hyp, process, run, checkpoint)
+            else:
+                check_flags(config, process)
+                hyp = load_hyperparameters(
+                    find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml"))
+                )
+                lighten(config, hyp, process)
+            leave_group(together=True)
+    finally:
+        leave_group()
 
 
 def lighten(
     config: LightenConfig,
     hyp: Hyperparameters,
+    process: Process,
     run: RunFolder | None = None,
     checkpoint: Mapping[str, Any] | None = None,
 ) -> Lightening:
@@ -73,7 +90,7 @@ def lighten(
     torch.manual_seed(config.seed)
     if config.workers:
         start_server()
-    lightening = set_up(config, hyp, run, checkpoint)
+    lightening = set_up(config, hyp, process, run, checkpoint)
     run, course, state = lightening.run, lightening.course, lightening.state
     with StopRequest() as stop, closing(course.loader):
         batches = course.batches()
@@ -81,34 +98,45 @@ def lighten(
             started = time.perf_counter()
             try:
                 complete = course.learn(batches, stop)
-                if complete:
-                    finish_part(lightening, stop, started)
+                complete = complete and finish_part(lightening, stop, started)
             except Stopped:  # nothing has changed since: a resumed run goes on from here
                 complete = False
             except ImageError as error:
-                lightening.save(complete=False)
+                if process.is_main:
+                    lightening.save(complete=False)
                 raise UserError(
                     f"{error}; put it back as it was and go on with: python lighten.py --resume {run.last}"
                 ) from None
-            lightening.save(complete)
+            if process.is_main:
+                lightening.save(complete)
             if not complete:
-                leave(stop, run)
+                leave(stop, run, process)
     if stop.requested:  # while the last part was saved
-        leave(stop, run)
-    conclude(lightening)
+        leave(stop, run, process)
+    if process.is_main:
+        conclude(lightening)
     return lightening
 
 
-def finish_part(lightening: Lightening, stop: StopRequest, started: float) -> None:
+def finish_part(lightening: Lightening, stop: StopRequest, started: float) -> bool:
     """Measure the averaged student, add a row of results and move on to the next part.
 
-    Raises:
-        Stopped: a stop was requested meanwhile; nothing has changed.
+    Returns:
+        False when a stop was requested meanwhile: then nothing has changed, and a resumed run measures.
     """
     course, state = lightening.course, lightening.state
     part, steps = course.parts[state.epoch], state.batch
-    with stop.raising():
-        metrics = agreement(state.ema.model, lightening.held, course.device)
+    state.loss_sum = mean_over_processes(state.loss_sum)
+    metrics: list[float] | None = []
+    try:
+        if lightening.held is not None:
+            with stop.raising():
+                metrics = agreement(state.ema.model, lightening.held, course.device)
+    except Stopped:
+        metrics = None
+    metrics = broadcast(metrics)
+    if metrics is None:
+        return False
     errors = (state.loss_sum / max(steps, 1)).tolist()
     rate = state.optimizer.param_groups[0]["lr"]
     state.results.append([state.epoch, part.steps[1], *errors, *metrics, rate])
@@ -123,11 +151,14 @@ def finish_part(lightening: Lightening, stop: StopRequest, started: float) -> No
     state.epoch, state.batch = state.epoch + 1, 0
     state.loss_sum.zero_()
     state.finished = state.epoch == len(course.parts)
+    return True
 
 
-def leave(stop: StopRequest, run: RunFolder) -> NoReturn:
-    """End the process after a stop request; everything is saved."""
-    LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
+def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
+    """End the process after a stop request, which may have come to another process; everything is saved."""
+    if process.is_main:
+        LOGGER.info(f"stopped; continue with: python lighten.py --resume {run.last}")
+    leave_group()
     sys.exit(stop.exit_status)
 
 
@@ -152,12 +183,16 @@ def conclude(lightening: Lightening) -> None:
     )
 
 
-def check_flags(config: LightenConfig) -> None:
-    """Raise a UserError when a flag that has no default is missing."""
+def check_flags(config: LightenConfig, process: Process) -> None:
+    """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
     if not config.cfg and config.width == 1:
         raise UserError("--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75")
     if not config.source:
         raise UserError("--source is missing; as in --source photographs/")
+    if config.batch_size % process.world_size:
+        raise UserError(
+            f"--batch-size {config.batch_size} must be a multiple of the {process.world_size} processes"
+        )
     if config.data:
         load_data_spec(config.data, needed=("val",))  # not after all the learning
 

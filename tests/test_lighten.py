@@ -18,10 +18,13 @@ import lighten
 import val
 from models.weights import load_model
 from models.yolo import DetectionModel
-from tests.training_runs import assert_same_run, rows, run, start, tensors, wait_until
+from tests.training_runs import PAIR, assert_same_run, rows, run, start, tensors, wait_until
 from training.lightening import setup
+from training.lightening.config import LightenConfig
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
+from utils.distributed import Process
 from utils.errors import UserError
+from utils.flags import parse_flags
 
 COMMAND = (sys.executable, "lighten.py")
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0")
@@ -103,6 +106,22 @@ def test_killed_and_resumed_equals_uninterrupted(
         resumed = run("--resume", str(last), command=COMMAND)
         assert resumed.returncode == 0, resumed.stderr
         assert_same_run(tmp_path / "whole", tmp_path / name)
+
+
+def test_two_processes_learn_what_one_does(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    pair = run(*arguments, "--steps", "12", "--name", "pair", command=(*PAIR[:-1], "lighten.py"))
+    assert pair.returncode == 0, pair.stderr
+    assert pair.stdout.count("whole 8/8") == 1
+    lighten.main([*arguments, "--steps", "12", "--name", "single"])
+    both = [rows(tmp_path / name / "results.csv") for name in ("pair", "single")]
+    for mine, its in zip(*both, strict=True):
+        for column in ("stage_error", "output_error", "loss"):
+            assert float(mine[column]) == pytest.approx(float(its[column]), rel=0.01, abs=1e-3), column
+    last = tmp_path / "pair" / "weights" / "last.pt"
+    with pytest.raises(UserError, match="was trained by 2 processes"):
+        lighten.main(["--resume", str(last)])
+    with pytest.raises(UserError, match="--batch-size 3 must be a multiple of the 2 processes"):
+        lighten.check_flags(parse_flags(LightenConfig, [*arguments, "--batch-size", "3"]), Process(0, 2))
 
 
 def test_a_signal_in_the_last_save_ends_the_run(

@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
@@ -73,7 +73,7 @@ def noticing_losses() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise UserError(
-                "another training process has ended, see its message; continue with train.py --resume"
+                "another process of this run has ended, see its message; continue with --resume"
             ) from error
         raise
 
@@ -146,10 +146,59 @@ def any_process(flags: list[bool], device: torch.device) -> list[bool]:
     return [bool(flag) for flag in tensor.tolist()]
 
 
-def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+def mean_over_processes(tensor: Tensor) -> Tensor:
     """The element-wise mean of a tensor over processes."""
     if not dist.is_initialized():
         return tensor
     total = tensor.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Set the gradients of all processes to their mean; for what `wrap` cannot wrap."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if dist.is_initialized() and gradients:
+        mean = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
+
+
+class SharedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm whose statistics are those of the batches of all processes, equally large; on any device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not dist.is_initialized():
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        mean = _Mean.apply(x.mean(dim=(0, 2, 3)))
+        centred = x - mean[:, None, None]
+        var = _Mean.apply(centred.square().mean(dim=(0, 2, 3)))
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / max(count - 1, 1)), self.momentum)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        y: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return y
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Turn every BatchNorm of a model into one over all processes, in place; its tensors stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm
+
+
+class _Mean(torch.autograd.Function):
+    """The mean of a tensor over processes, through which gradients go."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return mean_over_processes(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return mean_over_processes(gradients[0].contiguous())

@@ -124,3 +124,34 @@ def test_pictures_and_index_are_there_once(tmp_path: Path) -> None:
     assert sum(shares) == pytest.approx(PICTURES / 1e6, rel=0.05)  # once, not twice
     assert all(share == pytest.approx(sum(shares) / 2, rel=0.1) for share in shares)
     assert main[2:] == other[2:] == ["corner [9, 8, 7]", "told no pictures here", "own Unseen"]
+
+
+NORM = """
+import copy
+import torch
+from torch import nn
+from utils.distributed import average_gradients, join_group, leave_group, share_statistics, this_process
+
+process = this_process()
+join_group(process, torch.device("cpu"))
+torch.manual_seed(0)
+x, wanted = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64) * 3 + 1
+whole = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 3, 1)).double()
+shared = copy.deepcopy(whole)
+share_statistics(shared)
+(whole(x) - wanted).square().mean().backward()
+half = slice(3 * process.rank, 3 * process.rank + 3)
+(shared(x[half]) - wanted[half]).square().mean().backward()
+average_gradients(shared.parameters())
+for mine, its in zip(shared.parameters(), whole.parameters()):
+    torch.testing.assert_close(mine.grad, its.grad)
+for mine, its in zip(shared.buffers(), whole.buffers()):
+    torch.testing.assert_close(mine, its)
+torch.testing.assert_close(shared.eval()(x), whole.eval()(x))
+leave_group(together=True)
+"""
+
+
+def test_two_halves_of_a_batch_are_the_batch() -> None:
+    for ended in together(NORM):
+        assert ended.returncode == 0, ended.stderr

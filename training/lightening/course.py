@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.loader import Loader
 from utils.device import autocast, memory_format
+from utils.distributed import any_process, average_gradients, mean_over_processes
 from utils.interrupt import StopRequest
 
 STAGES, WHOLE = "stages", "whole"
@@ -142,16 +144,21 @@ class Course:
                 self.pair.train(batch_statistics=step < SETTLE * part.length)
                 for group in state.optimizer.param_groups:
                     group["lr"] = RATES[part.phase] * group["pace"] * pace(step, part.length)
-                with stop.raising():
+                # several processes stop together; the batch that one of them waits for has to come
+                with stop.raising() if self.state.processes == 1 else nullcontext():
                     batch = next(batches)
                 loss, items = self.loss(batch, part.phase)
-                if not math.isfinite(loss.item()):
+                broken, stopping = any_process(
+                    [not math.isfinite(loss.item()), bool(stop.requested)], self.device
+                )
+                if broken:
                     raise NonFiniteLoss(
                         f"the error became {loss.item()} in step {step} of phase '{part.phase}'"
                     )
                 state.scaler.scale(loss).backward()
                 state.scaler.unscale_(state.optimizer)
                 own = [p for group in state.optimizer.param_groups for p in group["params"]]
+                average_gradients(own)
                 nn.utils.clip_grad_norm_(own, MAX_GRADIENT_NORM)
                 state.scaler.step(state.optimizer)
                 state.scaler.update()
@@ -160,7 +167,8 @@ class Course:
                 state.loss_sum += items
                 state.batch += 1
                 bar.set_postfix_str(f"stages {items[0]:.3f} outputs {items[1]:.2f}", refresh=False)
-                if stop.requested and step + 1 < end:
+                if stopping and step + 1 < end:
+                    state.loss_sum = mean_over_processes(state.loss_sum)
                     return False
         if end == part.length:  # a phase ends with its average
             state.model.load_state_dict(state.ema.model.state_dict())

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils.distributed import mean_over_processes
+
 BOX, OBJECTNESS, CLASS = 4.0, 1.0, 0.5  # how much each part of `output_error` counts
 
 
 def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared difference of two maps (B, C, H, W) over the variance of the wanted one; 0 when equal."""
-    return F.mse_loss(own.float(), wanted.float()) / wanted.float().var().clamp(min=1e-12)
+    its = wanted.float()
+    variance = mean_over_processes((its - mean_over_processes(its.mean())).square().mean())
+    return F.mse_loss(own.float(), its) / variance.clamp(min=1e-12)
 
 
 def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

@@ -36,6 +36,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
+from utils.distributed import Process, broadcast, once_per_machine, share_statistics
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
@@ -50,12 +51,17 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Lightening:
-    """A run that is set up."""
+    """A run that is set up.
+
+    Attributes:
+        held: on the main process only, which measures and writes.
+    """
 
     config: LightenConfig
+    process: Process
     run: RunFolder
     course: Course
-    held: Loader
+    held: Loader | None
     pictures: Pictures
     teacher: Path
 
@@ -79,7 +85,11 @@ class Lightening:
 
 
 def set_up(
-    config: LightenConfig, hyp: Hyperparameters, run: RunFolder | None, checkpoint: Mapping[str, Any] | None
+    config: LightenConfig,
+    hyp: Hyperparameters,
+    process: Process,
+    run: RunFolder | None,
+    checkpoint: Mapping[str, Any] | None,
 ) -> Lightening:
     """Teacher, student, pictures and state, new or as the checkpoint left them.
 
@@ -93,7 +103,7 @@ def set_up(
         return made[0]
 
     try:
-        return _set_up(config, hyp, run, checkpoint, folder)
+        return _set_up(config, hyp, process, run, checkpoint, folder)
     except BaseException:
         if made and run is None and not config.exist_ok and not made[0].last.is_file():
             shutil.rmtree(made[0].root, ignore_errors=True)
@@ -103,36 +113,33 @@ def set_up(
 def _set_up(
     config: LightenConfig,
     hyp: Hyperparameters,
+    process: Process,
     run: RunFolder | None,
     checkpoint: Mapping[str, Any] | None,
     folder: Callable[[], RunFolder],
 ) -> Lightening:
-    device = select_device(config.device)
+    device = select_device(config.device, process.local_rank, process.world_size)
     path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
     student, report = build_student(config, teacher, path, run is not None)
     student = student.to(device).to(memory_format=memory_format(device))
+    if process.world_size > 1:
+        share_statistics(student)
     pair = Pair(student, teacher, report)
     config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
-    files = (
-        read_list(kept_list(run))
-        if run
-        else find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
-    )
-    pictures = open_pictures(files, config.seed)
-    seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
-    held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
-    dataset = DetectionDataset(
-        pictures.train,
-        imgsz,
-        hyp=hyp,
-        augment=True,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        channels=teacher.channels,
-    )
-    loader = Loader(dataset, workers=config.workers, shuffle=True, seed=config.seed)
+    files: list[str] = []
+    if process.is_main and run:
+        files = read_list(kept_list(run))
+    elif process.is_main:
+        files = find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
+    files = broadcast(files)
+    pictures = once_per_machine(lambda: open_pictures(files, config.seed), process)
+    held = None
+    if process.is_main:
+        seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
+        held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
+    loader = open_loader(config, hyp, process, pictures, teacher)
     dtype = amp_dtype(config.amp, device)
     state = TrainingState(
         model=student,
@@ -142,6 +149,7 @@ def _set_up(
         hyp=hyp,
         train_args=dataclasses.asdict(config),
         loss_sum=torch.zeros(3, device=device),
+        processes=process.world_size,
         aside=pair.adapters,
     )
     course = Course(pair, loader, state, [], device, dtype)
@@ -156,12 +164,33 @@ def _set_up(
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
     else:
         begin(config, course, held, pictures, path)
-    lightening = Lightening(config, folder(), course, held, pictures, path)
+    state.lightened = broadcast(state.lightened)
+    run = broadcast(folder() if process.is_main else None) or folder()
+    lightening = Lightening(config, process, run, course, held, pictures, path)
     course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
-    if checkpoint is None:
+    if checkpoint is None and process.is_main:
         announce(lightening)
         lightening.save(complete=False)
     return lightening
+
+
+def open_loader(
+    config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
+) -> Loader:
+    """Batches of the pictures that are learnt from: this process' share of each."""
+    dataset = DetectionDataset(
+        pictures.train,
+        rounded_size(config.imgsz or 0, teacher.multiple),
+        hyp=hyp,
+        augment=True,
+        batch_size=config.batch_size // process.world_size,
+        seed=config.seed,
+        channels=teacher.channels,
+    )
+    rank, world_size = process.rank, process.world_size
+    return Loader(
+        dataset, workers=config.workers, shuffle=True, seed=config.seed, rank=rank, world_size=world_size
+    )
 
 
 def kept_list(run: RunFolder) -> Path:
@@ -219,8 +248,8 @@ def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[st
     return content | {"width_multiple": content["width_multiple"] * config.width}
 
 
-def begin(config: LightenConfig, course: Course, held: Loader, pictures: Pictures, path: Path) -> None:
-    """Decide how many steps the run takes, and note what it starts from.
+def begin(config: LightenConfig, course: Course, held: Loader | None, pictures: Pictures, path: Path) -> None:
+    """Decide how many steps the run takes, and note what it starts from; what counts is the main process'.
 
     Raises:
         UserError: there is nothing to learn.
@@ -230,13 +259,16 @@ def begin(config: LightenConfig, course: Course, held: Loader, pictures: Picture
         raise UserError(
             f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
         )
+    steps = config.steps or steps_in(config.minutes, pair, course)
+    if held is None:
+        return
     rounded = copy.deepcopy(pair.teacher).half().float()
     course.state.lightened = {
         "teacher": str(path),
         "source": config.source,
         "pictures": len(pictures.train) + len(pictures.held),
         "fingerprint": pictures.fingerprint(),
-        "steps": config.steps or steps_in(config.minutes, pair, course),
+        "steps": steps,
         "agreement": {
             "ceiling": agreement(rounded, held, course.device)[3],
             "start": agreement(pair.student, held, course.device)[3],

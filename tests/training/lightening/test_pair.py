@@ -100,10 +100,10 @@ def test_modes(teacher: DetectionModel) -> None:
 
 
 def test_feature_error_is_a_share_of_the_variance() -> None:
-    wanted = torch.tensor([[[[-1.0, 1.0, -1.0, 1.0]]]])  # unbiased variance 4 / 3
+    wanted = torch.tensor([[[[-1.0, 1.0, -1.0, 1.0]]]])  # variance 1
     assert float(feature_error(wanted, wanted)) == 0
-    # differences 1, -1, 1, -1: their mean square 1 is 3/4 of the variance
-    assert float(feature_error(torch.zeros_like(wanted), wanted)) == pytest.approx(0.75)
+    # differences 0.5, -0.5, 0.5, -0.5: their mean square is a quarter
+    assert float(feature_error(wanted / 2, wanted)) == pytest.approx(0.25)
 
 
 def test_output_error_is_least_for_the_same() -> None:
