@@ -297,7 +297,7 @@ def report_on_teacher(teacher: Teacher, loader: Loader, own: float) -> None:
     if its is None:
         LOGGER.info("the teacher does not know all classes, so that its mAP is not measured")
     else:
-        share = f": {own / its:.1%}" if its else ""
+        share = f": {own / its:.1%}" if its > 0.001 else ""
         LOGGER.info(f"mAP50-95 on val: teacher {its:.3f}, student {own:.3f}{share}")
 
 

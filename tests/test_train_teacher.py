@@ -41,7 +41,7 @@ def test_a_run_with_a_teacher(
     train.main([*arguments, *LIGHTER, "--epochs", "2"])
     said = capsys.readouterr().out
     assert f"{teacher}: " in said and "tensors taken over" in said  # --weights is the teacher's
-    assert f"{teacher} teaches objectness, boxes, 2 of 2 classes and maps at 9 ends of stages" in said
+    assert f"{teacher} teaches objectness, boxes, 2 of 2 classes, maps at 9 ends of stages" in said
     assert "mAP50-95 on val: teacher" in said
     table = rows(tmp_path / "exp" / "results.csv")
     assert tuple(table[0]) == (*RESULT_COLUMNS, TEACHER_COLUMN)

@@ -156,15 +156,15 @@ class Teacher:
             )
 
     def __str__(self) -> str:
-        maps = f"maps at {len(self.cuts)} ends of stages"
+        things = [f"maps at {len(self.cuts)} ends of stages"] if self.cuts else []
         if self._translation is None:
-            return f"{maps} alone: {self.silent}"
-        if self.any_class:
-            return f"objectness, boxes and {maps}"
-        own = self._translation.known[0]
-        lacking = [name for index, name in self.student.names.items() if index not in own]
-        lacks = f" (not {reprlib.repr(lacking)})" if lacking else ""
-        return f"objectness, boxes, {len(own)} of {self.student.nc} classes{lacks} and {maps}"
+            return f"{things[0]} alone: {self.silent}"
+        if not self.any_class:
+            own = self._translation.known[0]
+            lacking = [name for index, name in self.student.names.items() if index not in own]
+            lacks = f" (not {reprlib.repr(lacking)})" if lacking else ""
+            things.insert(0, f"{len(own)} of {self.student.nc} classes{lacks}")
+        return ", ".join(("objectness", "boxes", *things))
 
     def watch(self) -> Watched:
         """The student as it has to be called: with the maps that are compared."""

@@ -77,7 +77,7 @@ def test_the_maps_and_the_output_are_those_of_the_network(its: DetectionModel, i
 @torch.no_grad()
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(its: DetectionModel, images: Tensor) -> None:
     teacher = taught_by(its, copy.deepcopy(its))
-    assert str(teacher) == "objectness, boxes, 3 of 3 classes and maps at 9 ends of stages"
+    assert str(teacher) == "objectness, boxes, 3 of 3 classes, maps at 9 ends of stages"
     assert float(error_of(teacher, images)) == pytest.approx(0, abs=1e-5)
 
 
@@ -177,7 +177,7 @@ def test_with_one_class_things_are_things(its: DetectionModel, images: Tensor) -
     student = detector("item", seed=1)
     assert shared_classes(student.names, its.names) == ([], [])
     teacher = taught_by(its, student, any_class=True)
-    assert str(teacher) == "objectness, boxes and maps at 9 ends of stages"
+    assert str(teacher) == "objectness, boxes, maps at 9 ends of stages"
     wanted = Translation(student, its, any_class=True)(its(images)[1], student(images)[1])
     for level, theirs in zip(wanted, its(images)[1], strict=True):
         torch.testing.assert_close(level[..., :5], theirs[..., :5])
