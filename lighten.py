@@ -171,7 +171,7 @@ def conclude(lightening: Lightening) -> None:
         f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
     )
     if config.data:
-        true = [true_map(config, path) for path in (run.last.with_name("teacher.pt"), run.best)]
+        true = [true_map(config, path) for path in (run.teacher, run.best)]
         LOGGER.info(
             f"mAP50-95 on {config.data}: teacher {true[0]:.3f}, student {true[1]:.3f}: "
             f"{true[1] / max(true[0], 1e-9):.1%}"

@@ -31,14 +31,25 @@ import torch
 
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
-from training.engine import NonFiniteLoss, Training, train_one_epoch, validate_average
+from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
 from training.optim import Schedule
 from training.resume import resumed
-from training.run_folder import CurveLogger, RunFolder, write_results
-from training.setup import build_model, build_state, image_weights, open_training_data, total_batch_size
+from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, write_results
+from training.setup import (
+    build_model,
+    build_state,
+    build_teacher,
+    image_weights,
+    open_teacher,
+    open_training_data,
+    total_batch_size,
+)
+from training.state import TrainingState
+from training.teacher import Teacher
 from utils.console import LOGGER, setup_console, warn
 from utils.data.images import ImageError
+from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
 from utils.device import memory_format, select_device
@@ -109,27 +120,23 @@ def train(
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
     model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
-    config = dataclasses.replace(config, batch_size=total_batch_size(config, model, process, device))
+    trained = open_teacher(config, model, run if checkpoint else None)
+    config = dataclasses.replace(config, batch_size=total_batch_size(config, model, process, device, trained))
     loader, val_loader = open_training_data(config, hyp, spec, model, process)
     index, imgsz = loader.dataset.index, loader.dataset.size
     schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
     state = build_state(config, model, loader, schedule, process, device, checkpoint)
-    criterion = DetectionLoss(
-        model.head.anchors,
-        model.nc,
-        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz),
-        running=state.iou_loss,
-        average=mean_over_processes,
-    )
+    teacher = None if trained is None else build_teacher(config, hyp, trained, model)
+    criterion = criterion_of(state, hyp, imgsz)
     run = run or open_run(config, process)
-    training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state)
-    parallel = wrap(model, process, device, config.sync_bn)
-    curves = CurveLogger(run.root, enabled=process.is_main)
+    training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state, teacher)
+    parallel = wrap(model if teacher is None else teacher.watch(), process, device, config.sync_bn)
+    curves = CurveLogger(run.root, enabled=process.is_main, columns=training.columns)
     pictures = RunPictures(run.root, model.names, enabled=process.is_main and not config.noplots)
     pictures.labels(index.boxes)
     if process.is_main:
         write_settings(training)
-        write_results(run.results, state.results)
+        write_results(run.results, state.results, training.columns)
     if not state.finished:
         LOGGER.info(
             f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
@@ -159,6 +166,18 @@ def train(
     return training
 
 
+def criterion_of(state: TrainingState, hyp: Hyperparameters, imgsz: int) -> DetectionLoss:
+    """The loss of the labels, for images of `imgsz` pixels."""
+    model = state.model
+    return DetectionLoss(
+        model.head.anchors,
+        model.nc,
+        hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz),
+        running=state.iou_loss,
+        average=mean_over_processes,
+    )
+
+
 def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
     """Validate the averaged model, add a row of results and move on to the next epoch.
 
@@ -176,8 +195,9 @@ def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
             broadcast(None)
         return False
     rates = [group["lr"] for group in state.optimizer.param_groups]
-    train_losses = (state.loss_sum / state.batch).tolist()
-    results = broadcast(([state.epoch, *train_losses, *scores, *rates], maps))
+    losses = (state.loss_sum / state.batch).tolist()
+    # the teacher's error comes last, so that the others have the places that they always have
+    results = broadcast(([state.epoch, *losses[:3], *scores, *rates, *losses[3:]], maps))
     if results is None:
         return False
     row, state.maps = results
@@ -196,8 +216,9 @@ def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
 
 def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
     """One line about an epoch."""
-    epoch, box, obj, cls, precision, recall, map50, map_, *_ = row
-    line = f"epoch {int(epoch)}/{config.epochs - 1}  box {box:.4f} obj {obj:.4f} cls {cls:.4f}"
+    epoch, precision, recall, map50, map_ = row[0], *row[4:8]
+    losses = losses_line([*row[1:4], *row[len(RESULT_COLUMNS) :]])
+    line = f"epoch {int(epoch)}/{config.epochs - 1}  {losses}"
     if any((precision, recall, map50, map_)):
         line += f"  P {precision:.3f} R {recall:.3f} mAP50 {map50:.3f} mAP50-95 {map_:.3f}"
     return f"{line}  {seconds:.1f} s"
@@ -220,7 +241,7 @@ def save(training: Training, complete: bool) -> None:
             state.save_weights(run.last.with_name(f"epoch{epoch}.pt"))
     if not complete or state.finished or not config.nosave:
         state.save(run.last)
-    write_results(run.results, state.results)
+    write_results(run.results, state.results, training.columns)
 
 
 def go_on(run: RunFolder) -> str:
@@ -255,6 +276,8 @@ def conclude(training: Training) -> None:
         best = load_backend(run.best, training.device)
         result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
+    if training.teacher is not None:
+        report_on_teacher(training.teacher, loader, result.summary()[3])
     if plots:
         plot_results(run.results, run.root / "results.png")
     seen, judged = (split.dataset.index.report for split in (training.loader, loader))
@@ -268,10 +291,22 @@ def conclude(training: Training) -> None:
     )
 
 
+def report_on_teacher(teacher: Teacher, loader: Loader, own: float) -> None:
+    """Say how good the teacher is on the validation pictures, beside the student's `own` mAP50-95."""
+    its = teacher.mean_ap(loader)
+    if its is None:
+        LOGGER.info("the teacher does not know all classes, so that its mAP is not measured")
+    else:
+        share = f": {own / its:.1%}" if its > 0.001 else ""
+        LOGGER.info(f"mAP50-95 on val: teacher {its:.3f}, student {own:.3f}{share}")
+
+
 def write_settings(training: Training) -> None:
-    """Write what the run was started with, and what was wrong with its labels."""
+    """Write what the run was started with, its teacher too, and what was wrong with its labels."""
     training.run.write_yaml("opt.yaml", dataclasses.asdict(training.config))
     training.run.write_yaml("hyp.yaml", dataclasses.asdict(training.state.hyp))
+    if training.teacher is not None:
+        training.teacher.keep(training.run.teacher)
     for split, loader in (("train", training.loader), ("val", training.val_loader)):
         if loader is not None:
             loader.dataset.index.report.write_report(training.run.root, f"label_report_{split}.csv")

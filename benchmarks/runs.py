@@ -37,6 +37,7 @@ NO_BUDGET = {
 FINDERS: dict[str, Callable[[str], Path]] = {
     "cfg": resolve_cfg,
     "weights": find_weights,
+    "teacher": find_weights,
     "data": lambda name: find_file(name, (ROOT / "data",), ("", ".yaml", ".yml")),
 }
 

@@ -26,6 +26,7 @@ from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.config import TrainConfig
+from training.setup import open_teacher
 from utils.console import LOGGER, setup_console
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
@@ -68,6 +69,8 @@ class Config(CommandConfig):
     )
     seeds: tuple[int, ...] = flag((0,), "seeds; every variant is trained with each of them", rule=SEED)
     weights: str = of_train("weights")
+    teacher: str = of_train("teacher")
+    teacher_weight: float = of_train("teacher_weight")
     hyp: str = of_train("hyp")
     epochs: int = of_train("epochs")
     batch_size: int = flag(16, "batch size", rule=at_least(1))
@@ -92,6 +95,7 @@ class Config(CommandConfig):
         super().__post_init__()
         if not self.variants:
             raise ValueError("--variants: name at least one model yaml, such as yolov5n yolov5n-gsconv")
+        TrainConfig(teacher=self.teacher, teacher_weight=self.teacher_weight)  # refuses one without the other
 
     @property
     def folder(self) -> Path:
@@ -184,11 +188,12 @@ def prepare(config: Config) -> tuple[DetectionModel | None, DatasetIndex, str]:
     amp_dtype(config.amp, select_device(config.device))
     spec = load_data_spec(config.data)
     first_variant, first = config.planned[0]
-    hyp = train_command.hyperparameters(config.train_config(first, first_variant))
+    told = config.train_config(first, first_variant)
+    hyp = train_command.hyperparameters(told)
     anchors = None if hyp.anchors is None else round(hyp.anchors)
     for variant in config.variants:
-        DetectionModel(variant, nc=spec.nc, anchors=anchors)
-    weights = load_model(find_weights(config.weights)) if config.weights else None
+        open_teacher(told, DetectionModel(variant, nc=spec.nc, anchors=anchors), run=None)
+    weights = load_model(find_weights(told.initial_weights)) if told.initial_weights else None
     check_page(config.page, mark_of(TEMPLATE), "--output", beside=(config.page.with_suffix(".png"),))
     try:
         notes = find_file(config.notes).read_text(encoding="utf-8") if config.notes else ""

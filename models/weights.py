@@ -81,7 +81,7 @@ def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
     if OFFICIAL_NAME.fullmatch(path.name):
         raise UserError(
             f"weights '{name}' not found; nothing is downloaded: fetch the official file from "
-            f"{OFFICIAL_RELEASES} and name it with --weights"
+            f"{OFFICIAL_RELEASES} and name that"
         )
     return find_file(name, (path.parent, runs))
 

@@ -14,6 +14,7 @@ from utils.flags import (
     SIDE,
     CommandConfig,
     at_least,
+    between,
     flag,
     not_empty,
 )
@@ -36,9 +37,15 @@ class RunConfig(CommandConfig):
 class TrainConfig(RunConfig):
     """Flags of train.py."""
 
-    weights: str = flag("", "initial weights; empty trains from scratch")
+    weights: str = flag("", "initial weights; default: those of --teacher, or none, from scratch")
     cfg: str = flag(
         "", "model yaml (a name is also looked up in models/); default: that of --weights, or yolov5n"
+    )
+    teacher: str = flag(
+        "", "a trained detector to learn from too, beside the labels; the file of its weights"
+    )
+    teacher_weight: float = flag(
+        1.0, "how much the teacher counts, as a multiple of what is usual", rule=between(0.001, 1000)
     )
     data: str = flag("data/digits.yaml", DATA_HELP)
     hyp: str = flag("data/hyps/hyp.scratch-low.yaml", "hyper-parameter yaml (also looked up in data/hyps/)")
@@ -91,10 +98,17 @@ class TrainConfig(RunConfig):
     strict: bool = flag(False, "treat label faults as errors")
     verbose: bool = flag(False, "report by layer and tensor what was taken over from --weights")
 
+    @property
+    def initial_weights(self) -> str:
+        """The file that the network begins with; empty when it begins from scratch."""
+        return self.weights or self.teacher
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 1 and self.batch_size != -1:
             raise ValueError(f"--batch-size must be at least 1, or -1, found {self.batch_size}")
+        if self.teacher_weight != 1 and not (self.teacher or self.resume):
+            raise ValueError("--teacher-weight is of no use without --teacher")
         if self.image_weights and self.rect:
             raise ValueError(
                 "--image-weights and --rect exclude each other: rectangular batches have a fixed order"

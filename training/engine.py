@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.optim import Schedule
-from training.run_folder import RunFolder
+from training.run_folder import RESULT_COLUMNS, TEACHER_COLUMN, RunFolder
 from training.state import TrainingState
+from training.teacher import Teacher
 from utils.console import LOGGER, progress
 from utils.data.batch import Batch
 from utils.data.letterbox import round_up
@@ -41,6 +42,7 @@ class Training:
 
     Attributes:
         val_loader: on the main process only.
+        teacher: a trained detector to learn from beside the labels, when there is one.
     """
 
     config: TrainConfig
@@ -52,6 +54,12 @@ class Training:
     criterion: DetectionLoss
     run: RunFolder
     state: TrainingState
+    teacher: Teacher | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the numbers of a row of results are."""
+        return RESULT_COLUMNS if self.teacher is None else (*RESULT_COLUMNS, TEACHER_COLUMN)
 
 
 def train_one_epoch(
@@ -65,7 +73,8 @@ def train_one_epoch(
     Args:
         training: its state is updated in place after each batch; its loader is already set to the epoch and
             its first batch.
-        model: `state.model`, wrapped for several processes where there are several.
+        model: `state.model`, watched by the teacher where there is one, and wrapped for several processes
+            where there are several.
         on_batch: called with the number of the batch and the batch itself, before it is used.
 
     Returns:
@@ -79,7 +88,6 @@ def train_one_epoch(
         if is_frozen(layer):
             layer.eval()  # its BatchNorm statistics stay as well
     state, schedule, loader, device = training.state, training.schedule, training.loader, training.device
-    dtype = amp_dtype(training.config.amp, device)
     scale = training.process.world_size * (4.0 if training.config.quad else 1.0)
     visible, total = None if training.process.is_main else False, len(loader)
     title, complete = f"epoch {state.epoch}", False
@@ -98,9 +106,7 @@ def train_one_epoch(
             images = _to_model(batch.images, training)
             targets = batch.targets.to(device)
             with _saved_when_cut_off(training) if alone else nullcontext():
-                with autocast(device, dtype):
-                    predictions = model(images)
-                loss, items = training.criterion(predictions, targets)
+                loss, items = _loss(training, model, images, targets)
                 broken, stopping = any_process([not math.isfinite(loss.item()), bool(stop.requested)], device)
                 if broken:
                     raise NonFiniteLoss(
@@ -112,8 +118,7 @@ def train_one_epoch(
             state.since_step += 1
             if state.since_step >= schedule.accumulation(step):
                 _optimizer_step(state)
-            box, obj, cls = (state.loss_sum / state.batch).tolist()
-            batches.set_postfix_str(f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}", refresh=False)
+            batches.set_postfix_str(losses_line((state.loss_sum / state.batch).tolist()), refresh=False)
             if stopping:
                 # every process resumes from what the main one saves
                 state.loss_sum = mean_over_processes(state.loss_sum)
@@ -140,10 +145,30 @@ def validate_average(training: Training, stop: StopRequest) -> tuple[list[float]
     return [*result.summary(), *result.losses], result.maps.tolist()
 
 
+def losses_line(losses: Sequence[float]) -> str:
+    """The mean losses for one image, and the teacher's where there is one."""
+    return " ".join(f"{name} {loss:.4f}" for name, loss in zip(("box", "obj", "cls", "teacher"), losses))
+
+
 def is_frozen(layer: nn.Module) -> bool:
     """Whether a layer has weights and none of them is trained."""
     weights = list(layer.parameters())
     return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
+def _loss(training: Training, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """What a batch costs, and the parts of that for one image: as `DetectionLoss` has them, then the
+    teacher's where there is one."""
+    teacher = training.teacher
+    with autocast(training.device, amp_dtype(training.config.amp, training.device)):
+        predictions = model(images)
+        lesson = None if teacher is None else teacher(images)
+    if teacher is None or lesson is None:
+        return training.criterion(predictions, targets)
+    logits, maps = predictions
+    loss, items = training.criterion(logits, targets)
+    error = teacher.error(logits, maps, lesson)
+    return loss + error * len(images), torch.cat((items, error.detach()[None]))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ RESULT_COLUMNS = (
     "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss",
     "x/lr0", "x/lr1", "x/lr2",
 )  # fmt: skip
+TEACHER_COLUMN = "train/teacher_error"  # the last one, of runs with a teacher
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.root / "weights" / "best.pt"
+
+    @property
+    def teacher(self) -> Path:
+        """The network that the one of this run learns from, as it was when the run began."""
+        return self.root / "weights" / "teacher.pt"
 
     @property
     def results(self) -> Path:
@@ -83,7 +89,8 @@ def write_results(
 class CurveLogger:
     """TensorBoard curves of a run, when TensorBoard is installed; otherwise nothing."""
 
-    def __init__(self, folder: Path, enabled: bool = True) -> None:
+    def __init__(self, folder: Path, enabled: bool = True, columns: Sequence[str] = RESULT_COLUMNS) -> None:
+        self._columns = columns
         self._writer: Any = None
         if enabled:
             try:
@@ -97,7 +104,7 @@ class CurveLogger:
         """Add one row of results."""
         if self._writer is not None:
             with self._without_errors():
-                for name, value in zip(RESULT_COLUMNS[1:], row[1:], strict=True):
+                for name, value in zip(self._columns[1:], row[1:], strict=True):
                     self._writer.add_scalar(name, value, int(row[0]))
 
     def close(self) -> None:

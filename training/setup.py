@@ -19,7 +19,9 @@ from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
 from training.optim import Schedule, build_optimizer
+from training.run_folder import RunFolder
 from training.state import TrainingState
+from training.teacher import Teacher, Trained, load_teacher
 from utils.checkpoints.files import inference_state, read_checkpoint
 from utils.console import LOGGER
 from utils.data.dataset import DetectionDataset
@@ -53,15 +55,16 @@ def build_model(
             )
         model = DetectionModel(checkpoint["yaml"], nc=len(names))
     else:
-        source = read_checkpoint(find_weights(config.weights)) if config.weights else None
+        weights = config.initial_weights
+        source = read_checkpoint(find_weights(weights)) if weights else None
         cfg = config.cfg or (source["yaml"] if source else DEFAULT_CFG)
         anchors = None if hyp.anchors is None else round(hyp.anchors)
         model = DetectionModel(cfg, nc=len(names), anchors=anchors)
         if source is not None:
             # a yaml or hyper-parameters that were named bring their own anchors
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
-            report = take_over(model, config.weights, source, exclude)
-            LOGGER.info(f"{config.weights}: {report}")
+            report = take_over(model, weights, source, exclude)
+            LOGGER.info(f"{weights}: {report}")
             if config.verbose:
                 LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names
@@ -80,6 +83,44 @@ def take_over(
         LOGGER.warning(f"{error}; tensors of equal names and shapes are taken over")
         return transfer(model, inference_state(checkpoint), exclude=exclude)
     return inherit(model, source, exclude=exclude)
+
+
+def open_teacher(config: TrainConfig, model: DetectionModel, run: RunFolder | None) -> Trained | None:
+    """The detector of `--teacher` for one that trains; of a run that is resumed, the one that it kept.
+
+    Raises:
+        UserError: it is unusable, or cannot see what `model` sees.
+    """
+    if not config.teacher:
+        return None
+    path = find_weights(config.teacher) if run is None else run.teacher
+    if run is not None and not path.is_file():
+        raise UserError(f"{path} is missing, the teacher of this run; put it back, or start a new run")
+    with torch.random.fork_rng(devices=[]):  # its initial weights are no part of this run
+        return load_teacher(path, model)
+
+
+def build_teacher(
+    config: TrainConfig, hyp: Hyperparameters, trained: Trained, model: DetectionModel
+) -> Teacher:
+    """What there is to learn from it for a model that has its final anchors.
+
+    Raises:
+        UserError: nothing.
+    """
+    teacher = Teacher(
+        trained,
+        model,
+        weight=config.teacher_weight,
+        any_class=config.single_cls,
+        anchor_t=hyp.anchor_t,
+    )
+    LOGGER.info(f"{trained.path} teaches {teacher}")
+    if not (config.cfg or config.weights):
+        LOGGER.info(
+            "the network that trains is the teacher's own; --cfg names another, such as a lighter one"
+        )
+    return teacher
 
 
 def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
@@ -103,9 +144,16 @@ def freeze_layers(model: DetectionModel, layers: tuple[int, ...]) -> None:
 
 
 def total_batch_size(
-    config: TrainConfig, model: DetectionModel, process: Process, device: torch.device
+    config: TrainConfig,
+    model: DetectionModel,
+    process: Process,
+    device: torch.device,
+    trained: Trained | None = None,
 ) -> int:
     """Images a step over all processes; with `--batch-size -1` as many as the device holds.
+
+    Args:
+        trained: a teacher that runs beside the model.
 
     Raises:
         UserError: a batch that the processes cannot share.
@@ -114,7 +162,8 @@ def total_batch_size(
         if process.world_size > 1:
             raise UserError("--batch-size -1 works in one process; with torchrun, give the total batch size")
         imgsz = rounded_size(config.imgsz, model.multiple)
-        return largest_batch(model, imgsz, device, amp_dtype(config.amp, device))
+        teacher = None if trained is None else trained.model
+        return largest_batch(model, imgsz, device, amp_dtype(config.amp, device), teacher=teacher)
     if config.batch_size % process.world_size:
         raise UserError(
             f"--batch-size {config.batch_size} must be a multiple of the {process.world_size} processes"
@@ -188,7 +237,7 @@ def build_state(
         hyp=hyp,
         train_args=asdict(config),
         processes=process.world_size,
-        loss_sum=torch.zeros(3, device=device),
+        loss_sum=torch.zeros(4 if config.teacher else 3, device=device),
         maps=[0.0] * model.nc,
     )
     if checkpoint is not None:

@@ -68,7 +68,8 @@ class TrainingState:
         batch: batches of that epoch that are done.
         processes: how many train together.
         since_step: batches whose gradients wait in `.grad` for the next optimizer step.
-        loss_sum: (3,) sums of the box, objectness and class loss over the batches done in this epoch.
+        loss_sum: (3,) sums of the box, objectness and class loss over the batches done in this epoch; with a
+            teacher (4,), its error is the last.
         iou_loss: running mean of the IoU loss, which a `DetectionLoss` moves; only WIoU makes use of it.
         results: one row of `results.csv` for each finished epoch.
         maps: mAP50-95 of each class at the last validation, for `--image-weights`.

@@ -197,6 +197,7 @@ def test_where_it_computes_is_no_budget(trained: Path, command: Arguments) -> No
         (("--variants", "yolov5n", "yolov5n-gsconf"), "yolov5n-gsconf' not found; did you mean .*gsconv"),
         (("--variants", "yolov5n", "models/yolov5n.yaml"), "share the name yolov5n; rename one"),
         (("--weights", "yolov5n.pt"), "yolov5n.pt' not found; nothing is downloaded"),
+        (("--teacher", "yolov5n.pt"), "yolov5n.pt' not found; nothing is downloaded"),
         (("--hyp", "hyp.scratch-lo.yaml"), "did you mean hyp.scratch-low"),
         (("--data", "nowhere.yaml"), "nowhere.yaml"),
         (("--device", "7"), "CUDA devices"),
@@ -221,6 +222,7 @@ def test_mistakes_are_refused_before_any_training(
         ((), "--variants: name at least one"),
         (("--variants", "yolov5n", "--seeds", "-1"), "--seeds must lie between 0 and"),
         (("--variants", "yolov5n", "--output", "page.html"), "must end in .md"),
+        (("--variants", "yolov5n", "--teacher-weight", "2"), "of no use without --teacher"),
         (("--variants", "yolov5n", "--batch-size", "-1"), "--batch-size must be at least 1, found -1"),
     ],
 )

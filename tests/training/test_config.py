@@ -37,6 +37,16 @@ def test_images_are_not_drawn_by_weight_where_their_order_is_fixed() -> None:
         TrainConfig(rect=True, image_weights=True)
 
 
+def test_the_weight_of_a_teacher_needs_one() -> None:
+    assert TrainConfig(teacher="a.pt", teacher_weight=2.0).initial_weights == "a.pt"
+    assert TrainConfig(teacher="a.pt", weights="b.pt").initial_weights == "b.pt"
+    with pytest.raises(ValueError, match="--teacher-weight is of no use without --teacher"):
+        TrainConfig(teacher_weight=2.0)
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="--teacher-weight must lie between"):
+            TrainConfig(teacher="a.pt", teacher_weight=weight)
+
+
 def test_what_is_not_asked_for_is_not_done() -> None:
     config = TrainConfig()
     switches = {name: value for name, value in vars(config).items() if isinstance(value, bool)}

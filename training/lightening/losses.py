@@ -19,7 +19,7 @@ def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
     return F.mse_loss(own.float(), its) / variance.clamp(min=1e-12)
 
 
-def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor], *, everywhere: bool = True) -> Tensor:
     """What the student says against what the teacher says, summed over cells, for one image.
 
     Objectness is a soft target in every cell; boxes and classes count as much as the teacher is sure of a
@@ -28,13 +28,17 @@ def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     Args:
         own: logits (B, na, H, W, 5 + nc) of each level.
         wanted: the teacher's, of the same shape.
+        everywhere: False lets objectness, too, count as much as the teacher is sure: of one that does not
+            know all classes, that it sees nothing says nothing.
     """
     total = own[0].new_zeros(())
     for mine, its in zip(own, wanted, strict=True):
         mine, its = mine.float(), its.float()
         sure = its[..., 4].sigmoid()
-        objectness = F.binary_cross_entropy_with_logits(mine[..., 4], sure, reduction="sum")
-        least = F.binary_cross_entropy_with_logits(its[..., 4], sure, reduction="sum")  # its own entropy
+        weight = None if everywhere else sure
+        objectness = F.binary_cross_entropy_with_logits(mine[..., 4], sure, weight, reduction="sum")
+        # its own entropy
+        least = F.binary_cross_entropy_with_logits(its[..., 4], sure, weight, reduction="sum")
         box = ((mine[..., :4].sigmoid() - its[..., :4].sigmoid()).square().sum(dim=-1) * sure).sum()
         total = total + OBJECTNESS * (objectness - least) + BOX * box
         if mine.shape[-1] > 6:

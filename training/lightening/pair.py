@@ -18,6 +18,17 @@ from training.lightening.losses import feature_error
 Maps = Mapping[int, Any]
 
 
+def ends_of_stages(teacher: DetectionModel, pairs: Mapping[int, int]) -> dict[int, int]:
+    """Those of `pairs`, layers of a student and the teacher's in their places, at which a stage ends: CSP
+    stacks and the end of the backbone."""
+    last = len(teacher.yaml["backbone"]) - 1
+    return {
+        own: its
+        for own, its in pairs.items()
+        if its == last or lookup(teacher.layers[its].name).rule is stacked
+    }
+
+
 class Pair:
     """A trained detector, and another one that is to take its place.
 
@@ -40,8 +51,9 @@ class Pair:
         device = teacher.stride.device
         self._chosen = {j: kept.to(device) for j, kept in report.chosen.items()} if report else {}
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
-        self.shared, ends = self._shared(pairs), self._ends(pairs)
-        self.cuts = {own: its for own, its in pairs.items() if own in ends and own >= self.shared}
+        self.shared = self._shared(pairs)
+        ends = ends_of_stages(teacher, pairs)
+        self.cuts = {own: its for own, its in ends.items() if own >= self.shared}
         self.adapters = nn.ModuleDict(
             {
                 str(own): nn.Conv2d(student.layers[own].channels, self._channels(its), kernel_size=1)
@@ -56,14 +68,6 @@ class Pair:
             return False
         its = self.teacher.layers[pairs[layer.index]]
         return (layer.name, layer.number, layer.args) == (its.name, its.number, its.args)
-
-    def _ends(self, pairs: Mapping[int, int]) -> set[int]:
-        last = len(self.teacher.yaml["backbone"]) - 1
-        return {
-            own
-            for own, its in pairs.items()
-            if its == last or lookup(self.teacher.layers[its].name).rule is stacked
-        }
 
     def _channels(self, layer: int) -> int:
         """Channels of a layer of the teacher that the student has too."""

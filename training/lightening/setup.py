@@ -29,7 +29,8 @@ from training.lightening.pictures import (
 )
 from training.run_folder import RunFolder, write_results
 from training.state import TrainingState
-from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
+from training.teacher import save_teacher
+from utils.checkpoints.files import read_checkpoint
 from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
@@ -119,7 +120,7 @@ def _set_up(
     folder: Callable[[], RunFolder],
 ) -> Lightening:
     device = select_device(config.device, process.local_rank, process.world_size)
-    path = run.last.with_name("teacher.pt") if run else find_weights(config.weights)
+    path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
     student, report = build_student(config, teacher, path, run is not None)
     student = student.to(device).to(memory_format=memory_format(device))
@@ -280,7 +281,7 @@ def announce(lightening: Lightening) -> None:
     """Write and say what the run starts with."""
     config, course, run = lightening.config, lightening.course, lightening.run
     pair, imgsz = course.pair, course.loader.dataset.size
-    save_teacher(lightening.teacher, run.last.with_name("teacher.pt"))
+    save_teacher(lightening.teacher, run.teacher)
     write_list(kept_list(run), lightening.pictures)
     run.write_yaml("opt.yaml", dataclasses.asdict(config))
     run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
@@ -297,12 +298,6 @@ def announce(lightening: Lightening) -> None:
         f"agreement (mAP50-95): {shares['start']:.3f} at the start; teacher with rounded weights "
         f"{shares['ceiling']:.3f}"
     )
-
-
-def save_teacher(teacher: Path, path: Path) -> None:
-    """Keep the teacher with the run, so that it can be resumed whatever becomes of the file."""
-    content = read_checkpoint(teacher)
-    write_checkpoint(path, {**content, "model": inference_state(content), "ema": None, "optimizer": None})
 
 
 def size_of(path: Path) -> int:
