@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.taking import Take
 from models.registry import per_channel, register
 
 STATIC_SCOPE = 0.25  # how far offsets reach, in input pixels; the dynamic scope starts there
@@ -70,6 +71,17 @@ class DySample(nn.Module):
         else:
             offsets = 2 * STATIC_SCOPE * self.scope(x).sigmoid() * offsets
         return F.pixel_shuffle(offsets, self.factor) if self.style == "lp" else offsets
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Sample where a nearest-neighbour Upsample does: at the middle of pixels. Style `lp` can."""
+        nearest = isinstance(other, nn.Upsample) and other.mode == "nearest"
+        if not nearest or self.style != "lp" or float(other.scale_factor or 0) != self.factor:
+            return
+        way = 0.5 - (torch.arange(self.factor) + 0.5) / self.factor  # from the initial place to the middle
+        fine = torch.stack((way.expand(self.factor, -1), way[:, None].expand(-1, self.factor)))  # x, y
+        fine = fine.repeat(self.groups, 1, 1)[None] / STATIC_SCOPE  # (1, 2 * groups, scale, scale)
+        take(self.offset.weight, torch.zeros_like(self.offset.weight))
+        take(self.offset.bias, F.pixel_unshuffle(fine, self.factor).flatten())  # type: ignore[arg-type]
 
     def _grid(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Points for `grid_sample`, (B * groups, scale * H, scale * W, 2): x, y from -1 to 1 at the edges."""

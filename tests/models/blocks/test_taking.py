@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from models.blocks.conv import Conv
 from models.blocks.csp import C3, Bottleneck
 from models.blocks.dual import DualConv
+from models.blocks.dysample import DySample
 from models.blocks.ghost import GhostConv
 from models.blocks.gsconv import GSBottleneck, GSConv, GSConvns, VoVGSCSP, VoVGSCSPC
 from models.blocks.hetero import CSPHet, HetConv
@@ -199,3 +200,16 @@ def test_a_tensor_that_is_kept() -> None:
     assert take.reason(own.weight) == "left as it is" and not take.reason(own.bias)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"takes \(2, 2, 1, 1\) into \(2,\)"):
         take(own.bias, other.weight)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("scale", "dynamic"), [(2, False), (3, True)])
+def test_dysample_in_place_of_upsample_gives_the_same(scale: int, dynamic: bool) -> None:
+    own, other = DySample(8, scale, groups=2, dynamic=dynamic), nn.Upsample(None, scale, mode="nearest")
+    take, x = Take(), torch.randn(2, 8, 5, 7)
+    take.module(own, other)
+    torch.testing.assert_close(own(x), other(x))
+    assert take.has(own.offset.weight) and take.has(own.offset.bias)
+    bilinear = DySample(8, scale, groups=2)
+    before = bilinear.offset.weight.clone()
+    Take().module(bilinear, nn.Upsample(None, scale, mode="bilinear"))
+    assert torch.equal(bilinear.offset.weight, before)  # it is that already
