@@ -75,7 +75,7 @@ class DySample(nn.Module):
     def adopt(self, other: nn.Module, take: Take) -> None:
         """Sample where a nearest-neighbour Upsample does: at the middle of pixels. Style `lp` can."""
         nearest = isinstance(other, nn.Upsample) and other.mode == "nearest"
-        if not nearest or self.style != "lp" or float(other.scale_factor or 0) != self.factor:
+        if not nearest or self.style != "lp" or getattr(other, "scale_factor", None) != self.factor:
             return
         way = 0.5 - (torch.arange(self.factor) + 0.5) / self.factor  # from the initial place to the middle
         fine = torch.stack((way.expand(self.factor, -1), way[:, None].expand(-1, self.factor)))  # x, y
