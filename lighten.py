@@ -3,6 +3,7 @@
     python lighten.py --weights best.pt --cfg yolov5n-slimneck.yaml --source photographs/
     python lighten.py --weights best.pt --cfg yolov5n-csppc.yaml --source a.txt --minutes 60 --data bccd.yaml
     python lighten.py --weights best.pt --width 0.75 --source photographs/    # the same network, but narrower
+    python lighten.py --weights best.pt --source photographs/ --faster 0.85 --runtime onnx    # search for one
     python lighten.py --resume                               # the newest run, from its last checkpoint
 
 The lighter network takes over what its layers can hold, is fitted stage by stage, then learns as a whole. How
@@ -12,10 +13,13 @@ teacher.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.interrupt import Stopped, StopRequest, quiet_until_watched
@@ -25,9 +29,15 @@ if __name__ == "__main__":
 
 import torch
 
+from benchmarks.latency import compare
+from benchmarks.lighten_page import TEACHER, compare_pictures, record_of, variant_of, write_page
+from benchmarks.lighten_search import find
+from benchmarks.lighten_state import FULL, SHORT, STATE, Search, begun, continued, to_continue
+from benchmarks.networks import check_packages
+from models.weights import load_model
 from training.lightening.config import LightenConfig
 from training.lightening.measure import agreement, true_map
-from training.lightening.setup import Lightening, set_up
+from training.lightening.setup import Lightening, Material, set_up
 from training.resume import resumed
 from training.run_folder import RunFolder
 from utils.console import LOGGER, setup_console
@@ -50,6 +60,8 @@ from utils.files import ROOT, find_file
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 
+ROUNDS = 60  # of latency
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, process = parse_flags(LightenConfig, argv), this_process()
@@ -58,18 +70,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_group(process, device)
     try:
         with noticing_losses():
-            if config.resume:
-                config, hyp, run, checkpoint = resumed(config, process)
-                lighten(config, hyp, process, run, checkpoint)
-            else:
-                check_flags(config, process)
-                hyp = load_hyperparameters(
-                    find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml"))
-                )
-                lighten(config, hyp, process)
+            go_on(config, process) if config.resume else start_anew(config, process)
             leave_group(together=True)
     finally:
         leave_group()
+
+
+def start_anew(config: LightenConfig, process: Process) -> None:
+    """A new run, or a search."""
+    check_flags(config, process)
+    hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
+    if config.searches:
+        search_on(begun(config, hyp), new=True)
+    else:
+        conclude(lighten(config, hyp, process))
+
+
+def go_on(config: LightenConfig, process: Process) -> None:
+    """The rest of the run, or of the search, that --resume names."""
+    if state := to_continue(config):
+        alone(process)
+        search_on(continued(config, state), new=False)
+        return
+    config, hyp, run, checkpoint = resumed(config, process)
+    check_runtime(config)
+    conclude(lighten(config, hyp, process, run, checkpoint))
+
+
+def search_on(search: Search, *, new: bool) -> None:
+    """Find the network that keeps most within a budget; a search that is refused leaves no folder behind."""
+    check_runtime(search.config)
+    root = search.run.root
+    LOGGER.info(f"searching in {root}; when it is stopped: python lighten.py --resume {root / STATE}")
+    try:
+        page = find(search, lighten)
+    except UserError:
+        learnt = (root / SHORT).exists() or (root / FULL).exists()
+        if new and not learnt and not search.config.exist_ok:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
+    LOGGER.info(f"weights in {search.run.best}; all networks side by side: {page}")
 
 
 def lighten(
@@ -78,11 +118,13 @@ def lighten(
     process: Process,
     run: RunFolder | None = None,
     checkpoint: Mapping[str, Any] | None = None,
+    material: Material | None = None,
 ) -> Lightening:
     """The whole recipe.
 
     Args:
         run, checkpoint: the folder of an earlier part of this run, and the content of its last.pt.
+        material: pictures and what the teacher sees on them, where a search knows it already.
 
     Raises:
         UserError: weights, yaml or pictures are unusable, or an error became non-finite.
@@ -90,7 +132,7 @@ def lighten(
     torch.manual_seed(config.seed)
     if config.workers:
         start_server()
-    lightening = set_up(config, hyp, process, run, checkpoint)
+    lightening = set_up(config, hyp, process, run, checkpoint, material)
     run, course, state = lightening.run, lightening.course, lightening.state
     with StopRequest() as stop, closing(course.loader):
         batches = course.batches()
@@ -113,8 +155,6 @@ def lighten(
                 leave(stop, run, process)
     if stop.requested:  # while the last part was saved
         leave(stop, run, process)
-    if process.is_main:
-        conclude(lightening)
     return lightening
 
 
@@ -163,15 +203,18 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
 
 
 def conclude(lightening: Lightening) -> None:
-    """Say how much was kept, and where everything is."""
+    """Say how much was kept, and where everything is; the main process does."""
+    if not lightening.process.is_main:
+        return
     config, run, state = lightening.config, lightening.run, lightening.state
     shares, best = state.lightened["agreement"], state.results[state.best.epoch][8]
     LOGGER.info(
         f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, "
         f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
     )
-    if config.data:
-        true = [true_map(config, path) for path in (run.teacher, run.best)]
+    files = {TEACHER: run.teacher, student_name(config): run.best}
+    true = [true_map(config, path) for path in files.values()] if config.data else []
+    if true:
         LOGGER.info(
             f"mAP50-95 on {config.data}: teacher {true[0]:.3f}, student {true[1]:.3f}: "
             f"{true[1] / max(true[0], 1e-9):.1%}"
@@ -181,11 +224,44 @@ def conclude(lightening: Lightening) -> None:
         f"{lightening.course.loader.dataset.size} px on {lightening.course.device}; weights in "
         f"{run.last.parent}, everything else in {run.root}"
     )
+    LOGGER.info(f"both side by side: {describe(lightening, files, true)}")
+
+
+def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[float]) -> Path:
+    """Write the page of a run and return it.
+
+    Args:
+        files: weights of teacher and student, by name.
+        true: mAP50-95 of each against labels; empty where there are none.
+    """
+    assert lightening.held is not None  # in the main process
+    config, run, known = lightening.config, lightening.run, lightening.state.lightened
+    imgsz, held = lightening.course.loader.dataset.size, lightening.held.dataset.index
+    models = {name: load_model(path) for name, path in files.items()}
+    teacher, student = (
+        replace(variant_of(name, "student" if name != TEACHER else "teacher", model, imgsz), true_map=value)
+        for (name, model), value in zip(models.items(), true or (None, None))
+    )
+    best = lightening.state.results[lightening.state.best.epoch][8]
+    student = replace(student, start=known["agreement"]["start"], end=best)
+    if config.runtime:
+        teacher, student = (
+            variant.timed(timing)
+            for variant, timing in zip((teacher, student), compare(config.runtime, models, imgsz, ROUNDS))
+        )
+    record = record_of(config, known, len(held), imgsz, (teacher, student))
+    pictures = compare_pictures([*models.values()], held, imgsz)
+    return write_page(run.root, record, {student.name: run.results}, pictures)
+
+
+def student_name(config: LightenConfig) -> str:
+    name = Path(config.cfg).name.removesuffix(".yaml")
+    return name if config.width == 1 else f"{name} width {config.width:g}".strip()
 
 
 def check_flags(config: LightenConfig, process: Process) -> None:
     """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
-    if not config.cfg and config.width == 1:
+    if not config.cfg and config.width == 1 and not config.searches:
         raise UserError("--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75")
     if not config.source:
         raise UserError("--source is missing; as in --source photographs/")
@@ -193,8 +269,23 @@ def check_flags(config: LightenConfig, process: Process) -> None:
         raise UserError(
             f"--batch-size {config.batch_size} must be a multiple of the {process.world_size} processes"
         )
+    if config.searches:
+        alone(process)
     if config.data:
         load_data_spec(config.data, needed=("val",))  # not after all the learning
+    check_runtime(config)
+
+
+def alone(process: Process) -> None:
+    """Raise a UserError when there are other processes."""
+    if process.world_size > 1:
+        raise UserError("a search runs in one process; start it without torchrun")
+
+
+def check_runtime(config: LightenConfig) -> None:
+    """Raise a UserError when a package that --runtime needs is not installed."""
+    if config.timed_in:
+        check_packages([config.timed_in])
 
 
 if __name__ == "__main__":

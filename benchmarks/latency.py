@@ -31,12 +31,14 @@ from benchmarks.networks import (
     candidates_of,
     check_packages,
     describe_machine,
+    in_forms,
 )
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
 from models.exporting.formats import INT8_FORMATS
 from models.exporting.int8 import Calibration, quantise
 from models.exporting.job import example
+from models.yolo import DetectionModel
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
@@ -182,6 +184,23 @@ def time_in(
         )
     times: dict[str, list[float]] = json.loads(result.read_text(encoding="utf-8"))
     return times
+
+
+def compare(runtime: str, networks: Mapping[str, DetectionModel], imgsz: int, runs: int) -> list[Timing]:
+    """Each network as it is deployed, timed in turns with the others on images of one size.
+
+    Args:
+        networks: by name, on the CPU; the first is the baseline.
+
+    Raises:
+        UserError: a side that is no multiple of a stride, or the runtime fails.
+    """
+    threads = min(NetworkConfig.threads, os.cpu_count() or 1)
+    config = Config(cfg=tuple(networks), runtimes=(runtime,), imgsz=imgsz, threads=threads, runs=runs)
+    candidates = [form for name, model in networks.items() for form in in_forms(name, model, imgsz)]
+    with temporary_folder(prefix="latency-") as folder:
+        times = time_in(runtime, candidates, config, folder, {})
+    return [timing(runtime, candidate, candidates[0], times) for candidate in candidates]
 
 
 def timing(runtime: str, candidate: Candidate, base: Candidate, times: dict[str, list[float]]) -> Timing:

@@ -88,7 +88,7 @@ class Candidate:
         if not target.exists():
             size = json.dumps(list(image.shape[2:]))
             metadata = {"names": "{}", "stride": str(self.stride), "imgsz": size}
-            metadata["channels"] = str(self.channels)
+            metadata |= {"channels": str(self.channels), "dynamic": "false"}
             FORMATS[form].exporter(Job(self.network, image, target, metadata))
         return target
 
@@ -100,25 +100,38 @@ def candidates_of(config: NetworkConfig, batch: int = 1) -> list[Candidate]:
         UserError: unknown models, a side that is no multiple of a stride, or two networks of one name.
     """
     found: list[Candidate] = []
-    size = (config.imgsz, config.imgsz)
     for source in (*config.cfg, *config.weights):
         name = title_of(Path(source))
         torch.manual_seed(0)
         model = load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
-        model.eval()
-        image = torch.empty(batch, model.channels, *size, device="meta")
-        check_side(config.imgsz, name, model.multiple)
-        fused = meta_copy(model).fuse()
-        flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
-        folded = exported_network(model, size)
-        for form in config.forms:
-            title = name + FORMS[form]
-            if any(item.name == title for item in found):
-                raise UserError(f"'{title}' is there twice; networks are told apart by their names")
-            network = exported_network(model, size, folded=False) if form == "public" else folded
-            cost = None if form == "int8" else measure(network, image)
-            wants = model.multiple, model.channels
-            found.append(Candidate(name, form, parameters, flops, cost, network, *wants))
+        found += in_forms(name, model, config.imgsz, config.forms, batch)
+    names = [candidate.name for candidate in found]
+    if doubles := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"'{doubles[0]}' is there twice; networks are told apart by their names")
+    return found
+
+
+def in_forms(
+    name: str, model: DetectionModel, imgsz: int, forms: Sequence[str] = ("deployed",), batch: int = 1
+) -> list[Candidate]:
+    """A network in some of the forms of `FORMS`; it is put into evaluation mode.
+
+    Raises:
+        UserError: a side that is no multiple of its stride.
+    """
+    model.eval()
+    size = (imgsz, imgsz)
+    image = torch.empty(batch, model.channels, *size, device="meta")
+    check_side(imgsz, name, model.multiple)
+    fused = meta_copy(model).fuse()
+    flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
+    folded = exported_network(model, size)
+    found: list[Candidate] = []
+    for form in forms:
+        network = exported_network(model, size, folded=False) if form == "public" else folded
+        cost = None if form == "int8" else measure(network, image)
+        wants = model.multiple, model.channels
+        found.append(Candidate(name, form, parameters, flops, cost, network, *wants))
     return found
 
 

@@ -54,12 +54,7 @@ def scatter(
         level: draw y = level.
     """
     named = [point for point in points if not point.hollow]
-    top = 0.4 if title else 0.1
-    right = 0.3 + LETTER * max(len(shorten(point.name, NAME)) for point in named)
-    height = max(4.2, top + BOTTOM + LINE * len(named))
-    figure = new_figure(width, height, automatic=False)
-    size = (1 - (LEFT + right) / width, 1 - (top + BOTTOM) / height)
-    axes = figure.add_axes((LEFT / width, BOTTOM / height, *size))
+    figure, axes, height = _axes(named, title, width)
     for point in points:
         color = ACCENT if point.marked else FAINT if point.hollow else INK
         (dot, *_) = axes.errorbar(
@@ -73,11 +68,54 @@ def scatter(
         axes.plot([p.x for p in best], [p.y for p in best], color=ACCENT, linestyle="--", linewidth=1)
     if diagonal:
         axes.axline((1, 1), slope=1, color=ACCENT, linestyle="--", linewidth=1)
+    _finish(axes, named, (title, x, y), height, level)
+    return figure
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    title: str,
+    x: str,
+    y: str,
+    *,
+    width: float = 6.4,
+    level: float | None = None,
+) -> Figure:
+    """Curves from (x, y) points, each with its name at its end; the first is marked.
+
+    Args:
+        x, y, width, level: as in `scatter`.
+    """
+    ends = [
+        Point(name, *points[-1], marked=number == 0) for number, (name, points) in enumerate(series.items())
+    ]
+    figure, axes, height = _axes(ends, title, width)
+    for end, points in zip(ends, series.values()):
+        color = ACCENT if end.marked else INK
+        (drawn,) = axes.plot(*zip(*points), color=color, marker="o", linewidth=1.6, markersize=4, zorder=3)
+        drawn.set_gid(f"{end.name}: {end.x:.0f}, {end.y:.3f}")
+    axes.margins(0.07)
+    _finish(axes, ends, (title, x, y), height, level)
+    return figure
+
+
+def _axes(named: Sequence[Point], title: str, width: float) -> tuple[Figure, Axes, float]:
+    """A figure with empty axes, room for the names on their right, high enough for these; axes' height."""
+    top = 0.4 if title else 0.1
+    right = 0.3 + LETTER * max(len(shorten(point.name, NAME)) for point in named)
+    height = max(4.2, top + BOTTOM + LINE * len(named))
+    figure = new_figure(width, height, automatic=False)
+    size = (1 - (LEFT + right) / width, 1 - (top + BOTTOM) / height)
+    return figure, figure.add_axes((LEFT / width, BOTTOM / height, *size)), height - top - BOTTOM
+
+
+def _finish(
+    axes: Axes, named: Sequence[Point], titles: tuple[str, str, str], height: float, level: float | None
+) -> None:
     if level is not None:
         axes.axhline(level, color=FAINT, linestyle="--", linewidth=1, zorder=1)
-    style_axes(axes, title, x, y)
-    _name(axes, named, LINE / (height - top - BOTTOM))
-    return figure
+    style_axes(axes, *titles)
+    _name(axes, named, LINE / height)
 
 
 def _name(axes: Axes, points: Sequence[Point], gap: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -54,7 +55,7 @@ def arguments(teacher: Path, tiny_data: Path, tmp_path: Path) -> tuple[str, ...]
 def test_the_whole_course(
     arguments: tuple[str, ...], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lighten.main([*arguments, "--steps", "12", "--data", str(tiny_data)])
+    lighten.main([*arguments, "--steps", "12", "--data", str(tiny_data), "--runtime", "torch"])
     run_folder = tmp_path / "exp"
     said = capsys.readouterr().out
     table = rows(run_folder / "results.csv")
@@ -65,6 +66,13 @@ def test_the_whole_course(
     known = content["lightened"]
     assert known["pictures"] == 12 and known["steps"] == 12
     assert known["agreement"]["start"] < known["agreement"]["ceiling"] <= 1
+    numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))
+    its, own = numbers["variants"]
+    assert (its["name"], own["name"]) == ("teacher", "yolov5n-csppc-neck")
+    assert own["start"] == known["agreement"]["start"] and f"{own['end']:.3f}" == f"{best:.3f}"
+    assert own["true_map"] is not None and own["milliseconds"][1] > 0 and its["ratio"] == [1, 1, 1]
+    page = (run_folder / "lighten.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 2 * numbers["held"] and str(tmp_path) not in page
     # every other command takes the result
     weights = [
         "--weights",

@@ -6,6 +6,7 @@ What is put back, weights, optimizer and all else that changes, is in `state.py:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ def resumed(
         UserError: no such file, weights without a training state or outside the folder of a run, a flag that
             contradicts the run, or another number of processes.
     """
-    kind, project, wanted = type(config), Path(config.project), config.resume
+    project, wanted = Path(config.project), config.resume
     path = newest_checkpoint(project) if wanted is True else Path(str(wanted))
     content = read_checkpoint(path)
     state = content.get("resume")
@@ -44,7 +45,20 @@ def resumed(
             f"{path} was trained by {state.get('processes')} processes and continues with as many; "
             f"there are {process.world_size}"
         )
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train_args"].items()}
+    config = with_saved(config, content["train_args"], path)
+    if path.resolve().parent.name != "weights":
+        raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
+    return config, saved_hyp(content["hyp"]), RunFolder(path.resolve().parents[1]), content
+
+
+def with_saved(config: ConfigType, saved: Mapping[str, Any], path: Path) -> ConfigType:
+    """The settings that a run was started with; those that do not change what it learns may be typed anew.
+
+    Raises:
+        UserError: damaged settings, or a flag that contradicts them.
+    """
+    kind = type(config)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         name, value = field.name, getattr(config, field.name)
         if name in ABOUT_RESUMING or (value == field.default and name not in config.typed):
@@ -61,10 +75,15 @@ def resumed(
         raise UserError(
             f"{path}: its training settings are damaged or of another version: {error}"
         ) from error
-    if path.resolve().parent.name != "weights":
-        raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
-    values = content["hyp"]
+    return config
+
+
+def saved_hyp(values: object) -> Hyperparameters:
+    """Hyper-parameters as a run has saved them, every value checked.
+
+    Raises:
+        UserError: there are none, or damaged ones.
+    """
     if not isinstance(values, dict):
         raise UserError("the checkpoint has no hyper-parameters; start a new run with --weights")
-    hyp = Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})
-    return config, hyp, RunFolder(path.resolve().parents[1]), content
+    return Hyperparameters(**{key: checked("the checkpoint", key, value) for key, value in values.items()})

@@ -13,7 +13,7 @@ from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, at_least, bet
 class LightenConfig(RunConfig):
     """Turn a trained detector into a lighter one, from photographs without labels."""
 
-    free = ("data",)
+    free = ("data", "runtime")
 
     weights: str = flag("", "the trained detector; default: the newest best.pt in runs/train")
     cfg: str = flag(
@@ -23,6 +23,21 @@ class LightenConfig(RunConfig):
     width: float = flag(1.0, "that network at this fraction of its width", rule=between(0.05, 1.0))
     source: str = flag("", "photographs: a folder, glob, list file, image or video, as detect.py takes them")
     data: str = flag("", f"measure the true mAP of both at the end: {DATA_HELP}")
+    faster: float | None = flag(
+        None,
+        "search for the network that keeps most at this fraction of the teacher's time in --runtime, at most",
+        rule=between(0.05, 1.0),
+    )
+    smaller: float | None = flag(None, "the same at this fraction of its parameters", rule=between(0.05, 1.0))
+    flops: float | None = flag(None, "the same at this fraction of its GFLOPs", rule=between(0.05, 1.0))
+    candidates: tuple[str, ...] = flag(
+        (),
+        "yamls and widths to choose from; default: those of models/ of the teacher's size, and its own at "
+        "0.875, 0.75, 0.625 and 0.5 of its width",
+    )
+    runtime: Literal["torch", "onnx", "openvino", "ncnn"] | None = flag(
+        None, "measure how long networks take in this runtime on this machine's CPU; with --faster torch"
+    )
     imgsz: int | None = flag(
         None, "size of the pictures in pixels; default: that of the teacher's training", *IMGSZ, rule=SIDE
     )
@@ -30,6 +45,7 @@ class LightenConfig(RunConfig):
         15.0, "time for learning, on this machine; see --steps", rule=between(0.001, 100_000)
     )
     steps: int | None = flag(None, "batches to learn from, instead of --minutes", rule=between(2, 10**9))
+    measures: int = flag(10, "how often agreement is measured on the way", rule=at_least(2))
     batch_size: int = flag(16, "pictures a batch", rule=at_least(2))
     hyp: str = flag(
         "data/hyps/hyp.scratch-low.yaml", "yaml whose augmentations are used (also looked up in data/hyps/)"
@@ -48,6 +64,33 @@ class LightenConfig(RunConfig):
     exist_ok: bool = flag(False, "write into an existing run folder")
     seed: int = flag(0, "seed of everything random", rule=SEED)
     verbose: bool = flag(False, "report by layer and tensor what was taken over")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.searches and (self.cfg or self.width != 1):
+            named = "--cfg" if self.cfg else "--width"
+            raise ValueError(
+                f"{named} names the network, and --faster, --smaller and --flops search for one; name those "
+                "to choose from with --candidates"
+            )
+        if self.candidates and not self.searches:
+            raise ValueError("--candidates are chosen from by --faster, --smaller or --flops; give one")
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The fractions of the teacher's costs that a search may take, by flag."""
+        flags = {"faster": self.faster, "smaller": self.smaller, "flops": self.flops}
+        return {name: most for name, most in flags.items() if most is not None}
+
+    @property
+    def searches(self) -> bool:
+        """Whether the network is searched for."""
+        return bool(self.budget)
+
+    @property
+    def timed_in(self) -> str:
+        """The runtime in which latency is measured; empty where it is not."""
+        return self.runtime or ("torch" if self.faster else "")
 
     @property
     def student(self) -> str:

@@ -37,7 +37,8 @@ OUTPUT_WEIGHT = 0.1
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
 WEIGHT_DECAY = 1e-4
-ROUNDS = {STAGES: 3, WHOLE: 7}  # after each the student is measured and saved
+MEASURES = 10  # parts, after each of which the student is measured and saved
+STAGE_MEASURES = 0.3  # of them
 TRIALS = 3  # steps of each phase that are timed to make a plan of minutes
 
 
@@ -50,12 +51,13 @@ class Part:
     length: int  # of the phase
 
 
-def plan(steps: int, *, stages: bool) -> list[Part]:
+def plan(steps: int, *, stages: bool, measures: int = MEASURES) -> list[Part]:
     """The course of so many steps in all, part by part; `stages`: whether there are any to compare."""
+    few = max(round(measures * STAGE_MEASURES), 1)
     first = max(round(steps * STAGE_SHARE), 1) if stages else 0
     parts = []
-    for phase, length in ((STAGES, first), (WHOLE, max(steps - first, 1))):
-        rounds = min(ROUNDS[phase], length)
+    for phase, length, most in ((STAGES, first, few), (WHOLE, max(steps - first, 1), measures - few)):
+        rounds = min(most, length)
         if not length:
             continue
         ends = [length * i // rounds for i in range(rounds + 1)]

@@ -34,6 +34,7 @@ from utils.checkpoints.files import read_checkpoint
 from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
+from utils.data.index import DatasetIndex
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
@@ -85,14 +86,48 @@ class Lightening:
         write_results(run.results, state.results, COLUMNS)
 
 
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What runs of one teacher on the same pictures share.
+
+    Attributes:
+        seen: the pictures held out, with the teacher's confident boxes as labels.
+        ceiling: agreement of the teacher itself with weights rounded to half precision.
+    """
+
+    pictures: Pictures
+    seen: DatasetIndex
+    ceiling: float
+
+
+def look(
+    config: LightenConfig, teacher: DetectionModel, pictures: Pictures, imgsz: int, ceiling: float | None
+) -> Material:
+    """Find what the teacher sees; `ceiling`: when it need not be measured.
+
+    Raises:
+        UserError: it sees nothing.
+    """
+    seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
+    if ceiling is None:
+        rounded = copy.deepcopy(teacher).half().float()
+        held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
+        ceiling = agreement(rounded, held, teacher.stride.device)[3]
+    return Material(pictures, seen, ceiling)
+
+
 def set_up(
     config: LightenConfig,
     hyp: Hyperparameters,
     process: Process,
     run: RunFolder | None,
     checkpoint: Mapping[str, Any] | None,
+    material: Material | None = None,
 ) -> Lightening:
     """Teacher, student, pictures and state, new or as the checkpoint left them.
+
+    Args:
+        material: when it is known already.
 
     A run that is refused leaves no folder behind.
     """
@@ -104,7 +139,7 @@ def set_up(
         return made[0]
 
     try:
-        return _set_up(config, hyp, process, run, checkpoint, folder)
+        return _set_up(config, hyp, process, run, checkpoint, folder, material)
     except BaseException:
         if made and run is None and not config.exist_ok and not made[0].last.is_file():
             shutil.rmtree(made[0].root, ignore_errors=True)
@@ -118,6 +153,7 @@ def _set_up(
     run: RunFolder | None,
     checkpoint: Mapping[str, Any] | None,
     folder: Callable[[], RunFolder],
+    material: Material | None,
 ) -> Lightening:
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
@@ -129,17 +165,23 @@ def _set_up(
     pair = Pair(student, teacher, report)
     config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
-    files: list[str] = []
-    if process.is_main and run:
-        files = read_list(kept_list(run))
-    elif process.is_main:
-        files = find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
-    files = broadcast(files)
-    pictures = once_per_machine(lambda: open_pictures(files, config.seed), process)
+    known = material is not None
+    if material is None:
+        files: list[str] = []
+        if process.is_main and run:
+            files = read_list(kept_list(run))
+        elif process.is_main:
+            files = find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
+        files = broadcast(files)
+        pictures = once_per_machine(lambda: open_pictures(files, config.seed), process)
+        if process.is_main:
+            ceiling = 0.0 if checkpoint else None  # a run that goes on has noted it
+            material = look(config, teacher, pictures, imgsz, ceiling)
+    else:
+        pictures = material.pictures
     held = None
-    if process.is_main:
-        seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
-        held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
+    if material:
+        held = held_loader(teacher, material.seen, imgsz, config.batch_size, config.workers)
     loader = open_loader(config, hyp, process, pictures, teacher)
     dtype = amp_dtype(config.amp, device)
     state = TrainingState(
@@ -164,13 +206,14 @@ def _set_up(
         done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
     else:
-        begin(config, course, held, pictures, path)
+        begin(config, course, held, material, path)
     state.lightened = broadcast(state.lightened)
     run = broadcast(folder() if process.is_main else None) or folder()
     lightening = Lightening(config, process, run, course, held, pictures, path)
-    course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts))
+    stages = bool(pair.cuts)
+    course.parts = plan(state.lightened["steps"], stages=stages, measures=config.measures)
     if checkpoint is None and process.is_main:
-        announce(lightening)
+        announce(lightening, costs=not known)
         lightening.save(complete=False)
     return lightening
 
@@ -249,7 +292,9 @@ def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[st
     return content | {"width_multiple": content["width_multiple"] * config.width}
 
 
-def begin(config: LightenConfig, course: Course, held: Loader | None, pictures: Pictures, path: Path) -> None:
+def begin(
+    config: LightenConfig, course: Course, held: Loader | None, material: Material | None, path: Path
+) -> None:
     """Decide how many steps the run takes, and note what it starts from; what counts is the main process'.
 
     Raises:
@@ -261,9 +306,9 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, pictures: 
             f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
         )
     steps = config.steps or steps_in(config.minutes, pair, course)
-    if held is None:
+    if held is None or material is None:
         return
-    rounded = copy.deepcopy(pair.teacher).half().float()
+    pictures = material.pictures
     course.state.lightened = {
         "teacher": str(path),
         "source": config.source,
@@ -271,23 +316,23 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, pictures: 
         "fingerprint": pictures.fingerprint(),
         "steps": steps,
         "agreement": {
-            "ceiling": agreement(rounded, held, course.device)[3],
+            "ceiling": material.ceiling,
             "start": agreement(pair.student, held, course.device)[3],
         },
     }
 
 
-def announce(lightening: Lightening) -> None:
-    """Write and say what the run starts with."""
+def announce(lightening: Lightening, *, costs: bool) -> None:
+    """Write and say what the run starts with; `costs`: of both networks, too."""
     config, course, run = lightening.config, lightening.course, lightening.run
     pair, imgsz = course.pair, course.loader.dataset.size
     save_teacher(lightening.teacher, run.teacher)
     write_list(kept_list(run), lightening.pictures)
     run.write_yaml("opt.yaml", dataclasses.asdict(config))
     run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
-    for name, model in (("teacher", pair.teacher), ("student", pair.student)):
-        costs = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
-        LOGGER.info(f"{name}: {summary_line(model, costs, model.yaml['ch'], imgsz)}")
+    for name, model in (("teacher", pair.teacher), ("student", pair.student)) if costs else ():
+        layers = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
+        LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     LOGGER.info(
         f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}, "
