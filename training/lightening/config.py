@@ -48,7 +48,7 @@ class LightenConfig(RunConfig):
     measures: int = flag(10, "how often agreement is measured on the way", rule=at_least(2))
     batch_size: int = flag(16, "pictures a batch", rule=at_least(2))
     hyp: str = flag(
-        "data/hyps/hyp.scratch-low.yaml", "yaml whose augmentations are used (also looked up in data/hyps/)"
+        "data/hyps/hyp.lighten.yaml", "yaml whose augmentations are used (also looked up in data/hyps/)"
     )
     vid_stride: int = flag(1, "use every this manieth frame of a video", rule=at_least(1))
     amp: Literal["auto", "off", "fp16", "bf16"] = flag(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from utils.distributed import mean_over_processes
 
-BOX, OBJECTNESS, CLASS = 4.0, 1.0, 0.5  # how much each part of `output_error` counts
+BOX, OBJECTNESS, CLASS = 20.0, 1.0, 0.5  # how much each part of `output_error` counts
 
 
 def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
