@@ -125,8 +125,8 @@ def test_output_error_by_hand() -> None:
     wanted = torch.zeros(1, 1, 1, 1, 6)  # all sigmoids are 1/2
     own = wanted.clone()
     own[..., 0] = 100.0  # sigmoid 1: half a unit off
-    # boxes: 4 * 0.5^2 * objectness 0.5 = 0.5
-    assert float(output_error([own], [wanted])) == pytest.approx(0.5)
+    # boxes: 20 * 0.5^2 * objectness 0.5 = 2.5
+    assert float(output_error([own], [wanted])) == pytest.approx(2.5)
     own = wanted.clone()
     own[..., 4] = 2.0
     # log(1 + e^2) - 0.5 * 2 - log 2 = 2.1269 - 1 - 0.6931
