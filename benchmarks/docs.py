@@ -2,6 +2,7 @@
 
     python benchmark.py docs            # writes what is stale
     python benchmark.py docs --check    # changes nothing, and ends with status 1 when something is
+    python benchmark.py docs --lightened runs/lighten/*    # notes what these runs have kept, and writes
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end -->`; `TABLES` says where and of what.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import complexity, ledger, recount
+from benchmarks import complexity, kept, ledger, recount
 from benchmarks.pages import check_page, markdown_table, render
 from models.exporting.formats import FORMATS, SYNONYMS
 from utils.errors import UserError
@@ -42,6 +43,7 @@ class Config(CommandConfig):
     """Write the tables of the documentation that can be computed, and the ledger."""
 
     check: bool = flag(False, "change nothing; end with status 1 and a line for each table that is stale")
+    lightened: tuple[str, ...] = flag((), "folders of finished runs of lighten.py with --data, to be noted")
 
 
 def run(config: Config) -> None:
@@ -51,6 +53,8 @@ def run(config: Config) -> None:
         UserError: the lines around a table are not as they must be, a yaml says nothing of its change, or a
             claim cannot be recounted.
     """
+    if config.lightened and not config.check:
+        kept.note(config.lightened, ROOT)
     page = ROOT / "docs" / "ledger.md"
     check_page(page, ledger.MARK, "docs")
     files = {ROOT / file for file, _ in TABLES.values()}
@@ -86,7 +90,8 @@ def split(text: str, name: str, file: str) -> tuple[str, str, str]:
 
 def models() -> str:
     """YOLOv5n, its variants and the others by name, with size s beside them where that is a file."""
-    rows = [("yaml", "change to YOLOv5", "parameters", "GFLOPs", "size s: parameters", "GFLOPs")]
+    rows = [("yaml", "change to YOLOv5", "parameters", "GFLOPs", "kept", "size s: parameters", "GFLOPs")]
+    shares = kept.shares(ROOT)
     files = [file for file in (ROOT / "models").glob("*.yaml") if not re.match(r"yolov5[smlx]", file.name)]
     for file in sorted(files, key=lambda file: (not file.name.startswith(BASELINE), file.stem)):
         change = CHANGE.match(file.read_text(encoding="utf-8"))
@@ -94,8 +99,9 @@ def models() -> str:
             raise UserError(f"models/{file.name}: begin it with '# Change: …', which the README shows")
         larger = file.with_name(file.name.replace(BASELINE, SIZE_S))
         others = costs(larger) if larger != file and larger.exists() else ("–", "–")
-        rows.append((f"`{file.stem}`", change[1] if change else "–", *costs(file), *others))
-    return markdown_table(rows, "llrrrr")
+        share = f"{shares[file.stem]:.1%}" if file.stem in shares else "–"
+        rows.append((f"`{file.stem}`", change[1] if change else "–", *costs(file), share, *others))
+    return markdown_table(rows, "llrrrrr")
 
 
 def costs(file: Path) -> tuple[str, str]:
@@ -143,4 +149,5 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "six numbers": ("docs/counting.md", quotes),
     "official models": ("docs/counting.md", official),
     "formats": ("docs/export.md", formats),
+    "kept": ("docs/lighten.md", lambda: kept.table(ROOT)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import benchmark
 from benchmarks import docs
+from utils.checkpoints.files import write_checkpoint
 from utils.errors import UserError
 from utils.files import ROOT
 
@@ -18,6 +20,11 @@ CLAIMS = """
   recount: {model: yolov5n.yaml}
   numbers: [{quantity: parameters, published: 1.9 M}]
   why: its own table
+"""
+KEPT = """variant,data,imgsz,pictures,steps,start,end,ceiling,teacher,student
+yolov5n-gsconv,bccd,320,205,600,0.0100,0.6500,0.9150,0.5000,0.4800
+yolov5n-gsconv,bccd,320,205,600,0.0100,0.6600,0.9150,0.5000,0.5000
+yolov5n-rfb,coco256,640,2000,300,0.1000,0.6000,0.9600,0.3000,0.2000
 """
 MODELS = ("yolov5n", "yolov5n-gsconv", "yolov5s-gsconv", "yolov5n-rfb", "v5lite-e", "yolov5m")
 
@@ -30,6 +37,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(ROOT / "models" / f"{name}.yaml", tmp_path / "models")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs" / "lighten.csv").write_text(KEPT, encoding="utf-8")
     (tmp_path / "published.yaml").write_text(CLAIMS, encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     monkeypatch.delitem(docs.TABLES, "official models")
@@ -60,10 +68,12 @@ def test_writing_twice_changes_nothing(tree: Path) -> None:
 def test_the_table_of_models(tree: Path) -> None:
     _, table, _ = docs.split((tree / "README.md").read_text(encoding="utf-8"), "models", "README.md")
     assert table.splitlines()[2:] == [
-        "| `yolov5n` | – | 1,872,157 | 4.468 | – | – |",
-        "| `yolov5n-gsconv` | the 4 neck convolutions → GSConv | 1,764,317 | 4.332 | 6,794,429 | 15.872 |",
-        "| `yolov5n-rfb` | RFB in place of SPPF | 2,028,701 | 4.593 | – | – |",
-        "| `v5lite-e` | ShuffleNetV2 backbone, narrow neck | 783,781 | 0.705 at 320 px | – | – |",
+        "| `yolov5n` | – | 1,872,157 | 4.468 | – | – | – |",
+        # the mean of 0.48 / 0.5 and 0.5 / 0.5
+        "| `yolov5n-gsconv` | the 4 neck convolutions → GSConv | 1,764,317 | 4.332 | 98.0% | 6,794,429 "
+        "| 15.872 |",
+        "| `yolov5n-rfb` | RFB in place of SPPF | 2,028,701 | 4.593 | – | – | – |",
+        "| `v5lite-e` | ShuffleNetV2 backbone, narrow neck | 783,781 | 0.705 at 320 px | – | – | – |",
     ]
 
 
@@ -79,6 +89,7 @@ def test_the_table_of_models(tree: Path) -> None:
             ": table six numbers: - python bench",
         ),
         ("docs/export.md", "| `best.onnx` | yes", "| `best.onnx` | –", ": table formats: - | `onnx` |"),
+        ("docs/lighten.md", "| 96.0% |", "| 97.0% |", ": table kept: - | `yolov5n-gsconv` | bccd, 320 |"),
         ("docs/ledger.md", "1,872,157", "1,872,158", ": - | yolov5n | parameters | 1.9 M | 1,872,158"),
     ],
 )
@@ -144,3 +155,27 @@ def test_a_foreign_ledger_is_not_replaced(tree: Path) -> None:
 @pytest.mark.slow
 def test_the_documentation_of_the_project_is_up_to_date() -> None:
     assert run("--check") == 0
+
+
+def test_runs_are_noted(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    for number, true_map in enumerate((0.3, None)):
+        weights = runs / str(number) / "weights"
+        weights.mkdir(parents=True)
+        student = {"name": "yolov5n-gsconv", "start": 0.1, "end": 0.6, "true_map": true_map}
+        page = {
+            "variants": [{"true_map": 0.4}, student],
+            "data": "bccd.yaml",
+            "imgsz": 320,
+            "pictures": 205,
+            "ceiling": 0.9,
+        }
+        (weights.parent / "lighten.json").write_text(json.dumps(page), encoding="utf-8")
+        write_checkpoint(weights / "best.pt", {"model": {}, "lightened": {"steps": 600}})
+    assert run("--lightened", str(runs / "0")) == 0
+    noted = (tree / "docs" / "lighten.csv").read_text(encoding="utf-8").splitlines()
+    assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,0.1000,0.6000,0.9000,0.4000,0.3000"]
+    assert "| 75.0% |" in (tree / "docs" / "lighten.md").read_text(encoding="utf-8")
+    for folder, said in (("1", "had no --data"), ("2", "not the folder of a finished run")):
+        with pytest.raises(UserError, match=said):
+            docs.run(docs.Config(lightened=(str(runs / folder),)))
