@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmark
 from benchmarks import docs
@@ -171,7 +172,16 @@ def test_runs_are_noted(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
             "ceiling": 0.9,
         }
         (weights.parent / "lighten.json").write_text(json.dumps(page), encoding="utf-8")
-        write_checkpoint(weights / "best.pt", {"model": {}, "lightened": {"steps": 600}})
+        write_checkpoint(
+            weights / "best.pt",
+            {
+                "model": {"a": torch.ones(1)},
+                "yaml": {},
+                "nc": 1,
+                "names": {0: "a"},
+                "lightened": {"steps": 600},
+            },
+        )
     assert run("--lightened", str(runs / "0")) == 0
     noted = (tree / "docs" / "lighten.csv").read_text(encoding="utf-8").splitlines()
     assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,0.1000,0.6000,0.9000,0.4000,0.3000"]
