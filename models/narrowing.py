@@ -196,7 +196,8 @@ def narrowed(teacher: DetectionModel, width: float) -> tuple[DetectionModel, dic
     kept = choose(wide_trace, slim_trace, importance(wide_trace, modules))
     origin = origins(wide_trace, slim_trace, kept)
     steps = {its.module: (its, mine) for its, mine in zip(wide, own)}
-    missed: dict[int, Tensor] = {}  # by the first label of a map: what those that go would have added
+    # by label: what the channels that go would have added
+    missed = torch.zeros(len(slim_trace.moments), dtype=torch.float64)
     for name, module in slim.named_modules():
         if name in steps:
             _fill(module, modules[name], *steps[name], origin, wide_trace.moments[:, 0], missed)
@@ -301,7 +302,7 @@ def _fill(
     mine: Step,
     origin: Tensor,
     mean: Tensor,
-    missed: dict[int, Tensor],
+    missed: Tensor,
 ) -> None:
     """Give a module of the narrower network the channels of the wider one's."""
     rows = _positions(its.outputs, origin[mine.outputs])
@@ -313,13 +314,14 @@ def _fill(
         gone = mean[its.inputs].clone()
         gone[columns] = 0
         more = other.weight[rows].double().sum(dim=(2, 3)) @ gone if module.groups == 1 else 0 * mean[rows]
-        missed[int(mine.outputs[0])] = more
         if module.bias is not None and other.bias is not None:
             module.bias.data.copy_(other.bias[rows] + more)
+        else:
+            missed[mine.outputs] = more
         return
     _copy(module, other, lambda tensor: tensor[rows] if tensor.ndim else tensor)
     if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-        module.running_mean -= missed.get(int(mine.inputs[0]), 0 * mean[rows]).to(module.running_mean)
+        module.running_mean -= missed[mine.inputs].to(module.running_mean)
 
 
 def _copy(module: nn.Module, other: nn.Module, part: Callable[[Tensor], Tensor]) -> None:

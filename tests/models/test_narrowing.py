@@ -62,6 +62,32 @@ def test_what_nothing_takes_is_left_out_without_a_difference(cfg: str) -> None:
     }
 
 
+def test_one_batch_norm_over_two_convolutions() -> None:
+    # what BottleneckCSP has: each half misses what its own convolution does
+    torch.manual_seed(0)
+    description = DetectionModel("yolov5n.yaml", nc=2).yaml | {
+        "anchors": [[10, 13, 16, 30, 33, 23]],
+        "backbone": [[-1, 1, "Conv", [64, 6, 2, 2]], [-1, 1, "BottleneckCSP", [64]]],
+        "head": [[[1], 1, "Detect", ["nc", "anchors"]]],
+    }
+    wide = DetectionModel(description).eval()
+    with torch.no_grad():
+        wide.model[0].bn.weight[8:] = 0  # constant channels
+        wide.model[0].bn.bias[8:] = 2.0
+        for conv in (wide.model[1].cv1.conv, wide.model[1].cv2):
+            conv.weight[:, 8:] *= 1e-3
+    slim, chosen = narrowed(wide, 0.125)
+    assert chosen[0].tolist() == list(range(8))
+    own, its = slim.model[1], wide.model[1]
+    assert own.bn.running_mean.shape == (8,)
+    lost = its.cv2.weight[:, 8:, 0, 0].sum(dim=1) * nn.functional.silu(torch.tensor(2.0))
+    rows = [
+        next(i for i, kernel in enumerate(its.cv2.weight) if torch.equal(kernel[:8], mine))
+        for mine in own.cv2.weight
+    ]
+    torch.testing.assert_close(own.bn.running_mean[4:], -lost[rows], rtol=1e-3, atol=1e-6)
+
+
 def test_channels_that_tell_most_are_chosen() -> None:
     wide = random_model("yolov5n")
     loud = [1, 4, 5, 11, 13, 20, 26, 29]
