@@ -262,7 +262,9 @@ def student_name(config: LightenConfig) -> str:
 def check_flags(config: LightenConfig, process: Process) -> None:
     """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
     if not config.cfg and config.width == 1 and not config.searches:
-        raise UserError("--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75")
+        raise UserError(
+            "--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75; --smaller 0.8 searches"
+        )
     if not config.source:
         raise UserError("--source is missing; as in --source photographs/")
     if config.batch_size % process.world_size:

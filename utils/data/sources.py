@@ -94,7 +94,8 @@ def find_path(text: str) -> Path:
     """An existing file or folder, relative to the working directory or to the program's folder."""
     path = from_root(text)
     if not path.exists():
-        raise UserError(f"source '{text}' not found (looked in {Path.cwd()} and {ROOT})")
+        places = " and ".join(dict.fromkeys((str(Path.cwd()), str(ROOT))))
+        raise UserError(f"source '{text}' not found (looked in {places})")
     return path
 
 
