@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.interrupt import Stopped, StopRequest, quiet_until_watched
+from utils.interrupt import Stopped, StopRequest, on_cut_off, quiet_until_watched
 
 if __name__ == "__main__":
     quiet_until_watched()
@@ -134,7 +134,11 @@ def lighten(
         start_server()
     lightening = set_up(config, hyp, process, run, checkpoint, material)
     run, course, state = lightening.run, lightening.course, lightening.state
-    with StopRequest() as stop, closing(course.loader):
+
+    def tell() -> None:
+        LOGGER.info(f"the last finished part is kept; continue with: python lighten.py --resume {run.last}")
+
+    with on_cut_off(tell), StopRequest() as stop, closing(course.loader):
         batches = course.batches()
         while not state.finished:
             started = time.perf_counter()

@@ -19,7 +19,7 @@ from training.lightening.config import LightenConfig
 from training.lightening.setup import LITTLE, build_student
 from utils.console import progress
 from utils.errors import UserError
-from utils.files import ROOT
+from utils.files import ROOT, safe_name
 
 WIDTHS = ("0.875", "0.75", "0.625", "0.5")
 SIZED = re.compile(r"yolov5[nsmlx](?![a-z0-9])")
@@ -70,6 +70,8 @@ def named(config: LightenConfig, teacher: DetectionModel) -> dict[str, tuple[str
         if width and not 0.05 <= width < 1:
             raise UserError(f"--candidates {word}: a width lies between 0.05 and 1")
         name = f"width {width:g}" if width else Path(word).name.removesuffix(".yaml")
+        if safe_name(name) in {safe_name(other) for other in (*found, TEACHER)}:
+            raise UserError(f"--candidates {word}: there is another {name!r}; name each once, as no other")
         found[name] = ("", width) if width else (word, 1.0)
     return found
 
@@ -122,7 +124,7 @@ def student_for(
         UserError: a faulty yaml, or one that cannot stand for the teacher.
     """
     torch.manual_seed(config.seed)
-    model, report = build_student(asked(config, cfg, width), teacher, path, resuming=True)
+    model, report = build_student(asked(config, cfg, width), teacher, path, None)
     return model.eval(), report.share
 
 

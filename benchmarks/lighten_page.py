@@ -42,7 +42,7 @@ TEMPLATE = "lighten.html.j2"
 TEACHER = "teacher"
 SHOWN = 8  # pictures
 SIDE, QUALITY = 560, 82  # pixels of a picture's longer side, and of JPEG
-STEP, AGREEMENT = "step", "agreement/mAP_0.5:0.95"  # columns of results.csv
+COURSE = ("step", "agreement/mAP_0.5:0.95", "output_error")  # columns of results.csv
 
 
 @dataclass(frozen=True)
@@ -209,21 +209,20 @@ def course(courses: Mapping[str, Sequence[tuple[float, float]]], record: Record)
 
 
 def read_course(results: Path) -> list[tuple[float, float]]:
-    """Steps since the beginning and agreement, from a results.csv, whose steps begin anew in each phase.
+    """Steps since the beginning and agreement, from a results.csv.
+
+    Its steps begin anew with the second phase, the one in which outputs are compared.
 
     Raises:
         UserError: it is not there, or not what a run writes.
     """
     try:
         with results.open(encoding="utf-8", newline="") as file:
-            rows = [(float(row[STEP]), float(row[AGREEMENT])) for row in csv.DictReader(file)]
+            named = [[float(row[name]) for name in COURSE] for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{results} is missing or damaged ({error}); the page is drawn from it") from error
-    points, before, last = [], 0.0, 0.0
-    for step, agreement in rows:
-        before, last = (before, step) if step > last else (before + last, step)
-        points.append((before + step, agreement))
-    return points
+    first = max((step for step, _, outputs in named if not outputs), default=0.0)
+    return [(step + first if outputs else step, agreement) for step, agreement, outputs in named]
 
 
 def compare_pictures(models: Sequence[DetectionModel], index: DatasetIndex, imgsz: int) -> list[Compared]:

@@ -35,7 +35,7 @@ from models.weights import load_model
 from models.yolo import DetectionModel
 from training.engine import NonFiniteLoss
 from training.lightening.config import LightenConfig
-from training.lightening.measure import true_map
+from training.lightening.measure import check_classes, true_map
 from training.lightening.pictures import find_pictures, open_pictures, read_list, write_list
 from training.lightening.setup import Lightening, Material, kept_list, look
 from training.resume import resumed
@@ -110,6 +110,7 @@ def open_material(search: Search, imgsz: int) -> Material:
             "start anew"
         )
     teacher = with_batch_norms(load_model(search.teacher, select_device(config.device)))
+    check_classes(config, teacher)
     material = look(config, teacher, pictures, imgsz, search.ceiling)
     write_list(kept, pictures)
     search.fingerprint, search.ceiling = pictures.fingerprint(), material.ceiling

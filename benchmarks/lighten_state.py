@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -141,9 +140,8 @@ def begun(config: LightenConfig, hyp: Hyperparameters) -> Search:
     weights = find_weights(config.weights)
     load_model(weights)  # refused before a folder is made
     config = replace(config, imgsz=config.imgsz or size_of(weights), resume=False)
+    if config.exist_ok and (earlier := Path(config.project) / config.name / STATE).is_file():
+        raise UserError(f"{earlier} is of an earlier search; go on with --resume, or give another --name")
     search = Search(RunFolder.create(config.project, config.name, config.exist_ok), config, hyp)
-    if (search.run.root / STATE).is_file():  # of an earlier search there, whose fits are of other settings
-        for kind in (SHORT, FULL):
-            shutil.rmtree(search.run.root / kind, ignore_errors=True)
     save_teacher(weights, search.teacher)
     return search

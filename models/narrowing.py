@@ -23,6 +23,7 @@ MOVES = {
     "cat", "chunk", "split", "flatten", "reshape", "transpose", "permute", "stack", "view", "contiguous",
     "__getitem__",
 }  # fmt: skip
+PRODUCTS = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"}
 ACTIVATIONS = {"silu", "relu", "relu6", "leaky_relu", "hardswish", "hardsigmoid", "mish", "gelu", "sigmoid"}
 # of a variable with mean 0 and variance 1: values, and weights that add up to 1
 NODES = torch.linspace(-4, 4, 65, dtype=torch.float64)
@@ -112,26 +113,24 @@ class Trace(TorchFunctionMode):
                 if labels.ndim == 4:
                     self.pieces.append(labels[0, :, 0, 0])
         elif isinstance(result, Tensor) and result.ndim == 4:
-            self._make(
-                [*args, *kwargs.values()],
-                [labels[0, :, 0, 0] for labels in inputs if labels.ndim == 4],
-                result,
-            )
+            maps = [labels[0, :, 0, 0] for labels in inputs if labels.ndim == 4]
+            self._make([*args, *kwargs.values()], maps, result, torch.prod if name in PRODUCTS else torch.sum)
             if name in ACTIVATIONS and values is not None:
                 self._describe(result, func(values.clone(), *args[1:], **kwargs))
         return result
 
-    def _make(self, args: Sequence[Any], inputs: list[Tensor], result: Tensor) -> None:
-        """Label what an operation has made of maps."""
+    def _make(
+        self, args: Sequence[Any], inputs: list[Tensor], result: Tensor, combine: Callable[..., Tensor]
+    ) -> None:
+        """Label what an operation has made of maps; `combine` says what becomes of their moments."""
         module, block = next((self._modules[id(a)] for a in flat(args) if id(a) in self._modules), ("", None))
         alike = [labels for labels in inputs if len(labels) == result.shape[1]]
         mixes = isinstance(block, nn.Conv2d) and block.groups == 1
         if mixes or not alike:
-            own = self._new(result, torch.ones(result.shape[1], 2, dtype=torch.float64))
+            unknown = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+            own = self._new(result, unknown.repeat(result.shape[1], 1))
         else:
-            own = self._new(
-                result, sum(self.moments[labels] for labels in alike[1:]) + self.moments[alike[0]]
-            )
+            own = self._new(result, combine(torch.stack([self.moments[labels] for labels in alike]), dim=0))
             self.tied += [torch.stack((own, labels)) for labels in alike]
         if inputs:
             first, others = (inputs[0], ()) if mixes or not alike else (alike[0], tuple(alike[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.lightening.config import LightenConfig
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.distributed import Process
 from utils.errors import UserError
+from utils.files import ROOT
 from utils.flags import parse_flags
 
 COMMAND = (sys.executable, "lighten.py")
@@ -299,3 +301,24 @@ def test_a_fused_teacher_is_the_same_teacher(
         for layer in range(10):
             image, expected = own.model[layer](image), its.model[layer](image)
             torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_goes_on_as_its_yaml_was(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    shutil.copy(ROOT / "models" / "yolov5n-csppc-neck.yaml", own)
+    lighten.main([*arguments, "--cfg", str(own), "--steps", "2"])
+    own.unlink()
+    lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
+
+
+def test_classes_are_compared_before_all_the_learning(
+    arguments: tuple[str, ...], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.yaml"
+    text = tiny_data.read_text(encoding="utf-8")
+    other.write_text(text.replace("blue", "sky").replace("green", "grass"), encoding="utf-8")
+    lighten.main([*arguments, "--steps", "2", "--data", str(other)])
+    assert "they are compared by number" in capsys.readouterr().err
+    other.write_text(text.replace("green", "green, red"), encoding="utf-8")
+    with pytest.raises(UserError, match="the teacher knows 2 classes and"):
+        lighten.main([*arguments, "--steps", "2", "--data", str(other)])

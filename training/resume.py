@@ -66,7 +66,7 @@ def with_saved(config: ConfigType, saved: Mapping[str, Any], path: Path) -> Conf
         if name not in FREE + config.free and value != settings.get(name):
             raise UserError(
                 f"--resume continues with the settings of {path}, where {name} is {settings.get(name)!r}; "
-                f"leave --{name.replace('_', '-')} out, or start a new run with --weights {path}"
+                f"leave --{name.replace('_', '-')} out, or start a new run"
             )
         settings[name] = value
     try:

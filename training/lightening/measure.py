@@ -87,6 +87,22 @@ def held_loader(
     return Loader(dataset, workers=workers, shuffle=False)
 
 
+def check_classes(config: LightenConfig, teacher: DetectionModel) -> None:
+    """Compare the teacher's classes with those of --data, before all the learning.
+
+    Raises:
+        UserError: there are more or fewer.
+    """
+    if not config.data:
+        return
+    spec = load_data_spec(config.data, needed=("val",))
+    if teacher.nc != spec.nc:
+        raise UserError(f"the teacher knows {teacher.nc} classes and {config.data} has {spec.nc}")
+    if teacher.names != spec.names:
+        known, has = (reprlib.repr([*names.values()]) for names in (teacher.names, spec.names))
+        warn(f"{config.data} names its classes {has}, the teacher {known}: they are compared by number")
+
+
 def true_map(config: LightenConfig, path: Path) -> float:
     """mAP50-95 of a checkpoint on the validation split of --data, at the run's size."""
     spec, device = load_data_spec(config.data, needed=("val",)), select_device(config.device)

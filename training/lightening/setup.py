@@ -18,7 +18,7 @@ from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
-from training.lightening.measure import agreement, as_seen_by, held_loader
+from training.lightening.measure import agreement, as_seen_by, check_classes, held_loader
 from training.lightening.pair import Pair
 from training.lightening.pictures import (
     Pictures,
@@ -158,20 +158,29 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
-    student, report = build_student(config, teacher, path, run is not None)
+    check_classes(config, teacher)
+    files: list[str] = []
+    if process.is_main and material is None:
+        files = (
+            read_list(kept_list(run))
+            if run
+            else find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
+        )
+    student, report = build_student(config, teacher, path, checkpoint)
     student = student.to(device).to(memory_format=memory_format(device))
     if process.world_size > 1:
         share_statistics(student)
     pair = Pair(student, teacher, report)
+    if not pair.new:
+        raise UserError(
+            f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
+        )
+    if checkpoint is None:
+        tell_what_it_begins_with(config, pair, report, path)
     config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
     known = material is not None
     if material is None:
-        files: list[str] = []
-        if process.is_main and run:
-            files = read_list(kept_list(run))
-        elif process.is_main:
-            files = find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
         files = broadcast(files)
         pictures = once_per_machine(lambda: open_pictures(files, config.seed), process)
         if process.is_main:
@@ -242,14 +251,16 @@ def kept_list(run: RunFolder) -> Path:
     return run.root / "pictures.list"
 
 
-def warn_of_oddities(
-    config: LightenConfig, student: DetectionModel, teacher: DetectionModel, share: float
-) -> None:
-    """Say so when the student is no lighter than the teacher, or begins with next to nothing of it."""
-    own, its = count_parameters(student), count_parameters(teacher)
+def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: TransferReport, path: Path) -> None:
+    """Say what the student has of the teacher, and when that is next to nothing, or it is no lighter."""
+    share = f"{report.share:.1%} of its {report.total.all_parameters:,} parameters"
+    LOGGER.info(f"{config.student} begins with {share} from {path}")
+    if config.verbose:
+        LOGGER.info("\n".join((report.table(), *report.details())))
+    own, its = count_parameters(pair.student), count_parameters(pair.teacher)
     if own >= its:
         warn(f"{config.student} is not lighter: {own:,} parameters, the teacher has {its:,}")
-    if share < LITTLE:
+    if report.share < LITTLE:
         warn(
             f"{config.student} can hold next to nothing of the teacher's weights (other widths?): it begins "
             "from scratch, and needs far more time and pictures"
@@ -257,14 +268,19 @@ def warn_of_oddities(
 
 
 def build_student(
-    config: LightenConfig, teacher: DetectionModel, path: Path, resuming: bool
+    config: LightenConfig, teacher: DetectionModel, path: Path, checkpoint: Mapping[str, Any] | None
 ) -> tuple[DetectionModel, TransferReport]:
     """The lighter network with what it can hold of the teacher.
 
+    Args:
+        path: of the teacher's file.
+        checkpoint: of a run that goes on, which has the yaml as it was.
+
     Raises:
-        UserError: its yaml is faulty, or it is the teacher's own.
+        UserError: its yaml is faulty, or it cannot stand for the teacher.
     """
-    student = DetectionModel(description(config, teacher), ch=teacher.yaml["ch"], nc=teacher.nc)
+    cfg = checkpoint["yaml"] if checkpoint else description(config, teacher)
+    student = DetectionModel(cfg, ch=teacher.yaml["ch"], nc=teacher.nc)
     student.names = teacher.names
     if student.channels != teacher.channels:
         raise UserError(
@@ -275,11 +291,6 @@ def build_student(
         raise UserError(f"{config.student}: its head has other levels or anchors than the teacher's")
     report = inherit(student, teacher, exclude=())
     student.yaml["anchors"] = teacher.yaml["anchors"]
-    if not resuming:
-        LOGGER.info(f"{path}: {report}")
-        warn_of_oddities(config, student, teacher, report.share)
-    if config.verbose:
-        LOGGER.info("\n".join((report.table(), *report.details())))
     return student, report
 
 
@@ -301,10 +312,6 @@ def begin(
         UserError: there is nothing to learn.
     """
     pair = course.pair
-    if not pair.new:
-        raise UserError(
-            f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
-        )
     steps = config.steps or steps_in(config.minutes, pair, course)
     if held is None or material is None:
         return
@@ -340,8 +347,8 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
     )
     shares = known["agreement"]
     LOGGER.info(
-        f"agreement (mAP50-95): {shares['start']:.3f} at the start; teacher with rounded weights "
-        f"{shares['ceiling']:.3f}"
+        f"agreement (mAP50-95): {shares['start']:.3f} at the start, where new layers between the others let "
+        f"hardly anything through; teacher with rounded weights {shares['ceiling']:.3f}"
     )
 
 
