@@ -109,7 +109,10 @@ def search_on(search: Search, *, new: bool) -> None:
         if new and not learnt and not search.config.exist_ok:
             shutil.rmtree(root, ignore_errors=True)
         raise
-    LOGGER.info(f"weights in {search.run.best}; all networks side by side: {page}")
+    work = (
+        f"searched with {search.config.source} at {search.config.imgsz} px on {search.config.device or 'cpu'}"
+    )
+    LOGGER.info(f"{work}; weights in {search.run.best}; all networks side by side: {page}")
 
 
 def lighten(

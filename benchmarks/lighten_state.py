@@ -20,7 +20,7 @@ from utils.files import safe_name, write_text
 from utils.hyperparameters import Hyperparameters
 from utils.reading import read_bytes
 
-STATE = "search.json"
+STATE, WRITTEN = "search.json", b'"written_by": "lighten.py"'
 MOST_BYTES = 16 << 20  # of it
 SHORT, FULL = "short", "full"  # kinds of fits, and their folders
 
@@ -68,7 +68,7 @@ class Search:
 
     def save(self) -> None:
         content = {
-            "written_by": "lighten.py",
+            "written_by": "lighten.py",  # `WRITTEN`
             "settings": asdict(self.config),
             "hyp": asdict(self.hyp),
             **{name: getattr(self, name) for name in self.KEPT},
@@ -92,9 +92,9 @@ def to_continue(config: LightenConfig) -> Path | None:
     """The state of the search that --resume means; None where it means the run of one student."""
     if config.resume is not True:
         return search_above(Path(str(config.resume)))
-    found = [
-        path for name in (STATE, "last.pt") for path in Path(config.project).rglob(name) if path.is_file()
-    ]
+    project = Path(config.project)
+    found = [path for path in project.rglob("last.pt") if path.is_file()]
+    found += [path for path in project.rglob(STATE) if path.is_file() and WRITTEN in path.read_bytes()[:200]]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return search_above(newest) if newest else None
 
