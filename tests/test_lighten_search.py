@@ -120,6 +120,7 @@ def test_a_fit_is_what_lighten_makes_of_that_network_alone(
     assert load_model(tmp_path / "exp" / "weights" / "best.pt").yaml["width_multiple"] == 0.75 * 0.25
 
 
+@pytest.mark.slow
 def test_what_was_done_is_not_done_again(
     whole: Whole, tmp_path: Path, measured: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ def test_the_files_name_every_box_loss() -> None:
             (line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# iou:")),
             None,
         )
-        if file.name != "hyp.digits.yaml":
+        if file.name not in ("hyp.digits.yaml", "hyp.lighten.yaml"):  # the one trains little, the other not
             assert line is not None
             assert set(BOX_LOSSES) <= set(line.replace(",", " ").split())
 
