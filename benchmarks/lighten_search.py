@@ -87,6 +87,7 @@ def find(search: Search, teach: Teach) -> Path:
     ranked = sorted(finalists, key=lambda one: -search.fits[FULL][one.name].end)
     if search.fits[FULL][ranked[0].name].failed:
         raise UserError(f"none can be taught: {search.fits[FULL][ranked[0].name].failed}")
+    LOGGER.info(f"{ranked[0].name} agrees most with the teacher: {search.fits[FULL][ranked[0].name].end:.3f}")
     keep(search, ranked[0])
     return page_of(search, material, own, choices, ranked, left_out, plan)
 
