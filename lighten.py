@@ -30,19 +30,19 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.latency import compare
-from benchmarks.lighten_page import TEACHER, compare_pictures, record_of, variant_of, write_page
-from benchmarks.lighten_search import find
-from benchmarks.lighten_state import FULL, SHORT, STATE, Search, begun, continued, to_continue
+from benchmarks.lightening.page import TEACHER, compare_pictures, record_of, variant_of, write_page
+from benchmarks.lightening.search import find
+from benchmarks.lightening.state import FULL, SHORT, STATE, Search, begun, continued, to_continue
 from benchmarks.networks import check_packages
 from models.weights import load_model
 from training.lightening.config import LightenConfig
+from training.lightening.material import Material
 from training.lightening.measure import agreement, true_map
-from training.lightening.setup import Lightening, Material, set_up
+from training.lightening.setup import Lightening, set_up
 from training.resume import resumed
 from training.run_folder import RunFolder
 from utils.console import LOGGER, setup_console
 from utils.data.images import ImageError
-from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
 from utils.device import select_device
 from utils.distributed import (
@@ -109,10 +109,9 @@ def search_on(search: Search, *, new: bool) -> None:
         if new and not learnt and not search.config.exist_ok:
             shutil.rmtree(root, ignore_errors=True)
         raise
-    work = (
-        f"searched with {search.config.source} at {search.config.imgsz} px on {search.config.device or 'cpu'}"
-    )
-    LOGGER.info(f"{work}; weights in {search.run.best}; all networks side by side: {page}")
+    source, imgsz, device = search.config.source, search.config.imgsz, select_device(search.config.device)
+    LOGGER.info(f"searched on {source} at {imgsz} px on {device}; weights in {search.run.best}")
+    LOGGER.info(f"all networks side by side: {page}")
 
 
 def lighten(
@@ -219,7 +218,7 @@ def conclude(lightening: Lightening) -> None:
         f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, "
         f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
     )
-    files = {TEACHER: run.teacher, student_name(config): run.best}
+    files = {TEACHER: run.teacher, config.network: run.best}
     true = [true_map(config, path) for path in files.values()] if config.data else []
     if true:
         LOGGER.info(
@@ -261,11 +260,6 @@ def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[f
     return write_page(run.root, record, {student.name: run.results}, pictures)
 
 
-def student_name(config: LightenConfig) -> str:
-    name = Path(config.cfg).name.removesuffix(".yaml")
-    return name if config.width == 1 else f"{name} width {config.width:g}".strip()
-
-
 def check_flags(config: LightenConfig, process: Process) -> None:
     """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
     if not config.cfg and config.width == 1 and not config.searches:
@@ -280,8 +274,6 @@ def check_flags(config: LightenConfig, process: Process) -> None:
         )
     if config.searches:
         alone(process)
-    if config.data:
-        load_data_spec(config.data, needed=("val",))  # not after all the learning
     check_runtime(config)
 
 

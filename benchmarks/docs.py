@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import complexity, kept, ledger, recount
+from benchmarks import complexity, ledger, recount
+from benchmarks.lightening import kept
 from benchmarks.pages import check_page, markdown_table, render
 from models.exporting.formats import FORMATS, SYNONYMS
 from utils.errors import UserError

@@ -104,7 +104,7 @@ def soak(folder: Path, seed: int, report: Report, going_on: Callable[[], bool]) 
             turn = rng.choices(list(TURNS), list(TURNS.values()))[0]
             getattr(lane, turn)()
             print(f"{sum(report.kills.values())} kills, {len(report.faults)} faults", flush=True)
-    except Exception as error:
+    except Exception as error:  # a lane is a thread: whatever ends it is to be seen in the report
         report.fault("defect", f"of the soak itself: {error!r}")
         raise
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from models.blocks.conv import batch_norm_terms
 from models.parse import Layer, run_layers
 from models.yolo import PROBE, DetectionModel
+from utils.errors import UserError
 
 # what moves channels about without a change: it does the same to their labels
 MOVES = {
@@ -107,7 +108,8 @@ class Trace(TorchFunctionMode):
         if not known:
             return result
         if name in MOVES:
-            moved = func(*swapped(args, dict(zip(map(id, known), inputs))), **kwargs)
+            move = Tensor.reshape if name == "view" else func  # labels lie otherwise in memory
+            moved = move(*swapped(args, dict(zip(map(id, known), inputs))), **kwargs)
             for tensor, labels in zip(flat([result]), flat([moved])):
                 self._labels[id(tensor)] = tensor, labels
                 if labels.ndim == 4:
@@ -185,7 +187,10 @@ def narrowed(teacher: DetectionModel, width: float) -> tuple[DetectionModel, dic
     Raises:
         CannotNarrow: some block's channels cannot be chosen.
     """
-    slim = DetectionModel(teacher.yaml | {"width_multiple": width})
+    try:
+        slim = DetectionModel(teacher.yaml | {"width_multiple": width})
+    except UserError as error:  # a block that needs other numbers of channels
+        raise CannotNarrow(str(error)) from error
     slim.names = teacher.names
     wide_trace, slim_trace = Trace(teacher), Trace(slim)
     wide, own = wide_trace.steps, slim_trace.steps

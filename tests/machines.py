@@ -36,15 +36,16 @@ TEXT = Tests(
     quick=("test_docs.py", "benchmarks/test_docs.py", "benchmarks/test_report.py", "models/test_cfg.py",
            "training/test_setup.py", "utils/checkpoints", "utils/data", "utils/detections", "test_detect.py"),
     more=("benchmarks", "models/exporting", "models/runtimes", "test_console.py", "test_hubconf.py",
-          "test_train.py", "test_val.py", "training", "utils"),
+          "test_lighten.py", "test_lighten_search.py", "test_train.py", "test_train_teacher.py",
+          "test_val.py", "training", "utils"),
 )  # fmt: skip
 # what kernels and the order of sums decide
 ARITHMETIC = Tests(
     quick=("models/blocks/test_recorded.py", "models/folding/test_rules.py", "models/test_yolo.py",
            "models/runtimes/test_opening.py", "benchmarks/test_profiling.py", "utils/losses",
            "utils/test_nms.py"),
-    more=("models/blocks", "models/folding", "models/runtimes", "models/test_deploy.py", "test_detect.py",
-          "test_val.py", "training"),
+    more=("models/blocks", "models/folding", "models/runtimes", "models/test_deploy.py",
+          "models/test_narrowing.py", "test_detect.py", "test_lighten.py", "test_val.py", "training"),
 )  # fmt: skip
 
 

@@ -274,11 +274,35 @@ def film(path: Path, frames: int, blank: bool = False) -> Path:
     return path
 
 
-def test_a_run_goes_on_where_its_video_has_gone(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    video = film(tmp_path / "clip.avi", 8)
-    lighten.main([*arguments, "--source", str(video), "--steps", "2"])
+def stopped_after_two_parts(patch: pytest.MonkeyPatch) -> None:
+    def signalled(*args: Any) -> None:
+        write(*args)
+        if len(args[1]) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    write = setup.write_results
+    patch.setattr(setup, "write_results", signalled)
+
+
+def test_a_run_goes_on_without_its_video_and_by_its_yaml_as_it_was(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    own, video = tmp_path / "own.yaml", film(tmp_path / "clip.avi", 8)
+    shutil.copy(ROOT / "models" / "yolov5n-csppc-neck.yaml", own)
+    flags = [*arguments, "--cfg", str(own), "--source", str(video), "--steps", "6"]
+    lighten.main([*flags, "--name", "whole"])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        stopped_after_two_parts(patch)
+        lighten.main([*flags, "--name", "stopped"])
     video.unlink()
-    lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
+    own.write_text(own.read_text(encoding="utf-8") + "\nactivation: nn.ReLU()\n", encoding="utf-8")
+    lighten.main(["--resume", str(tmp_path / "stopped" / "weights" / "last.pt")])
+    whole, stopped = (tensors(tmp_path / name / "weights" / "best.pt") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    with_results = [rows(tmp_path / name / "results.csv") for name in ("whole", "stopped")]
+    assert with_results[0] == with_results[1]
+    assert read_checkpoint(tmp_path / "stopped" / "weights" / "best.pt")["yaml"].get("activation") is None
 
 
 def test_a_refused_run_leaves_no_folder(arguments: tuple[str, ...], tmp_path: Path) -> None:
@@ -308,14 +332,6 @@ def test_a_fused_teacher_is_the_same_teacher(
         for layer in range(10):
             image, expected = own.model[layer](image), its.model[layer](image)
             torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-4)
-
-
-def test_a_run_goes_on_as_its_yaml_was(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    own = tmp_path / "own.yaml"
-    shutil.copy(ROOT / "models" / "yolov5n-csppc-neck.yaml", own)
-    lighten.main([*arguments, "--cfg", str(own), "--steps", "2"])
-    own.unlink()
-    lighten.main(["--resume", str(tmp_path / "exp" / "weights" / "last.pt")])
 
 
 def test_classes_are_compared_before_all_the_learning(

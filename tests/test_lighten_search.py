@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import lighten
-from benchmarks import lighten_candidates, lighten_search, lighten_state
-from benchmarks.lighten_candidates import layouts, named
+from benchmarks.lightening import candidates, search
+from benchmarks.lightening.candidates import layouts, named
+from benchmarks.lightening.state import search_above, to_continue
 from benchmarks.timings import Timing
 from models.weights import load_model
 from models.yolo import DetectionModel
@@ -54,8 +55,8 @@ def without_clock(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ratios = {name: (0.5, size / sizes["teacher"], 2.0) for name, size in sizes.items()}
         return [replace(TIMING, variant=name, ratio=ratio) for name, ratio in ratios.items()]
 
-    monkeypatch.setattr(lighten_candidates, "GROUP", 2)
-    monkeypatch.setattr(lighten_candidates, "compare", compare)
+    monkeypatch.setattr(candidates, "GROUP", 2)
+    monkeypatch.setattr(candidates, "compare", compare)
     return calls
 
 
@@ -141,11 +142,11 @@ def test_what_was_done_is_not_done_again(
 
     # ten parts in all, two a fit
     places: list[tuple[Any, str, int]] = [
-        (lighten_candidates, "compare", 1),
+        (candidates, "compare", 1),
         (lighten, "finish_part", 3),
         (lighten, "finish_part", 4),
-        (lighten_search, "keep", 0),
-        (lighten_search, "write_page", 0),
+        (search, "keep", 0),
+        (search, "write_page", 0),
     ]
     words = [*whole.flags, "--project", str(tmp_path)]
     for where, name, count in places:
@@ -171,14 +172,14 @@ def test_resume_finds_the_search(arguments: tuple[str, ...], tmp_path: Path) -> 
     root = tmp_path / "exp"
     inner = root / "full" / "width 0.5" / "weights" / "last.pt"
     for named_one in (inner, root / "search.json", root / "weights" / "last.pt"):
-        assert lighten_state.search_above(named_one) == root / "search.json"
+        assert search_above(named_one) == root / "search.json"
     config = LightenConfig(resume=True, project=str(tmp_path))
-    assert lighten_state.to_continue(config) == root / "search.json"
+    assert to_continue(config) == root / "search.json"
     (root / "lighten.html").unlink()
     lighten.main(["--resume", str(inner)])
     assert (root / "lighten.html").is_file() and len(rows(root / "full" / "width 0.5" / "results.csv")) == 2
     lighten.main([*arguments, "--width", "0.5", "--steps", "2", "--name", "alone"])
-    assert lighten_state.to_continue(config) is None  # the newest is a run of one student
+    assert to_continue(config) is None  # the newest is a run of one student
     for flags, message in (
         (["--steps", "5"], "where steps is 2"), (["--runtime", "torch"], "leave --runtime out"),
         (["--smaller", "0.5"], "where smaller is 0.8"),
@@ -289,9 +290,9 @@ def test_which_networks_of_models_are_candidates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     some = ("yolov5n.yaml", "v5lite-e.yaml", "yolov5n-csppc.yaml", "yolov5n-lcnet-backbone.yaml")
-    monkeypatch.setattr(lighten_candidates, "layouts", lambda teacher: some)
-    monkeypatch.setattr(lighten_candidates, "LITTLE", 0.8)
-    found, left_out = lighten_candidates.candidates_for(LightenConfig(), load_model(teacher), teacher, 64)
+    monkeypatch.setattr(candidates, "layouts", lambda teacher: some)
+    monkeypatch.setattr(candidates, "LITTLE", 0.8)
+    found, left_out = candidates.candidates_for(LightenConfig(), load_model(teacher), 64)
     names, reasons = [one.name for one in found], dict(left_out)
     assert names[:2] == ["width 0.875", "yolov5n-csppc"] or names[:2] == ["yolov5n-csppc", "width 0.875"]
     assert reasons["yolov5n"] == "it is the teacher's own" and reasons["v5lite-e"] == "it is of another size"

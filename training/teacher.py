@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.alignment import align
-from models.parse import Layer, run_layers
 from models.transfer import with_batch_norms
 from models.weights import load_model
 from models.yolo import DetectionModel
 from training.lightening.losses import feature_error, output_error
-from training.lightening.pair import ends_of_stages
+from training.lightening.pair import Watched, ends_of_stages
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
 from utils.data.loader import Loader
 from utils.device import memory_format
@@ -42,26 +41,6 @@ class Lesson(NamedTuple):
 
     logits: list[Tensor]
     maps: dict[int, Tensor]
-
-
-class Watched(nn.Module):
-    """A detector that also gives the maps of some of its layers, by their index."""
-
-    def __init__(self, model: DetectionModel, layers: Collection[int]) -> None:
-        super().__init__()
-        self.model, self.watched = model, frozenset(layers)
-
-    def forward(self, images: Tensor) -> tuple[Any, dict[int, Tensor]]:
-        """What the detector gives, and the maps."""
-        maps: dict[int, Tensor] = {}
-
-        def call(layer: Layer, module: nn.Module, x: Any) -> Any:
-            y = module(x)
-            if layer.index in self.watched:
-                maps[layer.index] = y
-            return y
-
-        return run_layers(self.model.model, self.model.layers, images, call), maps
 
 
 class Translation:

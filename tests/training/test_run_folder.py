@@ -76,6 +76,7 @@ def test_tensorboard_gets_every_column_of_an_epoch(tmp_path: Path, monkeypatch: 
     curves = CurveLogger(tmp_path)
     curves.epoch([3.0, *range(13)])
     curves.close()
+    assert list(tmp_path.iterdir()) == []
     values = [(name, value, 3) for value, name in enumerate(RESULT_COLUMNS[1:])]
     assert written == [(str(tmp_path),), *values, ("closed",)]
 

@@ -73,7 +73,7 @@ def fail():
 def pss():
     # megabytes of the pages that this process shares out by their number of users
     total = 0
-    for block in Path("/proc/self/smaps").read_text().split("VmFlags"):
+    for block in Path("/proc/self/smaps").read_text(encoding="ascii", errors="replace").split("VmFlags"):
         if "memfd:lean5" in block:
             total += int(block.split("Pss:")[1].split()[0])
     return total * 1024 / 1e6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from training.config import RunConfig
@@ -91,6 +92,12 @@ class LightenConfig(RunConfig):
     def timed_in(self) -> str:
         """The runtime in which latency is measured; empty where it is not."""
         return self.runtime or ("torch" if self.faster else "")
+
+    @property
+    def network(self) -> str:
+        """The lighter network's name in tables."""
+        name = Path(self.cfg).name.removesuffix(".yaml")
+        return name if self.width == 1 else f"{name} width {self.width:g}".strip()
 
     @property
     def student(self) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.alignment import align
-from models.parse import IMAGE, Layer
+from models.parse import IMAGE, Layer, run_layers
 from models.registry import lookup, stacked
 from models.transfer import TransferReport
 from models.yolo import DetectionModel
@@ -27,6 +27,26 @@ def ends_of_stages(teacher: DetectionModel, pairs: Mapping[int, int]) -> dict[in
         for own, its in pairs.items()
         if its == last or lookup(teacher.layers[its].name).rule is stacked
     }
+
+
+class Watched(nn.Module):
+    """A detector that also gives the maps of some of its layers, by their index."""
+
+    def __init__(self, model: DetectionModel, layers: Collection[int]) -> None:
+        super().__init__()
+        self.model, self.watched = model, frozenset(layers)
+
+    def forward(self, images: Tensor) -> tuple[Any, dict[int, Tensor]]:
+        """What the detector gives, and the maps."""
+        maps: dict[int, Tensor] = {}
+
+        def call(layer: Layer, module: nn.Module, x: Any) -> Any:
+            y = module(x)
+            if layer.index in self.watched:
+                maps[layer.index] = y
+            return y
+
+        return run_layers(self.model.model, self.model.layers, images, call), maps
 
 
 class Pair:
@@ -61,7 +81,7 @@ class Pair:
                 if student.layers[own].channels != self._channels(its)
             }
         ).to(device)
-        self._wanted = {*self.cuts.values(), *self._crossing()}
+        self._watched = Watched(teacher, {*self.cuts.values(), *self._crossing()})
 
     def _same_block(self, layer: Layer, pairs: Mapping[int, int]) -> bool:
         if layer.index not in pairs:
@@ -93,20 +113,12 @@ class Pair:
         return {j for layer in own for j in layer.sources if j < self.shared}
 
     @torch.no_grad()
-    def lesson(self, images: Tensor) -> tuple[dict[int, Any], list[Tensor]]:
+    def lesson(self, images: Tensor) -> tuple[Maps, list[Tensor]]:
         """The teacher's maps at the ends of stages and where the student begins, and its logits by level."""
-        maps: dict[int, Any] = {}
-        outputs: dict[int, Any] = {IMAGE: images}
-        for layer, module in zip(self.teacher.layers, self.teacher.model):
-            inputs = [outputs[j] for j in layer.sources]
-            outputs[layer.index] = module(inputs if layer.joins else inputs[0])
-            if layer.index in self._wanted:
-                maps[layer.index] = outputs[layer.index]
-        for index, kept in self._chosen.items():
-            if index in maps:
-                maps[index] = maps[index][:, kept]
-        maps[IMAGE] = images
-        return maps, outputs[self.teacher.layers[-1].index][1]
+        (_, logits), maps = self._watched(images)
+        for index in maps.keys() & self._chosen.keys():
+            maps[index] = maps[index][:, self._chosen[index]]
+        return {IMAGE: images, **maps}, logits
 
     def errors(self, maps: Maps, *, stages: bool) -> tuple[dict[int, Tensor], list[Tensor] | None]:
         """Run the student's own layers.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,32 +17,32 @@ from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
-from training.lightening.measure import agreement, as_seen_by, check_classes, held_loader
-from training.lightening.pair import Pair
-from training.lightening.pictures import (
-    Pictures,
-    find_pictures,
-    open_pictures,
-    read_list,
-    write_list,
+from training.lightening.material import (
+    Material,
+    check_pictures,
+    files_of,
+    kept_list,
+    open_material,
+    side_of,
+    size_of,
 )
+from training.lightening.measure import agreement, check_classes, held_loader
+from training.lightening.pair import Pair
+from training.lightening.pictures import Pictures, write_list
 from training.run_folder import RunFolder, write_results
 from training.state import TrainingState
 from training.teacher import save_teacher
-from utils.checkpoints.files import read_checkpoint
 from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
-from utils.data.index import DatasetIndex
-from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
-from utils.distributed import Process, broadcast, once_per_machine, share_statistics
+from utils.distributed import Process, broadcast, share_statistics
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
-LARGEST_SIDE = 16384
 LITTLE = 0.05  # of the parameters
+FAINT = 0.1  # of what a student can agree at most
 
 COLUMNS = (
     "part", "step", "stage_error", "output_error", "loss", "agreement/precision", "agreement/recall",
@@ -84,36 +83,6 @@ class Lightening:
             state.save_weights(run.best)
         state.save(run.last)
         write_results(run.results, state.results, COLUMNS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Material:
-    """What runs of one teacher on the same pictures share.
-
-    Attributes:
-        seen: the pictures held out, with the teacher's confident boxes as labels.
-        ceiling: agreement of the teacher itself with weights rounded to half precision.
-    """
-
-    pictures: Pictures
-    seen: DatasetIndex
-    ceiling: float
-
-
-def look(
-    config: LightenConfig, teacher: DetectionModel, pictures: Pictures, imgsz: int, ceiling: float | None
-) -> Material:
-    """Find what the teacher sees; `ceiling`: when it need not be measured.
-
-    Raises:
-        UserError: it sees nothing.
-    """
-    seen = as_seen_by(teacher, pictures.held, imgsz, config.batch_size, config.workers)
-    if ceiling is None:
-        rounded = copy.deepcopy(teacher).half().float()
-        held = held_loader(teacher, seen, imgsz, config.batch_size, config.workers)
-        ceiling = agreement(rounded, held, teacher.stride.device)[3]
-    return Material(pictures, seen, ceiling)
 
 
 def set_up(
@@ -158,15 +127,55 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
+    config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
     check_classes(config, teacher)
-    files: list[str] = []
-    if process.is_main and material is None:
-        files = (
-            read_list(kept_list(run))
-            if run
-            else find_pictures(config.source, lambda: folder().root / "pictures", config.vid_stride)
-        )
-    student, report = build_student(config, teacher, path, checkpoint)
+    alone = material is None  # it is no fit of a search, which says for all what is the same
+    files = files_of(config, run, folder) if process.is_main and alone else []
+    pair = build_pair(config, teacher, path, checkpoint, process)
+    if material is None:
+        ceiling = 0.0 if checkpoint else None  # a run that goes on has noted it
+        material = open_material(config, teacher, broadcast(files), ceiling, process)
+    held = None
+    if material.seen is not None:
+        imgsz = side_of(config, teacher)
+        held = held_loader(teacher, material.seen, imgsz, config.batch_size, config.workers)
+    course = build_course(config, hyp, process, material.pictures, pair)
+    state = course.state
+    if checkpoint is not None and run is not None:
+        state.restore(checkpoint)
+        check_pictures(material.pictures, state.lightened["fingerprint"], run)
+        done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
+        LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
+    else:
+        begin(config, course, held, material, path)
+    state.lightened = broadcast(state.lightened)
+    run = broadcast(folder() if process.is_main else None) or folder()
+    lightening = Lightening(config, process, run, course, held, material.pictures, path)
+    stages = bool(pair.cuts)
+    course.parts = plan(state.lightened["steps"], stages=stages, measures=config.measures)
+    if checkpoint is None and process.is_main:
+        announce(lightening, costs=alone)
+        lightening.save(complete=False)
+    return lightening
+
+
+def build_pair(
+    config: LightenConfig,
+    teacher: DetectionModel,
+    path: Path,
+    checkpoint: Mapping[str, Any] | None,
+    process: Process,
+) -> Pair:
+    """Teacher and student, on the teacher's device; of a new run it is said what the student begins with.
+
+    Args:
+        path: of the teacher's file.
+
+    Raises:
+        UserError: the student is the teacher's own network, or cannot stand for it.
+    """
+    device = teacher.stride.device
+    student, report = build_student(config, teacher, checkpoint)
     student = student.to(device).to(memory_format=memory_format(device))
     if process.world_size > 1:
         share_statistics(student)
@@ -177,24 +186,17 @@ def _set_up(
         )
     if checkpoint is None:
         tell_what_it_begins_with(config, pair, report, path)
-    config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
-    imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
-    known = material is not None
-    if material is None:
-        files = broadcast(files)
-        pictures = once_per_machine(lambda: open_pictures(files, config.seed), process)
-        if process.is_main:
-            ceiling = 0.0 if checkpoint else None  # a run that goes on has noted it
-            material = look(config, teacher, pictures, imgsz, ceiling)
-    else:
-        pictures = material.pictures
-    held = None
-    if material:
-        held = held_loader(teacher, material.seen, imgsz, config.batch_size, config.workers)
-    loader = open_loader(config, hyp, process, pictures, teacher)
+    return pair
+
+
+def build_course(
+    config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, pair: Pair
+) -> Course:
+    """The student at the beginning of its way; the plan is still missing."""
+    device = pair.teacher.stride.device
     dtype = amp_dtype(config.amp, device)
     state = TrainingState(
-        model=student,
+        model=pair.student,
         ema=average_of(pair),
         optimizer=build_optimizer(pair),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
@@ -204,27 +206,7 @@ def _set_up(
         processes=process.world_size,
         aside=pair.adapters,
     )
-    course = Course(pair, loader, state, [], device, dtype)
-    if checkpoint is not None and run is not None:
-        state.restore(checkpoint)
-        if pictures.fingerprint() != state.lightened["fingerprint"]:
-            raise UserError(
-                f"the pictures are not those that this run was started with; put back what {kept_list(run)} "
-                "lists, or start anew"
-            )
-        done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
-        LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
-    else:
-        begin(config, course, held, material, path)
-    state.lightened = broadcast(state.lightened)
-    run = broadcast(folder() if process.is_main else None) or folder()
-    lightening = Lightening(config, process, run, course, held, pictures, path)
-    stages = bool(pair.cuts)
-    course.parts = plan(state.lightened["steps"], stages=stages, measures=config.measures)
-    if checkpoint is None and process.is_main:
-        announce(lightening, costs=not known)
-        lightening.save(complete=False)
-    return lightening
+    return Course(pair, open_loader(config, hyp, process, pictures, pair.teacher), state, [], device, dtype)
 
 
 def open_loader(
@@ -233,7 +215,7 @@ def open_loader(
     """Batches of the pictures that are learnt from: this process' share of each."""
     dataset = DetectionDataset(
         pictures.train,
-        rounded_size(config.imgsz or 0, teacher.multiple),
+        side_of(config, teacher),
         hyp=hyp,
         augment=True,
         batch_size=config.batch_size // process.world_size,
@@ -244,11 +226,6 @@ def open_loader(
     return Loader(
         dataset, workers=config.workers, shuffle=True, seed=config.seed, rank=rank, world_size=world_size
     )
-
-
-def kept_list(run: RunFolder) -> Path:
-    """The file in the run folder that lists the pictures of the run."""
-    return run.root / "pictures.list"
 
 
 def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: TransferReport, path: Path) -> None:
@@ -268,12 +245,11 @@ def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: Transfer
 
 
 def build_student(
-    config: LightenConfig, teacher: DetectionModel, path: Path, checkpoint: Mapping[str, Any] | None
+    config: LightenConfig, teacher: DetectionModel, checkpoint: Mapping[str, Any] | None = None
 ) -> tuple[DetectionModel, TransferReport]:
     """The lighter network with what it can hold of the teacher.
 
     Args:
-        path: of the teacher's file.
         checkpoint: of a run that goes on, which has the yaml as it was.
 
     Raises:
@@ -303,28 +279,21 @@ def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[st
     return content | {"width_multiple": content["width_multiple"] * config.width}
 
 
-def begin(
-    config: LightenConfig, course: Course, held: Loader | None, material: Material | None, path: Path
-) -> None:
-    """Decide how many steps the run takes, and note what it starts from; what counts is the main process'.
-
-    Raises:
-        UserError: there is nothing to learn.
-    """
-    pair = course.pair
-    steps = config.steps or steps_in(config.minutes, pair, course)
-    if held is None or material is None:
+def begin(config: LightenConfig, course: Course, held: Loader | None, material: Material, path: Path) -> None:
+    """Decide how many steps the run takes, and note what it starts from; what counts is the main process'."""
+    steps = config.steps or steps_in(config.minutes, course.pair, course)
+    if held is None:
         return
     pictures = material.pictures
     course.state.lightened = {
         "teacher": str(path),
         "source": config.source,
-        "pictures": len(pictures.train) + len(pictures.held),
+        "pictures": len(pictures.all),
         "fingerprint": pictures.fingerprint(),
         "steps": steps,
         "agreement": {
             "ceiling": material.ceiling,
-            "start": agreement(pair.student, held, course.device)[3],
+            "start": agreement(course.pair.student, held, course.device)[3],
         },
     }
 
@@ -345,15 +314,8 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
-    shares = known["agreement"]
+    start, ceiling = (known["agreement"][name] for name in ("start", "ceiling"))
+    why = ", as new layers between the others let hardly anything through" if start < FAINT * ceiling else ""
     LOGGER.info(
-        f"agreement (mAP50-95): {shares['start']:.3f} at the start, where new layers between the others let "
-        f"hardly anything through; teacher with rounded weights {shares['ceiling']:.3f}"
+        f"agreement (mAP50-95): {start:.3f} at the start{why}; teacher with rounded weights {ceiling:.3f}"
     )
-
-
-def size_of(path: Path) -> int:
-    """The size in pixels that a network was trained at; 640 where its file does not say."""
-    settings = read_checkpoint(path)["train_args"]
-    size = settings.get("imgsz") if isinstance(settings, dict) else None
-    return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640

@@ -1,7 +1,7 @@
 """The search of `lighten.py`: the network that keeps most of a teacher within a budget.
 
 Candidates are measured, those that meet the budget learn a little, and the best two to the end, each as a run
-of its own in `short/` or `full/`. What is known stands in `search.json` at once (`lighten_state.py`).
+of its own in `short/` or `full/`. What is known stands in `search.json` at once (`state.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lighten_candidates import (
+from benchmarks.lightening.candidates import (
     MEANING,
     Choice,
     candidates_for,
@@ -21,7 +21,7 @@ from benchmarks.lighten_candidates import (
     ratios,
     timed,
 )
-from benchmarks.lighten_page import (
+from benchmarks.lightening.page import (
     TEACHER,
     Variant,
     compare_pictures,
@@ -29,19 +29,19 @@ from benchmarks.lighten_page import (
     variant_of,
     write_page,
 )
-from benchmarks.lighten_state import FULL, SHORT, Fit, Search
+from benchmarks.lightening.state import FULL, SHORT, Fit, Search
 from models.transfer import with_batch_norms
 from models.weights import load_model
 from models.yolo import DetectionModel
 from training.engine import NonFiniteLoss
 from training.lightening.config import LightenConfig
+from training.lightening.material import Material, check_pictures, files_of, kept_list, look, side_of
 from training.lightening.measure import check_classes, true_map
-from training.lightening.pictures import find_pictures, open_pictures, read_list, write_list
-from training.lightening.setup import Lightening, Material, kept_list, look
+from training.lightening.pictures import open_pictures, write_list
+from training.lightening.setup import Lightening
 from training.resume import resumed
 from training.run_folder import RunFolder
 from utils.console import LOGGER, warn
-from utils.data.letterbox import rounded_size
 from utils.device import select_device
 from utils.distributed import Process, this_process
 from utils.errors import UserError
@@ -71,10 +71,11 @@ def find(search: Search, teach: Teach) -> Path:
     """
     config = search.config
     teacher = with_batch_norms(load_model(search.teacher))
-    imgsz = rounded_size(config.imgsz or 0, teacher.multiple)
-    material = open_material(search, imgsz)
+    check_classes(config, teacher)
+    imgsz = side_of(config, teacher)
+    material = open_material(search)
     own = variant_of(TEACHER, "teacher", teacher, imgsz)
-    choices, left_out = candidates_for(config, teacher, search.teacher, imgsz)
+    choices, left_out = candidates_for(config, teacher, imgsz)
     LOGGER.info(f"search: {len(choices)} candidates, {len(left_out)} other networks left out")
     own, choices = measured(search, choices, own, teacher, imgsz)
     chosen = [one for one in choices if not over(one.variant, own, config.budget)]
@@ -87,33 +88,24 @@ def find(search: Search, teach: Teach) -> Path:
     ranked = sorted(finalists, key=lambda one: -search.fits[FULL][one.name].end)
     if search.fits[FULL][ranked[0].name].failed:
         raise UserError(f"none can be taught: {search.fits[FULL][ranked[0].name].failed}")
-    LOGGER.info(f"{ranked[0].name} agrees most with the teacher: {search.fits[FULL][ranked[0].name].end:.3f}")
     keep(search, ranked[0])
     return page_of(search, material, own, choices, ranked, left_out, plan)
 
 
-def open_material(search: Search, imgsz: int) -> Material:
+def open_material(search: Search) -> Material:
     """The pictures of a search and what its teacher sees on them.
 
     Raises:
         UserError: they cannot be used, or are not those that the search was started with.
     """
-    config, kept = search.config, kept_list(search.run)
-    files = (
-        read_list(kept)
-        if search.fingerprint
-        else find_pictures(config.source, lambda: search.run.root / "pictures", config.vid_stride)
-    )
-    pictures = open_pictures(files, config.seed)
-    if search.fingerprint not in ("", pictures.fingerprint()):
-        raise UserError(
-            f"the pictures are not those that this search was started with; put back what {kept} lists, or "
-            "start anew"
-        )
+    config, run = search.config, search.run
+    goes_on = run if search.fingerprint else None
+    pictures = open_pictures(files_of(config, goes_on, lambda: run), config.seed)
+    if search.fingerprint:
+        check_pictures(pictures, search.fingerprint, run)
     teacher = with_batch_norms(load_model(search.teacher, select_device(config.device)))
-    check_classes(config, teacher)
-    material = look(config, teacher, pictures, imgsz, search.ceiling)
-    write_list(kept, pictures)
+    material = look(config, teacher, pictures, search.ceiling)
+    write_list(kept_list(run), pictures)
     search.fingerprint, search.ceiling = pictures.fingerprint(), material.ceiling
     search.save()
     return material
@@ -129,7 +121,7 @@ def measured(
         waiting = [one for one in possible if one.name not in times]
         if waiting:
             LOGGER.info(f"measuring {len(waiting)} of them in {config.timed_in}, in turns with the teacher")
-        for timings in timed(waiting, config, teacher, search.teacher, imgsz):
+        for timings in timed(waiting, config, teacher, imgsz):
             for name, timing in timings.items():
                 times.setdefault(name, {"milliseconds": timing.milliseconds, "ratio": timing.ratio})
             search.save()
@@ -268,10 +260,7 @@ def page_of(
     plan: str,
 ) -> Path:
     """Write the page of a search, and say what came out."""
-    config, runs = (
-        search.config,
-        {one.name: search.run_of(FULL, one.name) for one in ranked},
-    )
+    config, runs = search.config, {one.name: search.run_of(FULL, one.name) for one in ranked}
     ranked = [one for one in ranked if not search.fits[FULL][one.name].failed]
     truths = {
         name: true_map(config, path)
@@ -285,7 +274,9 @@ def page_of(
     others = [as_fitted(search, one.variant, own) for one in choices if one not in ranked]
     others.sort(key=lambda variant: (variant.short is None, -(variant.short or 0)))
     known = {"pictures": len(material.pictures.all), "agreement": {"ceiling": material.ceiling}}
-    imgsz = rounded_size(config.imgsz or 0, load_model(search.teacher).multiple)
+    models = [load_model(search.teacher), load_model(search.run.best)]
+    imgsz = side_of(config, models[0])
+    assert material.seen is not None  # in the main process
     record = record_of(
         config,
         known,
@@ -293,7 +284,6 @@ def page_of(
         imgsz,
         [replace(own, true_map=truths.get(TEACHER)), *students, *others],
     )
-    models = [load_model(search.teacher), load_model(search.run.best)]
     pictures = compare_pictures(models, material.seen, imgsz)
     courses = {one.name: runs[one.name].results for one in ranked}
     for variant in students:

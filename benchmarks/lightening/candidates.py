@@ -6,12 +6,11 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from benchmarks.latency import compare
-from benchmarks.lighten_page import TEACHER, Variant, variant_of
+from benchmarks.lightening.page import TEACHER, Variant, variant_of
 from benchmarks.timings import Timing
 from models.cfg import MULTIPLES
 from models.yolo import DetectionModel
@@ -69,10 +68,11 @@ def named(config: LightenConfig, teacher: DetectionModel) -> dict[str, tuple[str
             width = float(word)
         if width and not 0.05 <= width < 1:
             raise UserError(f"--candidates {word}: a width lies between 0.05 and 1")
-        name = f"width {width:g}" if width else Path(word).name.removesuffix(".yaml")
+        cfg, width = ("", width) if width else (word, 1.0)
+        name = asked(config, cfg, width).network
         if safe_name(name) in {safe_name(other) for other in (*found, TEACHER)}:
             raise UserError(f"--candidates {word}: there is another {name!r}; name each once, as no other")
-        found[name] = ("", width) if width else (word, 1.0)
+        found[name] = cfg, width
     return found
 
 
@@ -85,12 +85,9 @@ def layouts(teacher: DetectionModel) -> list[str]:
 
 
 def candidates_for(
-    config: LightenConfig, teacher: DetectionModel, path: Path, imgsz: int
+    config: LightenConfig, teacher: DetectionModel, imgsz: int
 ) -> tuple[list[Choice], list[tuple[str, str]]]:
     """Those that could be taught, the costliest first, and the names of the others, each with the reason.
-
-    Args:
-        path: of the teacher's file.
 
     Raises:
         UserError: one that --candidates names cannot be taught.
@@ -99,7 +96,7 @@ def candidates_for(
     left_out: list[tuple[str, str]] = []
     for name, (cfg, width) in progress(named(config, teacher).items(), "candidates", unit=" networks"):
         try:
-            model, share = student_for(config, cfg, width, teacher, path)
+            model, share = student_for(config, cfg, width, teacher)
             variant = variant_of(name, "candidate", model, imgsz)
         except UserError as error:
             if config.candidates:
@@ -116,7 +113,7 @@ def candidates_for(
 
 
 def student_for(
-    config: LightenConfig, cfg: str, width: float, teacher: DetectionModel, path: Path
+    config: LightenConfig, cfg: str, width: float, teacher: DetectionModel
 ) -> tuple[DetectionModel, float]:
     """A network as it begins to learn, and the share of its parameters that are the teacher's.
 
@@ -124,7 +121,7 @@ def student_for(
         UserError: a faulty yaml, or one that cannot stand for the teacher.
     """
     torch.manual_seed(config.seed)
-    model, report = build_student(asked(config, cfg, width), teacher, path, None)
+    model, report = build_student(asked(config, cfg, width), teacher)
     return model.eval(), report.share
 
 
@@ -179,7 +176,7 @@ def nothing_meets(variants: Sequence[Variant], teacher: Variant, budget: Mapping
 
 
 def timed(
-    candidates: Sequence[Choice], config: LightenConfig, teacher: DetectionModel, path: Path, imgsz: int
+    candidates: Sequence[Choice], config: LightenConfig, teacher: DetectionModel, imgsz: int
 ) -> Iterator[dict[str, Timing]]:
     """Timings of some candidates at a time, and of the teacher with them, by name.
 
@@ -189,5 +186,5 @@ def timed(
     for start in range(0, len(candidates), GROUP):
         networks = {TEACHER: teacher}
         for one in candidates[start : start + GROUP]:
-            networks[one.name] = student_for(config, one.cfg, one.width, teacher, path)[0]
+            networks[one.name] = student_for(config, one.cfg, one.width, teacher)[0]
         yield {row.variant: row for row in compare(config.timed_in, networks, imgsz, ROUNDS)}

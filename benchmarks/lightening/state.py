@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from models.weights import find_weights, load_model
 from training.lightening.config import LightenConfig
-from training.lightening.setup import save_teacher, size_of
+from training.lightening.material import size_of
 from training.resume import saved_hyp, with_saved
 from training.run_folder import RunFolder
+from training.teacher import save_teacher
 from utils.errors import UserError
 from utils.files import safe_name, write_text
 from utils.hyperparameters import Hyperparameters

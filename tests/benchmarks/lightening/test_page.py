@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.lighten_page import (
+from benchmarks.lightening.page import (
     SHOWN,
     Compared,
     Record,
