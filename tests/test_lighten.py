@@ -125,7 +125,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_two_processes_learn_what_one_does(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    flags = (*arguments, "--steps", "6", "--measures", "2")
+    flags = (*arguments, "--steps", "6", "--measures", "2", "--amp", "off")
     pair = run(*flags, "--name", "pair", command=(*PAIR[:-1], "lighten.py"))
     assert pair.returncode == 0, pair.stderr
     assert pair.stdout.count("whole 4/4") == 1

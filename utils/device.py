@@ -58,6 +58,19 @@ def amp_dtype(amp: Amp, device: torch.device) -> torch.dtype | None:
     return torch.float16
 
 
+def resolved(amp: Amp, device: torch.device) -> Amp:
+    """Mixed precision for learning from a teacher: on a CPU "auto" is bf16 where that is fast, else off."""
+    if amp != "auto" or device.type != "cpu":
+        return amp
+    return "bf16" if cpu_is_fast_in_bf16() else "off"
+
+
+def cpu_is_fast_in_bf16() -> bool:
+    """Whether the CPU has instructions that multiply bf16. Others imitate them, many times slower."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in every release
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Mixed precision for the forward pass, or nothing when `dtype` is None."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

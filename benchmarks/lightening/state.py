@@ -16,6 +16,7 @@ from training.lightening.material import size_of
 from training.resume import saved_hyp, with_saved
 from training.run_folder import RunFolder
 from training.teacher import save_teacher
+from utils.device import resolved, select_device
 from utils.errors import UserError
 from utils.files import safe_name, write_text
 from utils.hyperparameters import Hyperparameters
@@ -140,7 +141,8 @@ def begun(config: LightenConfig, hyp: Hyperparameters) -> Search:
     """A new search in a folder of its own, with its teacher."""
     weights = find_weights(config.weights)
     load_model(weights)  # refused before a folder is made
-    config = replace(config, imgsz=config.imgsz or size_of(weights), resume=False)
+    amp = resolved(config.amp, select_device(config.device))
+    config = replace(config, imgsz=config.imgsz or size_of(weights), amp=amp, resume=False)
     if config.exist_ok and (earlier := Path(config.project) / config.name / STATE).is_file():
         raise UserError(f"{earlier} is of an earlier search; go on with --resume, or give another --name")
     search = Search(RunFolder.create(config.project, config.name, config.exist_ok), config, hyp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import amp_dtype, autocast, select_device
+from utils.device import amp_dtype, autocast, resolved, select_device
 from utils.errors import UserError
 
 
@@ -60,6 +60,21 @@ def test_precision() -> None:
     assert (amp_dtype("auto", cuda), amp_dtype("bf16", cpu)) == (torch.float16, torch.bfloat16)
     with pytest.raises(UserError, match="--amp fp16 needs a CUDA device, found cpu"):
         amp_dtype("fp16", cpu)
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "off"), (None, "off")],
+)
+def test_learning_from_a_teacher_is_in_bf16_where_the_cpu_is_fast_in_it(
+    known: dict[str, bool] | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if known is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert resolved("auto", cpu) == expected
+    assert (resolved("off", cpu), resolved("bf16", cpu), resolved("auto", cuda)) == ("off", "bf16", "auto")
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -53,7 +53,8 @@ class LightenConfig(RunConfig):
     )
     vid_stride: int = flag(1, "use every this manieth frame of a video", rule=at_least(1))
     amp: Literal["auto", "off", "fp16", "bf16"] = flag(
-        "auto", "mixed precision: auto is fp16 on CUDA, off elsewhere"
+        "auto",
+        "mixed precision: auto is fp16 on CUDA, bf16 on CPUs that have instructions for it, off elsewhere",
     )
     resume: bool | str = flag(
         False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from utils.distributed import mean_over_processes
 
 BOX, OBJECTNESS, CLASS = 20.0, 1.0, 0.5  # how much each part of `output_error` counts
+SEEN = 1e-3  # of sureness, below which a cell's boxes and classes are not looked at: nearly all of them
 
 
 def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
@@ -23,7 +24,7 @@ def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor], *, everywhere:
     """What the student says against what the teacher says, summed over cells, for one image.
 
     Objectness is a soft target in every cell; boxes and classes count as much as the teacher is sure of a
-    thing there.
+    thing there, if that is `SEEN` at least.
 
     Args:
         own: logits (B, na, H, W, 5 + nc) of each level.
@@ -33,17 +34,21 @@ def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor], *, everywhere:
     """
     total = own[0].new_zeros(())
     for mine, its in zip(own, wanted, strict=True):
-        mine, its = mine.float(), its.float()
-        sure = its[..., 4].sigmoid()
+        objectness, wished = mine[..., 4].float(), its[..., 4].float()
+        sure = wished.sigmoid()
         weight = None if everywhere else sure
-        objectness = F.binary_cross_entropy_with_logits(mine[..., 4], sure, weight, reduction="sum")
+        error = F.binary_cross_entropy_with_logits(objectness, sure, weight, reduction="sum")
         # its own entropy
-        least = F.binary_cross_entropy_with_logits(its[..., 4], sure, weight, reduction="sum")
-        box = ((mine[..., :4].sigmoid() - its[..., :4].sigmoid()).square().sum(dim=-1) * sure).sum()
-        total = total + OBJECTNESS * (objectness - least) + BOX * box
+        least = F.binary_cross_entropy_with_logits(wished, sure, weight, reduction="sum")
+        total = total + OBJECTNESS * (error - least)
+
+        seen = sure > SEEN
+        mine, its, sure = mine[seen].float(), its[seen].float(), sure[seen]
+        box = (mine[:, :4].sigmoid() - its[:, :4].sigmoid()).square().sum(dim=-1)
+        total = total + BOX * (box * sure).sum()
         if mine.shape[-1] > 6:
-            classes = its[..., 5:].sigmoid()
-            error = F.binary_cross_entropy_with_logits(mine[..., 5:], classes, reduction="none")
-            error = error - F.binary_cross_entropy_with_logits(its[..., 5:], classes, reduction="none")
+            classes = its[:, 5:].sigmoid()
+            error = F.binary_cross_entropy_with_logits(mine[:, 5:], classes, reduction="none")
+            error = error - F.binary_cross_entropy_with_logits(its[:, 5:], classes, reduction="none")
             total = total + CLASS * (error.sum(dim=-1) * sure).sum()
     return total / len(own[0])

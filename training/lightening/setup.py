@@ -36,7 +36,7 @@ from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
 from utils.data.loader import Loader
-from utils.device import amp_dtype, memory_format, select_device
+from utils.device import amp_dtype, memory_format, resolved, select_device
 from utils.distributed import Process, broadcast, share_statistics
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
@@ -127,7 +127,9 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
-    config = dataclasses.replace(config, imgsz=config.imgsz or size_of(path))
+    config = dataclasses.replace(
+        config, imgsz=config.imgsz or size_of(path), amp=broadcast(resolved(config.amp, device))
+    )
     check_classes(config, teacher)
     alone = material is None  # it is no fit of a search, which says for all what is the same
     files = files_of(config, run, folder) if process.is_main and alone else []
@@ -310,8 +312,9 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         layers = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
         LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
+    how = "" if course.dtype is None else f" in {str(course.dtype).removeprefix('torch.')}"
     LOGGER.info(
-        f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}, "
+        f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}{how}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
     start, ceiling = (known["agreement"][name] for name in ("start", "ceiling"))
