@@ -67,7 +67,7 @@ def resolved(amp: Amp, device: torch.device) -> Amp:
 
 def cpu_is_fast_in_bf16() -> bool:
     """Whether the CPU has instructions that multiply bf16. Others imitate them, many times slower."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # not in every release
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every release
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 

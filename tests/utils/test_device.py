@@ -64,7 +64,12 @@ def test_precision() -> None:
 
 @pytest.mark.parametrize(
     ("known", "expected"),
-    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "off"), (None, "off")],
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_f": True}, "off"),
+        (None, "off"),
+    ],
 )
 def test_learning_from_a_teacher_is_in_bf16_where_the_cpu_is_fast_in_it(
     known: dict[str, bool] | None, expected: str, monkeypatch: pytest.MonkeyPatch
