@@ -10,14 +10,16 @@ from torch.nn import functional as F
 from utils.distributed import mean_over_processes
 
 BOX, OBJECTNESS, CLASS = 20.0, 1.0, 0.5  # how much each part of `output_error` counts
+DEAD = 1e-4  # a variance below which a map says nothing, so that no small error counts as a large one
 SEEN = 1e-3  # of sureness, below which a cell's boxes and classes are not looked at: nearly all of them
 
 
 def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference of two maps (B, C, H, W) over the variance of the wanted one; 0 when equal."""
+    """Mean squared difference of two maps (B, C, H, W) over the variance of the wanted one, or over `DEAD` if
+    that is less; 0 when equal."""
     its = wanted.float()
     variance = mean_over_processes((its - mean_over_processes(its.mean())).square().mean())
-    return F.mse_loss(own.float(), its) / variance.clamp(min=1e-12)
+    return F.mse_loss(own.float(), its) / variance.clamp(min=DEAD)
 
 
 def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor], *, everywhere: bool = True) -> Tensor:

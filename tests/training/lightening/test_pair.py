@@ -104,6 +104,8 @@ def test_feature_error_is_a_share_of_the_variance() -> None:
     assert float(feature_error(wanted, wanted)) == 0
     # differences 0.5, -0.5, 0.5, -0.5: their mean square is a quarter
     assert float(feature_error(wanted / 2, wanted)) == pytest.approx(0.25)
+    dead = torch.zeros_like(wanted)  # a mean square of 1e-6, over 1e-4
+    assert float(feature_error(wanted / 1000, dead)) == pytest.approx(0.01)
 
 
 def test_output_error_is_least_for_the_same() -> None:
@@ -134,6 +136,12 @@ def test_output_error_by_hand() -> None:
     own = wanted.clone()
     own[..., 5] = 5.0
     assert float(output_error([own], [wanted])) == 0
+    own[..., 0] = 100.0
+    # where the teacher is as good as sure that nothing is there, boxes and classes are not looked at
+    wanted[..., 4] = own[..., 4] = -7.0  # 0.0009
+    assert float(output_error([own], [wanted])) == 0
+    wanted[..., 4] = own[..., 4] = -6.8  # 0.0011
+    assert float(output_error([own], [wanted])) > 0
 
 
 def test_classes_count_where_there_is_something() -> None:
