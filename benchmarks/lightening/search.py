@@ -240,7 +240,7 @@ def time_left(search: Search) -> str:
         seconds = spent / done * max(config.steps - done, 0) if done else None
     else:
         seconds = max(config.minutes * 60 - spent, 0)
-    return "" if seconds is None else f"; about {seconds / 60:.0f} minutes left"
+    return "" if seconds is None or seconds < 30 else f"; about {seconds / 60:.0f} minutes left"
 
 
 def keep(search: Search, one: Choice) -> None:

@@ -178,16 +178,19 @@ class Course:
 
 
 def steps_in(minutes: float, pair: Pair, course: Course) -> int:
-    """How many steps fit into so many minutes here, by timing some of each phase without learning."""
+    """How many steps fit into so many minutes here, by timing some of each phase without learning.
+
+    Workers make further batches meanwhile, as they will then.
+    """
     times: dict[str, float] = {}
     batches = course.batches()
-    first = next(batches)
+    pair.train(batch_statistics=False)
     for phase in (STAGES, WHOLE) if pair.cuts else (WHOLE,):
-        pair.train(batch_statistics=False)
+        course.loss(next(batches), phase)[0].backward()  # the first one takes longer
+        started = time.perf_counter()
         for _ in range(TRIALS):
-            started = time.perf_counter()
-            course.loss(first, phase)[0].backward()
-            times[phase] = min(times.get(phase, math.inf), time.perf_counter() - started)
+            course.loss(next(batches), phase)[0].backward()
+        times[phase] = (time.perf_counter() - started) / TRIALS
         pair.student.zero_grad(set_to_none=True)
     step = STAGE_SHARE * times.get(STAGES, times[WHOLE]) + (1 - STAGE_SHARE) * times[WHOLE]
     return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving
