@@ -12,13 +12,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
+import pandas as pd
+
 from benchmarks.pages import markdown_table
 from utils.checkpoints.files import read_checkpoint
 from utils.errors import UserError
 from utils.files import write_text
 
 FILE = "docs/lighten.csv"
-COLUMNS = ("variant", "data", "imgsz", "pictures", "steps", "start", "end", "ceiling", "teacher", "student")
+COLUMNS = (
+    "variant",
+    "data",
+    "imgsz",
+    "pictures",
+    "steps",
+    "seed",
+    "start",
+    "end",
+    "ceiling",
+    "teacher",
+    "student",
+)
+FEWEST_RANKED = 5
 NARROW_TASK = "bccd"  # the data set of the README's column
 
 
@@ -32,9 +47,10 @@ def note(folders: Sequence[str], root: Path) -> None:
     for folder in map(Path, folders):
         try:
             page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
-            known = read_checkpoint(folder / "weights" / "best.pt")["lightened"]
+            checkpoint = read_checkpoint(folder / "weights" / "best.pt")
+            steps, seed = checkpoint["lightened"]["steps"], checkpoint["train_args"]["seed"]
             teacher, student = page["variants"][:2]
-            row = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"], known["steps"]]
+            row = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"], steps, seed]
             row += [
                 student["start"],
                 student["end"],
@@ -59,22 +75,36 @@ def read(root: Path) -> list[dict[str, str]]:
 
 
 def shares(root: Path) -> dict[str, float]:
-    """By variant the student's mAP50-95 over its teacher's, on blood cells; the mean over runs."""
-    found: dict[str, list[float]] = {}
+    """By variant the student's mAP50-95 over its teacher's, on blood cells: mean over seeds of its longest
+    runs."""
+    found: dict[str, dict[int, list[float]]] = {}
     for row in read(root):
         if row["data"] == NARROW_TASK:
-            found.setdefault(row["variant"], []).append(float(row["student"]) / float(row["teacher"]))
-    return {variant: mean(some) for variant, some in found.items()}
+            share = float(row["student"]) / float(row["teacher"])
+            found.setdefault(row["variant"], {}).setdefault(int(row["steps"]), []).append(share)
+    return {variant: mean(runs[max(runs)]) for variant, runs in found.items()}
 
 
 def table(root: Path) -> str:
-    """All rows."""
+    """All rows, and how far agreement and mAP rank the networks alike."""
     rows: list[tuple[str, ...]] = [
-        ("variant", "data, px", "pictures", "steps", "agreement at the start", "at the end", "the teacher's",
-         "mAP50-95 of the teacher", "of the student", "kept")
+        ("variant", "data, px", "pictures", "steps", "seed", "agreement at the start", "at the end",
+         "the teacher's", "mAP50-95 of the teacher", "of the student", "kept")
     ]  # fmt: skip
     for row in read(root):
         first = (f"`{row['variant']}`", f"{row['data']}, {row['imgsz']}", row["pictures"], row["steps"])
-        scores = (f"{float(row[name]):.3f}" for name in COLUMNS[5:])
-        rows.append((*first, *scores, f"{float(row['student']) / float(row['teacher']):.1%}"))
-    return markdown_table(rows, "ll" + "r" * 8)
+        scores = (f"{float(row[name]):.3f}" for name in COLUMNS[6:])
+        rows.append((*first, row["seed"], *scores, f"{float(row['student']) / float(row['teacher']):.1%}"))
+    return f"{markdown_table(rows, 'll' + 'r' * 9)}\n\n{ranks(root)}"
+
+
+def ranks(root: Path) -> str:
+    """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set."""
+    runs = pd.DataFrame(read(root)).astype(dict.fromkeys(COLUMNS[6:], float))
+    runs["share"] = runs["student"] / runs["teacher"]
+    found = []
+    for data, some in runs.groupby("data"):
+        if len(some) >= FEWEST_RANKED:
+            of_ranks = some["end"].rank().corr(some["share"].rank())
+            found.append(f"{of_ranks:.2f} over {len(some)} runs on {data}")
+    return f"Rank correlation of agreement at the end and share kept: {', '.join(found) or 'too few runs'}."

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import benchmark
 from benchmarks import docs
+from benchmarks.lightening import kept
 from utils.checkpoints.files import write_checkpoint
 from utils.errors import UserError
 from utils.files import ROOT
@@ -22,10 +24,10 @@ CLAIMS = """
   numbers: [{quantity: parameters, published: 1.9 M}]
   why: its own table
 """
-KEPT = """variant,data,imgsz,pictures,steps,start,end,ceiling,teacher,student
-yolov5n-gsconv,bccd,320,205,600,0.0100,0.6500,0.9150,0.5000,0.4800
-yolov5n-gsconv,bccd,320,205,600,0.0100,0.6600,0.9150,0.5000,0.5000
-yolov5n-rfb,coco256,640,2000,300,0.1000,0.6000,0.9600,0.3000,0.2000
+KEPT = """variant,data,imgsz,pictures,steps,seed,start,end,ceiling,teacher,student
+yolov5n-gsconv,bccd,320,205,600,0,0.0100,0.6500,0.9150,0.5000,0.4800
+yolov5n-gsconv,bccd,320,205,600,1,0.0100,0.6600,0.9150,0.5000,0.5000
+yolov5n-rfb,coco256,640,2000,300,0,0.1000,0.6000,0.9600,0.3000,0.2000
 """
 MODELS = ("yolov5n", "yolov5n-gsconv", "yolov5s-gsconv", "yolov5n-rfb", "v5lite-e", "yolov5m")
 
@@ -158,34 +160,48 @@ def test_the_documentation_of_the_project_is_up_to_date() -> None:
     assert run("--check") == 0
 
 
-def test_runs_are_noted(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = tmp_path / "runs"
-    for number, true_map in enumerate((0.3, None)):
-        weights = runs / str(number) / "weights"
-        weights.mkdir(parents=True)
-        student = {"name": "yolov5n-gsconv", "start": 0.1, "end": 0.6, "true_map": true_map}
-        page = {
-            "variants": [{"true_map": 0.4}, student],
-            "data": "bccd.yaml",
-            "imgsz": 320,
-            "pictures": 205,
-            "ceiling": 0.9,
-        }
-        (weights.parent / "lighten.json").write_text(json.dumps(page), encoding="utf-8")
-        write_checkpoint(
-            weights / "best.pt",
-            {
-                "model": {"a": torch.ones(1)},
-                "yaml": {},
-                "nc": 1,
-                "names": {0: "a"},
-                "lightened": {"steps": 600},
-            },
-        )
-    assert run("--lightened", str(runs / "0")) == 0
+def finished_run(folder: Path, *, variant: str = "yolov5n-gsconv", seed: int = 0, **known: Any) -> Path:
+    """What a run of lighten.py leaves, as far as it is noted."""
+    (folder / "weights").mkdir(parents=True)
+    facts = {"steps": 600, "end": 0.6, "true_map": 0.3} | known
+    student = {"name": variant, "start": 0.1, "end": facts["end"], "true_map": facts["true_map"]}
+    page = {
+        "variants": [{"true_map": 0.4}, student],
+        "data": "bccd.yaml",
+        "imgsz": 320,
+        "pictures": 205,
+        "ceiling": 0.9,
+    }
+    (folder / "lighten.json").write_text(json.dumps(page), encoding="utf-8")
+    content = {"model": {"a": torch.ones(1)}, "yaml": {}, "nc": 1, "names": {0: "a"}}
+    lightened = {"steps": facts["steps"]}
+    write_checkpoint(
+        folder / "weights" / "best.pt", content | {"lightened": lightened, "train_args": {"seed": seed}}
+    )
+    return folder
+
+
+def test_runs_are_noted(tree: Path, tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "0", seed=2)
+    assert run("--lightened", str(folder)) == 0
     noted = (tree / "docs" / "lighten.csv").read_text(encoding="utf-8").splitlines()
-    assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,0.1000,0.6000,0.9000,0.4000,0.3000"]
-    assert "| 75.0% |" in (tree / "docs" / "lighten.md").read_text(encoding="utf-8")
-    for folder, said in (("1", "had no --data"), ("2", "not the folder of a finished run")):
+    assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,2,0.1000,0.6000,0.9000,0.4000,0.3000"]
+    page = (tree / "docs" / "lighten.md").read_text(encoding="utf-8")
+    assert "| 75.0% |" in page and "share kept: too few runs." in page
+    finished_run(tmp_path / "1", true_map=None)
+    for name, said in (("1", "had no --data"), ("2", "not the folder of a finished run")):
         with pytest.raises(UserError, match=said):
-            docs.run(docs.Config(lightened=(str(runs / folder),)))
+            docs.run(docs.Config(lightened=(str(tmp_path / name),)))
+
+
+def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
+    made = [
+        finished_run(tmp_path / str(number), seed=number, steps=steps, end=end, true_map=true_map)
+        for number, (steps, end, true_map) in enumerate(
+            ((300, 0.1, 0.1), (600, 0.5, 0.3), (600, 0.6, 0.36), (300, 0.4, 0.12), (300, 0.3, 0.14))
+        )
+    ]
+    kept.note([str(folder) for folder in made], tree)
+    assert kept.shares(tree) == {"yolov5n-gsconv": pytest.approx((0.75 + 0.9) / 2)}
+    # ranks of agreement 1 4 5 3 2, of shares 1 4 5 2 3: 1 - 6 * 2 / (5 * 24)
+    assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs on bccd.")
