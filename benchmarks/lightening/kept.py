@@ -14,10 +14,13 @@ from statistics import mean
 
 import pandas as pd
 
+from benchmarks.lightening.page import read_course
 from benchmarks.pages import markdown_table
+from benchmarks.plots import lines
 from utils.checkpoints.files import read_checkpoint
 from utils.errors import UserError
 from utils.files import write_text
+from utils.plots.canvas import save_figure
 
 FILE = "docs/lighten.csv"
 COLUMNS = (
@@ -38,12 +41,13 @@ NARROW_TASK = "bccd"  # the data set of the README's column
 
 
 def note(folders: Sequence[str], root: Path) -> None:
-    """Write the file anew, from the folders of finished runs.
+    """Write the file anew from folders of finished runs, and a figure of their courses for each data set.
 
     Raises:
         UserError: a folder is not that of a finished run with --data.
     """
-    rows = []
+    rows: list[list[str]] = []
+    courses: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for folder in map(Path, folders):
         try:
             page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
@@ -63,9 +67,18 @@ def note(folders: Sequence[str], root: Path) -> None:
         if student["true_map"] is None:
             raise UserError(f"{folder}: its run had no --data; lighten.py --resume {folder} --data adds it")
         rows.append([f"{value:.4f}" if isinstance(value, float) else str(value) for value in row])
+        name = f"{row[0]}, seed {seed}" if seed else str(row[0])
+        course = [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
+        courses.setdefault(str(row[1]), {}).setdefault(name, course)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
     write_text(root / FILE, text.getvalue())
+    for data, series in courses.items():
+        ordered = dict(sorted(series.items(), key=lambda item: -item[1][-1][1]))
+        figure = lines(
+            ordered, f"Lightened on {data}", "steps", "agreement with the teacher, mAP50-95", width=8
+        )
+        save_figure(figure, root / f"docs/lighten-{data}.png")
 
 
 def read(root: Path) -> list[dict[str, str]]:

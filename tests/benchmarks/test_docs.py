@@ -173,6 +173,8 @@ def finished_run(folder: Path, *, variant: str = "yolov5n-gsconv", seed: int = 0
         "ceiling": 0.9,
     }
     (folder / "lighten.json").write_text(json.dumps(page), encoding="utf-8")
+    course = "step,output_error,agreement/mAP_0.5:0.95\n200,0,0.3\n400,9,0.6\n"
+    (folder / "results.csv").write_text(course, encoding="utf-8")
     content = {"model": {"a": torch.ones(1)}, "yaml": {}, "nc": 1, "names": {0: "a"}}
     lightened = {"steps": facts["steps"]}
     write_checkpoint(
@@ -188,6 +190,7 @@ def test_runs_are_noted(tree: Path, tmp_path: Path) -> None:
     assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,2,0.1000,0.6000,0.9000,0.4000,0.3000"]
     page = (tree / "docs" / "lighten.md").read_text(encoding="utf-8")
     assert "| 75.0% |" in page and "share kept: too few runs." in page
+    assert (tree / "docs" / "lighten-bccd.png").stat().st_size > 5000
     finished_run(tmp_path / "1", true_map=None)
     for name, said in (("1", "had no --data"), ("2", "not the folder of a finished run")):
         with pytest.raises(UserError, match=said):
