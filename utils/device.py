@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from utils.errors import UserError
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> torch.device:
@@ -66,7 +68,12 @@ def resolved(amp: Amp, device: torch.device) -> Amp:
 
 
 def cpu_is_fast_in_bf16() -> bool:
-    """Whether the CPU has instructions that multiply bf16. Others imitate them, many times slower."""
+    """Whether the CPU has instructions that multiply bf16, and libraries are not told to do without some.
+
+    Others imitate them, many times slower.
+    """
+    if any(os.environ.get(limit) for limit in ISA_LIMITS):
+        return False
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every release
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 

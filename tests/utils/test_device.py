@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import amp_dtype, autocast, resolved, select_device
+from utils.device import ISA_LIMITS, amp_dtype, autocast, resolved, select_device
 from utils.errors import UserError
 
 
@@ -77,9 +77,13 @@ def test_learning_from_a_teacher_is_in_bf16_where_the_cpu_is_fast_in_it(
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     if known is not None:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    for limit in ISA_LIMITS:
+        monkeypatch.delenv(limit, raising=False)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert resolved("auto", cpu) == expected
     assert (resolved("off", cpu), resolved("bf16", cpu), resolved("auto", cuda)) == ("off", "bf16", "auto")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert resolved("auto", cpu) == "off"
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -31,8 +31,8 @@ from utils.interrupt import StopRequest
 
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
-RATES = {STAGES: 3e-3, WHOLE: 1e-3}
-OLD_PACE = 0.05  # layers that are the teacher's own learn at a twentieth of the pace of new ones
+RATES = {STAGES: 3e-3, WHOLE: 2e-3}
+OLD_PACE = 0.5  # layers that are the teacher's own learn at half the pace of new ones
 OUTPUT_WEIGHT = 0.1
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
