@@ -43,7 +43,7 @@ class Step:
         inputs, outputs: labels of the channels that go in and come out.
         others: labels of further maps that go in, with as many channels as come out.
         module: the name of its module, if it has one.
-        mixes: whether each channel that comes out is made of all that go in.
+        mixes: whether each channel that comes out is made of all that go in, or of all of its group.
     """
 
     inputs: Tensor
@@ -127,7 +127,8 @@ class Trace(TorchFunctionMode):
         """Label what an operation has made of maps; `combine` says what becomes of their moments."""
         module, block = next((self._modules[id(a)] for a in flat(args) if id(a) in self._modules), ("", None))
         alike = [labels for labels in inputs if len(labels) == result.shape[1]]
-        mixes = isinstance(block, nn.Conv2d) and block.groups == 1
+        groups = _groups(block) if isinstance(block, nn.Conv2d) else 0
+        mixes = groups > 0
         if mixes or not alike:
             unknown = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
             own = self._new(result, unknown.repeat(result.shape[1], 1))
@@ -137,6 +138,8 @@ class Trace(TorchFunctionMode):
         if inputs:
             first, others = (inputs[0], ()) if mixes or not alike else (alike[0], tuple(alike[1:]))
             self.steps.append(Step(first, own, others, module, mixes or not alike))
+            if groups > 1:  # of each group as many have to stay
+                self.pieces += [*first.chunk(groups), *own.chunk(groups)]
         if isinstance(block, nn.BatchNorm2d):
             scale = block.weight.detach().double().abs()[:, None]
             normal = block.bias.detach().double()[:, None] + scale * NODES.to(scale.device)
@@ -223,9 +226,10 @@ def importance(trace: Trace, modules: dict[str, nn.Module]) -> Tensor:
     score = torch.zeros_like(scale)
     for step in trace.steps:
         conv = modules.get(step.module)
-        if isinstance(conv, nn.Conv2d) and conv.groups == 1:
-            kernel = conv.weight.detach().double().cpu() * scale[step.outputs, None, None, None]
-            score[step.inputs] += trace.moments[step.inputs, 1] * kernel.square().sum(dim=(0, 2, 3))
+        if isinstance(conv, nn.Conv2d) and (groups := _groups(conv)):
+            kernels = conv.weight.detach().double().cpu() * scale[step.outputs, None, None, None]
+            for labels, kernel in zip(step.inputs.chunk(groups), kernels.chunk(groups)):
+                score[labels] += trace.moments[labels, 1] * kernel.square().sum(dim=(0, 2, 3))
     return score
 
 
@@ -309,20 +313,22 @@ def _fill(
     missed: Tensor,
 ) -> None:
     """Give a module of the narrower network the channels of the wider one's."""
-    rows = _positions(its.outputs, origin[mine.outputs])
-    if isinstance(module, nn.Conv2d) and isinstance(other, nn.Conv2d):
-        if module.groups not in (1, module.in_channels):
-            raise CannotNarrow("groups of channels")
-        columns = _positions(its.inputs, origin[mine.inputs]) if module.groups == 1 else slice(None)
-        module.weight.data.copy_(other.weight[rows][:, columns])
-        gone = mean[its.inputs].clone()
-        gone[columns] = 0
-        more = other.weight[rows].double().sum(dim=(2, 3)) @ gone if module.groups == 1 else 0 * mean[rows]
+    if isinstance(module, nn.Conv2d) and isinstance(other, nn.Conv2d) and (groups := _groups(module)):
+        each = [labels.chunk(groups) for labels in (its.inputs, its.outputs, mine.inputs, mine.outputs)]
+        parts = zip(*each, other.weight.chunk(groups), module.weight.data.chunk(groups), strict=True)
+        for inputs, outputs, own_inputs, own_outputs, kernel, own_kernel in parts:
+            columns = _positions(inputs, origin[own_inputs])
+            kept = kernel[_positions(outputs, origin[own_outputs])]
+            own_kernel.copy_(kept[:, columns])
+            gone = mean[inputs].clone()
+            gone[columns] = 0
+            missed[own_outputs] = kept.double().sum(dim=(2, 3)) @ gone
         if module.bias is not None and other.bias is not None:
-            module.bias.data.copy_(other.bias[rows] + more)
-        else:
-            missed[mine.outputs] = more
+            rows = _positions(its.outputs, origin[mine.outputs])
+            module.bias.data.copy_(other.bias[rows] + missed[mine.outputs])
+            missed[mine.outputs] = 0
         return
+    rows = _positions(its.outputs, origin[mine.outputs])
     _copy(module, other, lambda tensor: tensor[rows] if tensor.ndim else tensor)
     if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
         module.running_mean -= missed[mine.inputs].to(module.running_mean)
@@ -349,6 +355,11 @@ def _positions(labels: Tensor, wanted: Tensor) -> Tensor:
         return torch.tensor([places[label].pop(0) for label in wanted.tolist()], dtype=torch.long)
     except (KeyError, IndexError):
         raise CannotNarrow("a channel that is not there") from None
+
+
+def _groups(conv: nn.Conv2d) -> int:
+    """Groups of a convolution that makes channels of several; 0 for one that looks at each by itself."""
+    return 0 if conv.groups == conv.in_channels > 1 else conv.groups
 
 
 def _has_weight(module: nn.Module) -> bool:

@@ -10,11 +10,12 @@ from models.narrowing import CannotNarrow, Trace, choose, importance, narrowed
 from models.transfer import inherit
 from models.yolo import DetectionModel
 
-# shortcuts, splits, shuffles, depthwise halves, attention, fusion of levels
+# shortcuts, splits, shuffles, depthwise halves, groups, attention, fusion of levels
 FOLLOWED = (
     "yolov5n",
     "yolov5n-slimneck",
     "yolov5n-csppc",
+    "yolov5n-c3dual",
     "yolov5n-shufflenetv2",
     "yolov5n-msca",
     "yolov5n-asff",
@@ -43,8 +44,9 @@ def silence_what_goes(wide: DetectionModel, width: float) -> None:
     )
     for step in trace.steps:
         conv = modules.get(step.module)
-        if isinstance(conv, nn.Conv2d) and conv.groups == 1:
-            conv.weight[:, ~kept[step.inputs]] = 0
+        if isinstance(conv, nn.Conv2d) and conv.weight.shape[1] > 1:  # not depthwise
+            for labels, kernel in zip(step.inputs.chunk(conv.groups), conv.weight.chunk(conv.groups)):
+                kernel[:, ~kept[labels]] = 0
 
 
 @pytest.mark.parametrize("cfg", FOLLOWED)
