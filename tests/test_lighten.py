@@ -24,6 +24,7 @@ from tests.training_runs import PAIR, assert_same_run, rows, run, start, tensors
 from training.lightening import setup
 from training.lightening.config import LightenConfig
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
+from utils.device import resolved
 from utils.distributed import Process
 from utils.errors import UserError
 from utils.files import ROOT
@@ -67,6 +68,8 @@ def test_the_whole_course(
     content = read_checkpoint(run_folder / "weights" / "best.pt")
     known = content["lightened"]
     assert known["pictures"] == 12 and known["steps"] == 12
+    # as it was decided when the run began: a resume on another machine keeps to it
+    assert content["train_args"]["amp"] == resolved("auto", torch.device("cpu"))
     assert known["agreement"]["start"] < known["agreement"]["ceiling"] <= 1
     numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))
     its, own = numbers["variants"]
