@@ -47,7 +47,7 @@ def note(folders: Sequence[str], root: Path) -> None:
         UserError: a folder is not that of a finished run with --data.
     """
     rows: list[list[str]] = []
-    courses: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    courses: dict[str, list[tuple[list[str], list[tuple[float, float]]]]] = {}
     for folder in map(Path, folders):
         try:
             page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
@@ -67,18 +67,27 @@ def note(folders: Sequence[str], root: Path) -> None:
         if student["true_map"] is None:
             raise UserError(f"{folder}: its run had no --data; lighten.py --resume {folder} --data adds it")
         rows.append([f"{value:.4f}" if isinstance(value, float) else str(value) for value in row])
-        name = f"{row[0]}, seed {seed}" if seed else str(row[0])
         course = [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
-        courses.setdefault(str(row[1]), {}).setdefault(name, course)
+        courses.setdefault(str(row[1]), []).append((rows[-1], course))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
     write_text(root / FILE, text.getvalue())
     for data, series in courses.items():
-        ordered = dict(sorted(series.items(), key=lambda item: -item[1][-1][1]))
-        figure = lines(
-            ordered, f"Lightened on {data}", "steps", "agreement with the teacher, mAP50-95", width=8
-        )
+        figure = lines(named(series), f"Lightened on {data}", "steps", "agreement, mAP50-95", width=8)
         save_figure(figure, root / f"docs/lighten-{data}.png")
+
+
+def named(
+    courses: Sequence[tuple[list[str], list[tuple[float, float]]]],
+) -> dict[str, list[tuple[float, float]]]:
+    """Courses by the name of the variant, and by whatever else of their rows differs; best first."""
+    names = ("", "", "{} px", "{} pictures", "{} steps", "seed {}")
+    rows = [row for row, _ in courses]
+    differs = [i for i in range(2, len(names)) if len({row[i] for row in rows}) > 1]
+    found = {
+        ", ".join([row[0], *(names[i].format(row[i]) for i in differs)]): course for row, course in courses
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1][-1][1]))
 
 
 def read(root: Path) -> list[dict[str, str]]:

@@ -208,3 +208,14 @@ def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
     assert kept.shares(tree) == {"yolov5n-gsconv": pytest.approx((0.75 + 0.9) / 2)}
     # ranks of agreement 1 4 5 3 2, of shares 1 4 5 2 3: 1 - 6 * 2 / (5 * 24)
     assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs on bccd.")
+
+
+def test_courses_are_named_by_what_differs() -> None:
+    def course(variant: str, px: int, steps: int, end: float) -> tuple[list[str], list[tuple[float, float]]]:
+        return [variant, "bccd", str(px), "205", str(steps), "0"], [(0.0, 0.0), (float(steps), end)]
+
+    alike = [course("a", 320, 600, 0.5), course("b", 320, 600, 0.6)]
+    assert [*kept.named(alike)] == ["b", "a"]
+    assert [*kept.named([*alike, course("a", 640, 300, 0.7)])] == [
+        "a, 640 px, 300 steps", "b, 320 px, 600 steps", "a, 320 px, 600 steps",
+    ]  # fmt: skip
