@@ -33,6 +33,7 @@ STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
 RATES = {STAGES: 3e-3, WHOLE: 2e-3}
 OLD_PACE = 0.5  # layers that are the teacher's own learn at half the pace of new ones
+MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things that are in no picture, too
 OUTPUT_WEIGHT = 0.1
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
@@ -113,7 +114,7 @@ class Course:
             errors, logits = self.pair.errors(maps, stages=phase == STAGES)
         features = torch.stack([*errors.values(), images.new_zeros(())]).sum()
         outputs = features.new_zeros(()) if logits is None else output_error(logits, wanted)
-        total = features + OUTPUT_WEIGHT * outputs
+        total = MAP_WEIGHT[phase] * features + OUTPUT_WEIGHT * outputs
         return total, torch.stack((features / max(len(errors), 1), outputs, total)).detach()
 
     def batches(self) -> Iterator[Batch]:
