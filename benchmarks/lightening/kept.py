@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-import pandas as pd
-
 from benchmarks.lightening.page import read_course
 from benchmarks.pages import markdown_table
 from benchmarks.plots import lines
@@ -122,6 +120,8 @@ def table(root: Path) -> str:
 
 def ranks(root: Path) -> str:
     """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set."""
+    import pandas as pd
+
     runs = pd.DataFrame(read(root)).astype(dict.fromkeys(COLUMNS[6:], float))
     runs["share"] = runs["student"] / runs["teacher"]
     found = []
