@@ -147,13 +147,7 @@ def test_two_processes_learn_what_one_does(arguments: tuple[str, ...], tmp_path:
 def test_a_signal_in_the_last_save_ends_the_run(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def signalled(*args: Any) -> None:
-        write(*args)
-        if len(args[1]) == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    write = setup.write_results
-    monkeypatch.setattr(setup, "write_results", signalled)
+    stopped_after(10, monkeypatch)  # parts: all that there are
     with pytest.raises(SystemExit) as ended:
         lighten.main([*arguments, "--steps", "12"])
     assert ended.value.code == 128 + signal.SIGTERM
@@ -277,10 +271,12 @@ def film(path: Path, frames: int, blank: bool = False) -> Path:
     return path
 
 
-def stopped_after_two_parts(patch: pytest.MonkeyPatch) -> None:
+def stopped_after(parts: int, patch: pytest.MonkeyPatch) -> None:
+    """Let SIGTERM come while the results of so many parts are saved."""
+
     def signalled(*args: Any) -> None:
         write(*args)
-        if len(args[1]) == 2:
+        if len(args[1]) == parts:
             os.kill(os.getpid(), signal.SIGTERM)
 
     write = setup.write_results
@@ -295,7 +291,7 @@ def test_a_run_goes_on_without_its_video_and_by_its_yaml_as_it_was(
     flags = [*arguments, "--cfg", str(own), "--source", str(video), "--steps", "6"]
     lighten.main([*flags, "--name", "whole"])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        stopped_after_two_parts(patch)
+        stopped_after(2, patch)
         lighten.main([*flags, "--name", "stopped"])
     video.unlink()
     own.write_text(own.read_text(encoding="utf-8") + "\nactivation: nn.ReLU()\n", encoding="utf-8")

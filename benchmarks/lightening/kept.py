@@ -22,20 +22,16 @@ from utils.plots.canvas import save_figure
 
 FILE = "docs/lighten.csv"
 COLUMNS = (
-    "variant",
-    "data",
-    "imgsz",
-    "pictures",
-    "steps",
-    "seed",
-    "start",
-    "end",
-    "ceiling",
-    "teacher",
-    "student",
-)
+    "variant", "data", "imgsz", "pictures", "steps", "seed", "start", "end", "ceiling", "teacher", "student",
+)  # fmt: skip
+SCORES = COLUMNS[6:]
+# what else tells two runs on the same data from each other, and how a figure names it
+DIFFERENCES = {"imgsz": "{} px", "pictures": "{} pictures", "steps": "{} steps", "seed": "seed {}"}
 FEWEST_RANKED = 5
 NARROW_TASK = "bccd"  # the data set of the README's column
+
+Row = dict[str, str]
+Course = list[tuple[float, float]]  # steps and agreement
 
 
 def note(folders: Sequence[str], root: Path) -> None:
@@ -44,51 +40,52 @@ def note(folders: Sequence[str], root: Path) -> None:
     Raises:
         UserError: a folder is not that of a finished run with --data.
     """
-    rows: list[list[str]] = []
-    courses: dict[str, list[tuple[list[str], list[tuple[float, float]]]]] = {}
+    rows: list[Row] = []
+    courses: dict[str, list[tuple[Row, Course]]] = {}
     for folder in map(Path, folders):
-        try:
-            page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
-            checkpoint = read_checkpoint(folder / "weights" / "best.pt")
-            steps, seed = checkpoint["lightened"]["steps"], checkpoint["train_args"]["seed"]
-            teacher, student = page["variants"][:2]
-            row = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"], steps, seed]
-            row += [
-                student["start"],
-                student["end"],
-                page["ceiling"],
-                teacher["true_map"],
-                student["true_map"],
-            ]
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-            raise UserError(f"{folder}: not the folder of a finished run of lighten.py ({error})") from None
-        if student["true_map"] is None:
-            raise UserError(f"{folder}: its run had no --data; lighten.py --resume {folder} --data adds it")
-        rows.append([f"{value:.4f}" if isinstance(value, float) else str(value) for value in row])
-        course = [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
-        courses.setdefault(str(row[1]), []).append((rows[-1], course))
+        row, course = noted(folder)
+        rows.append(row)
+        courses.setdefault(row["data"], []).append((row, course))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted(rows)])
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted([*row.values()] for row in rows)])
     write_text(root / FILE, text.getvalue())
     for data, series in courses.items():
         figure = lines(named(series), f"Lightened on {data}", "steps", "agreement, mAP50-95", width=8)
         save_figure(figure, root / f"docs/lighten-{data}.png")
 
 
-def named(
-    courses: Sequence[tuple[list[str], list[tuple[float, float]]]],
-) -> dict[str, list[tuple[float, float]]]:
-    """Courses by the name of the variant, and by whatever else of their rows differs; best first."""
-    names = ("", "", "{} px", "{} pictures", "{} steps", "seed {}")
-    rows = [row for row, _ in courses]
-    differs = [i for i in range(2, len(names)) if len({row[i] for row in rows}) > 1]
+def noted(folder: Path) -> tuple[Row, Course]:
+    """The row of a finished run, and its course.
+
+    Raises:
+        UserError: it is not one, or had no --data.
+    """
+    try:
+        page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
+        checkpoint = read_checkpoint(folder / "weights" / "best.pt")
+        steps, seed = checkpoint["lightened"]["steps"], checkpoint["train_args"]["seed"]
+        teacher, student = page["variants"][:2]
+        known = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"], steps, seed]
+        scores = [student["start"], student["end"], page["ceiling"], teacher["true_map"], student["true_map"]]
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{folder}: not the folder of a finished run of lighten.py ({error})") from None
+    if student["true_map"] is None:
+        raise UserError(f"{folder}: its run had no --data; lighten.py --resume {folder} --data adds it")
+    row = dict(zip(COLUMNS, [*map(str, known), *(f"{score:.4f}" for score in scores)], strict=True))
+    return row, [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
+
+
+def named(courses: Sequence[tuple[Row, Course]]) -> dict[str, Course]:
+    """Courses by the name of the variant, and by whatever else tells them apart; best first."""
+    differs = [name for name in DIFFERENCES if len({row[name] for row, _ in courses}) > 1]
     found = {
-        ", ".join([row[0], *(names[i].format(row[i]) for i in differs)]): course for row, course in courses
+        ", ".join([row["variant"], *(DIFFERENCES[name].format(row[name]) for name in differs)]): course
+        for row, course in courses
     }
     return dict(sorted(found.items(), key=lambda item: -item[1][-1][1]))
 
 
-def read(root: Path) -> list[dict[str, str]]:
+def read(root: Path) -> list[Row]:
     """The rows of the file."""
     with (root / FILE).open(encoding="utf-8", newline="") as text:
         return list(csv.DictReader(text))
@@ -113,7 +110,7 @@ def table(root: Path) -> str:
     ]  # fmt: skip
     for row in read(root):
         first = (f"`{row['variant']}`", f"{row['data']}, {row['imgsz']}", row["pictures"], row["steps"])
-        scores = (f"{float(row[name]):.3f}" for name in COLUMNS[6:])
+        scores = (f"{float(row[name]):.3f}" for name in SCORES)
         rows.append((*first, row["seed"], *scores, f"{float(row['student']) / float(row['teacher']):.1%}"))
     return f"{markdown_table(rows, 'll' + 'r' * 9)}\n\n{ranks(root)}"
 
@@ -122,7 +119,7 @@ def ranks(root: Path) -> str:
     """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set."""
     import pandas as pd
 
-    runs = pd.DataFrame(read(root)).astype(dict.fromkeys(COLUMNS[6:], float))
+    runs = pd.DataFrame(read(root)).astype(dict.fromkeys(SCORES, float))
     runs["share"] = runs["student"] / runs["teacher"]
     found = []
     for data, some in runs.groupby("data"):

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 from models.weights import find_weights, load_model
 from training.lightening.config import LightenConfig
-from training.lightening.material import size_of
+from training.lightening.material import settled
 from training.resume import saved_hyp, with_saved
 from training.run_folder import RunFolder
 from training.teacher import save_teacher
-from utils.device import resolved, select_device
+from utils.device import select_device
 from utils.errors import UserError
 from utils.files import safe_name, write_text
 from utils.hyperparameters import Hyperparameters
@@ -141,8 +141,7 @@ def begun(config: LightenConfig, hyp: Hyperparameters) -> Search:
     """A new search in a folder of its own, with its teacher."""
     weights = find_weights(config.weights)
     load_model(weights)  # refused before a folder is made
-    amp = resolved(config.amp, select_device(config.device))
-    config = replace(config, imgsz=config.imgsz or size_of(weights), amp=amp, resume=False)
+    config = replace(settled(config, weights, select_device(config.device)), resume=False)
     if config.exist_ok and (earlier := Path(config.project) / config.name / STATE).is_file():
         raise UserError(f"{earlier} is of an earlier search; go on with --resume, or give another --name")
     search = Search(RunFolder.create(config.project, config.name, config.exist_ok), config, hyp)

@@ -211,8 +211,9 @@ def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
 
 
 def test_courses_are_named_by_what_differs() -> None:
-    def course(variant: str, px: int, steps: int, end: float) -> tuple[list[str], list[tuple[float, float]]]:
-        return [variant, "bccd", str(px), "205", str(steps), "0"], [(0.0, 0.0), (float(steps), end)]
+    def course(variant: str, px: int, steps: int, end: float) -> tuple[kept.Row, kept.Course]:
+        row = {"variant": variant, "imgsz": str(px), "pictures": "205", "steps": str(steps), "seed": "0"}
+        return row, [(0.0, 0.0), (float(steps), end)]
 
     alike = [course("a", 320, 600, 0.5), course("b", 320, 600, 0.6)]
     assert [*kept.named(alike)] == ["b", "a"]

@@ -92,3 +92,4 @@ def test_without_tensorboard_there_are_no_curves(tmp_path: Path, monkeypatch: py
     curves = CurveLogger(tmp_path)
     curves.epoch([3.0, *range(13)])
     curves.close()
+    assert not any(tmp_path.iterdir())

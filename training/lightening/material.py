@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
@@ -15,7 +18,8 @@ from training.run_folder import RunFolder
 from utils.checkpoints.files import read_checkpoint
 from utils.data.index import DatasetIndex
 from utils.data.letterbox import rounded_size
-from utils.distributed import Process, once_per_machine
+from utils.device import resolved
+from utils.distributed import Process, broadcast, once_per_machine
 from utils.errors import UserError
 
 LARGEST_SIDE = 16384
@@ -88,6 +92,12 @@ def open_material(
 def kept_list(run: RunFolder) -> Path:
     """The file in the run folder that lists the pictures of the run."""
     return run.root / "pictures.list"
+
+
+def settled(config: LightenConfig, teacher: Path, device: torch.device) -> LightenConfig:
+    """The settings with what hangs on the teacher's file and the machine; a run, or a search, keeps them."""
+    amp = broadcast(resolved(config.amp, device))
+    return dataclasses.replace(config, imgsz=config.imgsz or size_of(teacher), amp=amp)
 
 
 def size_of(path: Path) -> int:

@@ -23,8 +23,8 @@ from training.lightening.material import (
     files_of,
     kept_list,
     open_material,
+    settled,
     side_of,
-    size_of,
 )
 from training.lightening.measure import agreement, check_classes, held_loader
 from training.lightening.pair import Pair
@@ -36,7 +36,7 @@ from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
 from utils.data.dataset import DetectionDataset
 from utils.data.loader import Loader
-from utils.device import amp_dtype, memory_format, resolved, select_device
+from utils.device import amp_dtype, memory_format, select_device
 from utils.distributed import Process, broadcast, share_statistics
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
@@ -127,9 +127,7 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
-    config = dataclasses.replace(
-        config, imgsz=config.imgsz or size_of(path), amp=broadcast(resolved(config.amp, device))
-    )
+    config = settled(config, path, device)
     check_classes(config, teacher)
     alone = material is None  # it is no fit of a search, which says for all what is the same
     files = files_of(config, run, folder) if process.is_main and alone else []

@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.transfer import inherit
+from models.yolo import DetectionModel
 from training.lightening import course
-from training.lightening.course import STAGES, WHOLE, Course, pace, plan, steps_in
+from training.lightening.course import STAGES, WHOLE, Course, build_optimizer, pace, plan, steps_in
+from training.lightening.pair import Pair
+from utils.data.batch import Batch
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 100, 601])
@@ -76,3 +80,34 @@ def test_minutes_become_steps(cuts: dict[int, int], expected: int, monkeypatch: 
     assert steps_in(10, cast(Any, TimedPair(student, cuts)), cast(Course, timed)) == expected
     assert timed.weight.grad is None and float(timed.weight.detach()) == 1
     assert steps_in(0.001, cast(Any, TimedPair(student, cuts)), cast(Course, timed)) == 2
+
+
+@pytest.fixture
+def learning() -> Course:
+    """A student of a random teacher, about to take its first step."""
+    torch.manual_seed(0)
+    teacher = DetectionModel("yolov5n.yaml", nc=2).eval()
+    student = DetectionModel("yolov5n-gsconv.yaml", nc=2)
+    pair = Pair(student, teacher, inherit(student, teacher, exclude=()))
+    return Course(pair, cast(Any, None), cast(Any, None), [], torch.device("cpu"), None)
+
+
+def test_what_is_learnt_in_each_phase(learning: Course) -> None:
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    batch = Batch(images, torch.zeros(0, 6), [], [])
+    learning.pair.train(batch_statistics=False)
+    cuts = len(learning.pair.cuts)
+    loss, (stages, outputs, total) = learning.loss(batch, STAGES)
+    assert float(outputs) == 0 and float(loss) == float(total) == pytest.approx(cuts * float(stages))
+    loss, (stages, outputs, total) = learning.loss(batch, WHOLE)
+    assert float(outputs) > 0
+    assert float(loss) == float(total) == pytest.approx(5 * cuts * float(stages) + 0.1 * float(outputs))
+
+
+def test_old_layers_learn_at_half_the_pace_of_new_ones(learning: Course) -> None:
+    student, pair = learning.pair.student, learning.pair
+    paces = {id(p): group["pace"] for group in build_optimizer(pair).param_groups for p in group["params"]}
+    for index, layer in enumerate(student.model):
+        expected = None if index < pair.shared else 1.0 if index in pair.new else 0.5
+        assert {paces.get(id(p)) for p in layer.parameters() if p.requires_grad} <= {expected}, index
+    assert {*paces.values()} == {1.0, 0.5}
