@@ -21,7 +21,7 @@ import val
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.training_runs import PAIR, assert_same_run, rows, run, start, tensors, wait_until
-from training.lightening import setup
+from training.lightening import material, setup
 from training.lightening.config import LightenConfig
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.device import resolved
@@ -127,8 +127,11 @@ def test_killed_and_resumed_equals_uninterrupted(
         assert_same_run(tmp_path / "whole", tmp_path / name)
 
 
-def test_two_processes_learn_what_one_does(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    flags = (*arguments, "--steps", "6", "--measures", "2", "--amp", "off")
+@pytest.mark.parametrize(("amp", "rel"), [("off", 0.01), ("bf16", 0.05)])
+def test_two_processes_learn_what_one_does(
+    arguments: tuple[str, ...], tmp_path: Path, amp: str, rel: float
+) -> None:
+    flags = (*arguments, "--steps", "6", "--measures", "2", "--amp", amp)
     pair = run(*flags, "--name", "pair", command=(*PAIR[:-1], "lighten.py"))
     assert pair.returncode == 0, pair.stderr
     assert pair.stdout.count("whole 4/4") == 1
@@ -136,12 +139,35 @@ def test_two_processes_learn_what_one_does(arguments: tuple[str, ...], tmp_path:
     both = [rows(tmp_path / name / "results.csv") for name in ("pair", "single")]
     for mine, its in zip(*both, strict=True):
         for column in ("stage_error", "output_error", "loss"):
-            assert float(mine[column]) == pytest.approx(float(its[column]), rel=0.01, abs=1e-3), column
+            assert float(mine[column]) == pytest.approx(float(its[column]), rel=rel, abs=1e-3), column
     last = tmp_path / "pair" / "weights" / "last.pt"
     with pytest.raises(UserError, match="was trained by 2 processes"):
         lighten.main(["--resume", str(last)])
     with pytest.raises(UserError, match="--batch-size 3 must be a multiple of the 2 processes"):
         lighten.check_flags(parse_flags(LightenConfig, [*arguments, "--batch-size", "3"]), Process(0, 2))
+
+
+def test_a_run_of_old_that_did_not_know_its_precision_keeps_to_full(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What "auto" was on a CPU before it could be bf16."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stopped_after(2, patch)
+        lighten.main([*arguments, "--steps", "24", "--amp", "off"])
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    content = read_checkpoint(last)
+    content["train_args"]["amp"] = "auto"
+    write_checkpoint(last, content)
+    monkeypatch.setattr(material, "resolved", lambda amp, device: "bf16")
+    lighten.main(["--resume", str(last)])
+    assert read_checkpoint(last)["train_args"]["amp"] == "auto"
+
+
+def test_minutes_that_hold_few_steps_are_told(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten.main([*arguments, "--minutes", "0.002"])
+    assert "warning: 0.002 minutes hold" in capsys.readouterr().err
 
 
 def test_a_signal_in_the_last_save_ends_the_run(

@@ -11,7 +11,8 @@ import torch
 from utils.errors import UserError
 
 Amp = Literal["auto", "off", "fp16", "bf16"]
-ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # what oneDNN, which convolves, is told to do without
+WITH_BF16 = re.compile("|DEFAULT|ALL|.*(BF16|FP16|AMX).*", re.IGNORECASE)  # limits that leave it
 
 
 def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> torch.device:
@@ -68,11 +69,11 @@ def resolved(amp: Amp, device: torch.device) -> Amp:
 
 
 def cpu_is_fast_in_bf16() -> bool:
-    """Whether the CPU has instructions that multiply bf16, and libraries are not told to do without some.
+    """Whether the CPU has instructions that multiply bf16, and oneDNN is not told to do without them.
 
-    Others imitate them, many times slower.
+    Then it imitates them, many times slower.
     """
-    if any(os.environ.get(limit) for limit in ISA_LIMITS):
+    if not all(WITH_BF16.fullmatch(os.environ.get(limit, "")) for limit in ISA_LIMITS):
         return False
     known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every release
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

@@ -165,14 +165,19 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm whose statistics are those of the batches of all processes, equally large; on any device."""
+    """BatchNorm whose statistics are those of the batches of all processes, equally large; on any device.
+
+    As BatchNorm does, it reckons in the precision of its weights and gives that of the maps, which is another
+    under mixed precision.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        mean = _Mean.apply(x.mean(dim=(0, 2, 3)))
-        centred = x - mean[:, None, None]
+        wide = x.to(self.weight.dtype)
+        mean = _Mean.apply(wide.mean(dim=(0, 2, 3)))
+        centred = wide - mean[:, None, None]
         var = _Mean.apply(centred.square().mean(dim=(0, 2, 3)))
         count = x.numel() // x.shape[1] * dist.get_world_size()
         with torch.no_grad():
@@ -182,7 +187,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked += 1
         scale = torch.rsqrt(var + self.eps) * self.weight
         y: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return y
+        return y.to(x.dtype)
 
 
 def share_statistics(model: nn.Module) -> None:

@@ -71,6 +71,10 @@ def noted(folder: Path) -> tuple[Row, Course]:
         raise UserError(f"{folder}: not the folder of a finished run of lighten.py ({error})") from None
     if student["true_map"] is None:
         raise UserError(f"{folder}: its run had no --data; lighten.py --resume {folder} --data adds it")
+    if not teacher["true_map"]:
+        raise UserError(
+            f"{folder}: its teacher has a mAP50-95 of 0 on {page['data']}; there is no share of it"
+        )
     row = dict(zip(COLUMNS, [*map(str, known), *(f"{score:.4f}" for score in scores)], strict=True))
     return row, [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
 

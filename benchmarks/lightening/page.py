@@ -102,6 +102,7 @@ class Record:
     data: str
     ceiling: float
     variants: list[Variant]
+    steps: int = 0  # of one student; each fit of a search has its own
     plan: str = ""
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
@@ -158,6 +159,7 @@ def record_of(
         data=bare(config.data),
         ceiling=known["agreement"]["ceiling"],
         variants=list(variants),
+        steps=known.get("steps", 0),
     )
 
 

@@ -294,6 +294,7 @@ def page_of(
             f"{much:.3f} {MEANING[name]}" for name, much in ratios(variant, own, config.budget).items()
         )
         LOGGER.info(f"{variant.name}: agreement {variant.end:.3f}{true}; {taken}")
+    LOGGER.info(f"kept: {students[0].name}")
     return write_page(search.run.root, replace(record, plan=f"{plan}.", left_out=left_out), courses, pictures)
 
 

@@ -163,10 +163,10 @@ def test_the_documentation_of_the_project_is_up_to_date() -> None:
 def finished_run(folder: Path, *, variant: str = "yolov5n-gsconv", seed: int = 0, **known: Any) -> Path:
     """What a run of lighten.py leaves, as far as it is noted."""
     (folder / "weights").mkdir(parents=True)
-    facts = {"steps": 600, "end": 0.6, "true_map": 0.3} | known
+    facts = {"steps": 600, "end": 0.6, "true_map": 0.3, "teacher": 0.4} | known
     student = {"name": variant, "start": 0.1, "end": facts["end"], "true_map": facts["true_map"]}
     page = {
-        "variants": [{"true_map": 0.4}, student],
+        "variants": [{"true_map": facts["teacher"]}, student],
         "data": "bccd.yaml",
         "imgsz": 320,
         "pictures": 205,
@@ -192,9 +192,16 @@ def test_runs_are_noted(tree: Path, tmp_path: Path) -> None:
     assert "| 75.0% |" in page and "share kept: too few runs." in page
     assert (tree / "docs" / "lighten-bccd.png").stat().st_size > 5000
     finished_run(tmp_path / "1", true_map=None)
-    for name, said in (("1", "had no --data"), ("2", "not the folder of a finished run")):
+    finished_run(tmp_path / "3", teacher=0.0)
+    before = contents(tree)
+    for name, said in (
+        ("1", "had no --data"),
+        ("3", "a mAP50-95 of 0"),
+        ("2", "not the folder of a finished run"),
+    ):
         with pytest.raises(UserError, match=said):
             docs.run(docs.Config(lightened=(str(tmp_path / name),)))
+    assert contents(tree) == before
 
 
 def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_learning_from_a_teacher_is_in_bf16_where_the_cpu_is_fast_in_it(
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert resolved("auto", cpu) == expected
     assert (resolved("off", cpu), resolved("bf16", cpu), resolved("auto", cuda)) == ("off", "bf16", "auto")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core_bf16")
+    assert resolved("auto", cpu) == expected
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert resolved("auto", cpu) == "off"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -37,10 +38,11 @@ MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things tha
 OUTPUT_WEIGHT = 0.1
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
+FEW_STEPS = 100  # with fewer a student hardly begins
 WEIGHT_DECAY = 1e-4
 MEASURES = 10  # parts, after each of which the student is measured and saved
 STAGE_MEASURES = 0.3  # of them
-TRIALS = 3  # steps of each phase that are timed to make a plan of minutes
+TRIALS = 5  # steps of each phase that are timed to make a plan of minutes
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class Part:
 def plan(steps: int, *, stages: bool, measures: int = MEASURES) -> list[Part]:
     """The course of so many steps in all, part by part; `stages`: whether there are any to compare."""
     few = max(round(measures * STAGE_MEASURES), 1)
-    first = max(round(steps * STAGE_SHARE), 1) if stages else 0
+    first = round(steps * STAGE_SHARE) if stages else 0
     parts = []
-    for phase, length, most in ((STAGES, first, few), (WHOLE, max(steps - first, 1), measures - few)):
+    for phase, length, most in ((STAGES, first, few), (WHOLE, steps - first, measures - few)):
         rounds = min(most, length)
         if not length:
             continue
@@ -188,10 +190,12 @@ def steps_in(minutes: float, pair: Pair, course: Course) -> int:
     pair.train(batch_statistics=False)
     for phase in (STAGES, WHOLE) if pair.cuts else (WHOLE,):
         course.loss(next(batches), phase)[0].backward()  # the first one takes longer
-        started = time.perf_counter()
+        trials = []
         for _ in range(TRIALS):
+            started = time.perf_counter()
             course.loss(next(batches), phase)[0].backward()
-        times[phase] = (time.perf_counter() - started) / TRIALS
-        pair.student.zero_grad(set_to_none=True)
+            trials.append(time.perf_counter() - started)
+        times[phase] = statistics.median(trials)  # other programs come and go
+        course.state.optimizer.zero_grad()  # of adapters, too
     step = STAGE_SHARE * times.get(STAGES, times[WHOLE]) + (1 - STAGE_SHARE) * times[WHOLE]
     return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving

@@ -18,7 +18,7 @@ from training.run_folder import RunFolder
 from utils.checkpoints.files import read_checkpoint
 from utils.data.index import DatasetIndex
 from utils.data.letterbox import rounded_size
-from utils.device import resolved
+from utils.device import amp_dtype, resolved
 from utils.distributed import Process, broadcast, once_per_machine
 from utils.errors import UserError
 
@@ -95,8 +95,13 @@ def kept_list(run: RunFolder) -> Path:
 
 
 def settled(config: LightenConfig, teacher: Path, device: torch.device) -> LightenConfig:
-    """The settings with what hangs on the teacher's file and the machine; a run, or a search, keeps them."""
+    """The settings with what hangs on the teacher's file and the machine; a run, or a search, keeps them.
+
+    Raises:
+        UserError: a precision that the device has not.
+    """
     amp = broadcast(resolved(config.amp, device))
+    amp_dtype(amp, device)
     return dataclasses.replace(config, imgsz=config.imgsz or size_of(teacher), amp=amp)
 
 

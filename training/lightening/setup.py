@@ -16,7 +16,7 @@ from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
-from training.lightening.course import Course, average_of, build_optimizer, plan, steps_in
+from training.lightening.course import FEW_STEPS, Course, average_of, build_optimizer, plan, steps_in
 from training.lightening.material import (
     Material,
     check_pictures,
@@ -127,7 +127,8 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
-    config = settled(config, path, device)
+    if checkpoint is None:
+        config = settled(config, path, device)
     check_classes(config, teacher)
     alone = material is None  # it is no fit of a search, which says for all what is the same
     files = files_of(config, run, folder) if process.is_main and alone else []
@@ -284,6 +285,11 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, material: 
     steps = config.steps or steps_in(config.minutes, course.pair, course)
     if held is None:
         return
+    if not config.steps and steps < FEW_STEPS:
+        warn(
+            f"{config.minutes:g} minutes hold {steps} steps here, too few to learn much from; give more "
+            "--minutes, or --steps; some hundreds do well"
+        )
     pictures = material.pictures
     course.state.lightened = {
         "teacher": str(path),
@@ -316,7 +322,8 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
     start, ceiling = (known["agreement"][name] for name in ("start", "ceiling"))
-    why = ", as new layers between the others let hardly anything through" if start < FAINT * ceiling else ""
+    new = "new layers between the others" if lightening.config.width == 1 else "so few of the channels"
+    why = f", as {new} let hardly anything through" if start < FAINT * ceiling else ""
     LOGGER.info(
         f"agreement (mAP50-95): {start:.3f} at the start{why}; teacher with rounded weights {ceiling:.3f}"
     )

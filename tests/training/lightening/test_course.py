@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -46,7 +47,8 @@ class TimedCourse:
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.now, self.seen = seconds, 0.0, set[str]()
-        self.weight = nn.Parameter(torch.ones(()))
+        self.weight, self.adapter = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+        self.state = SimpleNamespace(optimizer=torch.optim.SGD([self.weight, self.adapter]))
 
     def batches(self) -> itertools.repeat[None]:
         return itertools.repeat(None)
@@ -54,12 +56,12 @@ class TimedCourse:
     def loss(self, batch: None, phase: str) -> tuple[Any, Any]:
         self.now += self.seconds[phase] + (0 if phase in self.seen else 50)
         self.seen.add(phase)
-        return self.weight * 2, None
+        return self.weight * 2 + self.adapter, None
 
 
 class TimedPair:
-    def __init__(self, student: nn.Module, cuts: dict[int, int]) -> None:
-        self.student, self.cuts = student, cuts
+    def __init__(self, cuts: dict[int, int]) -> None:
+        self.cuts = cuts
 
     def train(self, batch_statistics: bool) -> None:
         assert not batch_statistics  # the statistics stay as they are
@@ -74,12 +76,10 @@ class TimedPair:
 )
 def test_minutes_become_steps(cuts: dict[int, int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = TimedCourse({STAGES: 1.0, WHOLE: 2.0})
-    student = nn.Module()
-    student.weight = timed.weight
     monkeypatch.setattr(course.time, "perf_counter", lambda: timed.now)
-    assert steps_in(10, cast(Any, TimedPair(student, cuts)), cast(Course, timed)) == expected
-    assert timed.weight.grad is None and float(timed.weight.detach()) == 1
-    assert steps_in(0.001, cast(Any, TimedPair(student, cuts)), cast(Course, timed)) == 2
+    assert steps_in(10, cast(Any, TimedPair(cuts)), cast(Course, timed)) == expected
+    assert timed.weight.grad is timed.adapter.grad is None and float(timed.weight.detach()) == 1
+    assert steps_in(0.001, cast(Any, TimedPair(cuts)), cast(Course, timed)) == 2
 
 
 @pytest.fixture
