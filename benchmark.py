@@ -4,6 +4,7 @@ python benchmark.py complexity yolov5n.yaml yolov5n-gsconv.yaml    # parameters,
 python benchmark.py ledger                                         # recount every published number
 python benchmark.py docs                                           # write the tables of README.md and docs
 python benchmark.py latency --cfg yolov5n yolov5n-gsconv           # milliseconds in each runtime, relative
+python benchmark.py tune --cfg yolov5n-csphet                      # which of equal forms are fastest here
 python benchmark.py profile --cfg yolov5n yolov5n-csphet           # kernels that take the time
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
 python benchmark.py report --latency latency.json --accuracy runs/benchmark/bccd/results.csv   # one HTML page
@@ -30,6 +31,7 @@ SUBCOMMANDS = {
     "profile": "benchmarks.profiling",
     "report": "benchmarks.report",
     "train": "benchmarks.train",
+    "tune": "benchmarks.tune",
 }
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pages import console_table
-from benchmarks.stopwatch import OPENERS, measure
 from models.exporting import onnx
 from models.exporting.job import Job
 from models.folding.convolution import LEAST_CHANNELS
+from models.tuning.calls import OPENERS, measure
 from utils.errors import run_command
 from utils.files import temporary_folder
 

@@ -24,21 +24,25 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.complexity import check_side
 from benchmarks.networks import (
+    FORMS,
     RUNTIMES,
     Candidate,
     NetworkConfig,
     candidates_of,
     check_packages,
     describe_machine,
-    in_forms,
+    models_of,
 )
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
 from models.exporting.formats import INT8_FORMATS
 from models.exporting.int8 import Calibration, quantise
 from models.exporting.job import example
+from models.tuning.tune import TUNED
 from models.yolo import DetectionModel
+from utils.console import setup_console
 from utils.counting.meter import Cost
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
@@ -61,10 +65,17 @@ class Config(NetworkConfig):
     batch: int = flag(1, "images per call", rule=at_least(1))
     baseline: str = flag("", "name of the network to compare with; default: the first")
     int8: str = flag("", "data yaml: also time the form of eight-bit integers, calibrated on its images")
+    rule: bool = flag(False, "also the forms that a network has by rule, without data/forms.yaml")
+    tune: bool = flag(False, "also each network in the forms that are fastest here, see export.py --tune")
     json: str = flag("", "file for all numbers, the time of every round included")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for runtime in self.runtimes:
+            if self.tune and runtime not in TUNED:
+                raise ValueError(f"--tune is for {', '.join(TUNED)}; leave it out for {runtime}")
+        if self.tune and self.batch > 1:
+            raise ValueError("--tune times one image a call; leave out --batch")
         if self.batch > 1 and "ncnn" in self.runtimes:
             raise ValueError("--batch: ncnn takes one image at a time")
         for runtime in self.runtimes:
@@ -73,7 +84,8 @@ class Config(NetworkConfig):
 
     @property
     def forms(self) -> tuple[str, ...]:
-        return (*super().forms, *(("int8",) if self.int8 else ()))
+        more = {"rule": self.rule, "tuned": self.tune, "int8": self.int8}
+        return (*super().forms, *(form for form, wanted in more.items() if wanted))
 
 
 def run(config: Config) -> None:
@@ -83,6 +95,7 @@ def run(config: Config) -> None:
         UserError: unknown models, a side that is no multiple of a stride, a missing package, no such
             baseline, or a runtime that fails on a network.
     """
+    setup_console()
     runtimes = list(dict.fromkeys(config.runtimes))
     check_packages(runtimes)
     spec = None
@@ -93,16 +106,19 @@ def run(config: Config) -> None:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")
     if config.json:
         check_page(Path(config.json), MARK, "--json")
-    candidates = candidates_of(config, config.batch)
-    base = baseline_of(candidates, config.baseline)
+    models = models_of(config)
+    check_baseline([name + FORMS[form] for name in models for form in config.forms], config)
     calibrations = {
         channels: Calibration(spec, config.imgsz, config.batch, channels)
-        for channels in {candidate.channels for candidate in candidates}
+        for channels in {model.channels for model in models.values()}
         if spec
     }
     timings = []
     with temporary_folder(prefix="latency-") as folder:
         for runtime in runtimes:
+            candidates = candidates_of(models, runtime, config, config.batch)
+            base = next((one for one in candidates if one.name == config.baseline), candidates[0])
+            baseline = base.name
             times = time_in(runtime, candidates, config, folder, calibrations)
             timings += [timing(runtime, candidate, base, times) for candidate in candidates]
     record = {
@@ -110,12 +126,12 @@ def run(config: Config) -> None:
         "command": shlex.join(command_line("latency", config)),
         "date": datetime.date.today().isoformat(),
         "machine": describe_machine(runtimes),
-        "baseline": base.name,
+        "baseline": baseline,
         "imgsz": config.imgsz, "batch": config.batch, "threads": config.threads, "runs": config.runs,
         "timings": timings,
     }  # fmt: skip
     print("\n\n".join(f"{name}\n{console_table(rows, ALIGN)}" for name, rows in tables(timings).items()))
-    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    names = f"{len(models) * len(config.forms)} networks in {', '.join(runtimes)} at {config.imgsz} px"
     print(f"\n{names}: batch {config.batch}, {config.threads} threads, {config.runs} rounds")
     if config.json:
         write_text(Path(config.json), json.dumps(record, default=asdict) + "\n")
@@ -129,15 +145,14 @@ def page(record: dict[str, Any]) -> str:
     return render(TEMPLATE, **record | shown, align=ALIGN, allowed=ALLOWED)
 
 
-def baseline_of(candidates: Sequence[Candidate], name: str) -> Candidate:
-    """The one of that name, the first without a name; its cost is known."""
-    names = [candidate.name for candidate in candidates]
-    if name and name not in names:
-        raise UserError(f"--baseline '{name}' is not measured; {', '.join(names)} are")
-    found = candidates[names.index(name) if name else 0]
-    if found.cost is None:
-        raise UserError(f"--baseline '{name}': nobody counts its memory access; take a form in fp32")
-    return found
+def check_baseline(names: Sequence[str], config: Config) -> None:
+    """Raise a UserError unless `--baseline` is one of these names, and its cost is known."""
+    if config.baseline and config.baseline not in names:
+        raise UserError(f"--baseline '{config.baseline}' is not measured; {', '.join(names)} are")
+    if config.baseline.endswith(FORMS["int8"]):
+        raise UserError(
+            f"--baseline '{config.baseline}': nobody counts its memory access; take a form in fp32"
+        )
 
 
 def time_in(
@@ -162,11 +177,11 @@ def time_in(
         np.save(picture, image.numpy())
         images[candidate.name] = str(picture)
         if candidate.form == "int8":
-            single = candidate.write(runtime, image, folder, number)
+            single = candidate.write(runtime, image, folder, f"{runtime}{number}")
             target = single.with_name(f"int8-{single.name}")
             quantise(single, target, calibrations[candidate.channels])
         else:
-            target = candidate.write(RUNTIMES[runtime], image, folder, number)
+            target = candidate.write(RUNTIMES[runtime], image, folder, f"{runtime}{number}")
         files[candidate.name] = str(target)
     result = folder / f"{runtime}.json"
     job = {
@@ -197,7 +212,9 @@ def compare(runtime: str, networks: Mapping[str, DetectionModel], imgsz: int, ru
     """
     threads = min(NetworkConfig.threads, os.cpu_count() or 1)
     config = Config(cfg=tuple(networks), runtimes=(runtime,), imgsz=imgsz, threads=threads, runs=runs)
-    candidates = [form for name, model in networks.items() for form in in_forms(name, model, imgsz)]
+    for name, model in networks.items():
+        check_side(imgsz, name, model.multiple)
+    candidates = candidates_of({name: model.eval() for name, model in networks.items()}, runtime, config)
     with temporary_folder(prefix="latency-") as folder:
         times = time_in(runtime, candidates, config, folder, {})
     return [timing(runtime, candidate, candidates[0], times) for candidate in candidates]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,12 @@ from models.exporting.formats import FORMATS, check_needs
 from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
+from models.tuning.findings import remember, remembered, usual
+from models.tuning.machine import PACKAGES, Machine, processor_name
+from models.tuning.tune import Tuning, tune
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
+from utils.console import LOGGER
 from utils.counting.measure import count_parameters, measure, meta_copy
 from utils.counting.meter import Cost
 from utils.errors import UserError
@@ -29,9 +32,9 @@ from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one
 from utils.optional import check_installed
 
 RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
-PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 PROFILED = ("onnx", "openvino")
-FORMS = {"deployed": "", "public": " (public)", "int8": " (INT8)"}  # and what follows the name of a network
+# forms, and what follows the name of a network
+FORMS = {"deployed": "", "rule": " (by rule)", "tuned": " (tuned)", "public": " (public)", "int8": " (INT8)"}
 
 
 @dataclass(frozen=True)
@@ -82,57 +85,77 @@ class Candidate:
         """That of the model, and what `FORMS` says of its form."""
         return self.variant + FORMS[self.form]
 
-    def write(self, form: str, image: Tensor, folder: Path, number: int) -> Path:
-        """The file of a format, or the folder, unless it is there already; `number` names it."""
-        target = folder / f"{number}{FORMATS[form].suffix}"
-        if not target.exists():
-            size = json.dumps(list(image.shape[2:]))
-            metadata = {"names": "{}", "stride": str(self.stride), "imgsz": size}
-            metadata |= {"channels": str(self.channels), "dynamic": "false"}
-            FORMATS[form].exporter(Job(self.network, image, target, metadata))
+    def write(self, form: str, image: Tensor, folder: Path, name: str) -> Path:
+        """The file of a format, or the folder, of this name."""
+        target = folder / f"{name}{FORMATS[form].suffix}"
+        size = json.dumps(list(image.shape[2:]))
+        metadata = {"names": "{}", "stride": str(self.stride), "imgsz": size}
+        metadata |= {"channels": str(self.channels), "dynamic": "false"}
+        FORMATS[form].exporter(Job(self.network, image, target, metadata))
         return target
 
 
-def candidates_of(config: NetworkConfig, batch: int = 1) -> list[Candidate]:
-    """Every network in every form that is asked for.
+def models_of(config: NetworkConfig) -> dict[str, DetectionModel]:
+    """Every network by its name, in evaluation mode.
 
     Raises:
         UserError: unknown models, a side that is no multiple of a stride, or two networks of one name.
     """
-    found: list[Candidate] = []
+    found: dict[str, DetectionModel] = {}
     for source in (*config.cfg, *config.weights):
         name = title_of(Path(source))
+        shown = {name + FORMS[form] for form in config.forms}
+        if doubles := sorted(shown & {other + FORMS[form] for other in found for form in config.forms}):
+            raise UserError(f"'{doubles[0]}' is there twice; networks are told apart by their names")
         torch.manual_seed(0)
         model = load_model(find_weights(source)) if source in config.weights else DetectionModel(source)
-        found += in_forms(name, model, config.imgsz, config.forms, batch)
-    names = [candidate.name for candidate in found]
-    if doubles := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"'{doubles[0]}' is there twice; networks are told apart by their names")
+        check_side(config.imgsz, name, model.multiple)
+        found[name] = model.eval()
     return found
 
 
-def in_forms(
-    name: str, model: DetectionModel, imgsz: int, forms: Sequence[str] = ("deployed",), batch: int = 1
+def candidates_of(
+    models: Mapping[str, DetectionModel], runtime: str, config: NetworkConfig, batch: int = 1
 ) -> list[Candidate]:
-    """A network in some of the forms of `FORMS`; it is put into evaluation mode.
+    """Every network in every form that is asked for, as a runtime had better have it."""
+    return [form for name, model in models.items() for form in in_forms(name, model, runtime, config, batch)]
 
-    Raises:
-        UserError: a side that is no multiple of its stride.
-    """
-    model.eval()
-    size = (imgsz, imgsz)
+
+def in_forms(
+    name: str, model: DetectionModel, runtime: str, config: NetworkConfig, batch: int
+) -> list[Candidate]:
+    """A network, in evaluation mode, in those of `FORMS` that are asked for."""
+    size = (config.imgsz, config.imgsz)
     image = torch.empty(batch, model.channels, *size, device="meta")
-    check_side(imgsz, name, model.multiple)
     fused = meta_copy(model).fuse()
     flops, parameters = measure(fused, image).flops("conv"), count_parameters(fused)
-    folded = exported_network(model, size)
+    choose = usual(runtime)
+    folded = exported_network(model, size, choose=choose)
     found: list[Candidate] = []
-    for form in forms:
-        network = exported_network(model, size, folded=False) if form == "public" else folded
+    for form in config.forms:
+        network = folded
+        if form == "public":
+            network = exported_network(model, size, folded=False)
+        elif form == "rule":
+            network = exported_network(model, size)
+        elif form == "tuned":
+            tuning = tuned(name, model, runtime, config)
+            network = exported_network(model, size, choose=tuning.chooser)
         cost = None if form == "int8" else measure(network, image)
         wants = model.multiple, model.channels
         found.append(Candidate(name, form, parameters, flops, cost, network, *wants))
     return found
+
+
+def tuned(name: str, model: DetectionModel, runtime: str, config: NetworkConfig) -> Tuning:
+    """The forms of a network that are fastest here; what is known of this machine is not timed again."""
+    machine = Machine.here(runtime, config.threads)
+    size = (config.imgsz, config.imgsz)
+    LOGGER.info(f"{name}: timing equal forms in {machine}, {config.imgsz} px")
+    tuning = tune(model, runtime, size, config.threads, usual=usual(runtime), known=remembered(machine))
+    remember(machine, tuning.findings)
+    LOGGER.info(f"{name}: {tuning}")
+    return tuning
 
 
 def title_of(source: Path) -> str:
@@ -156,10 +179,5 @@ def check_packages(runtimes: Sequence[str]) -> None:
 
 def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:
     """Where it is measured: `processor`, `cores`, and `versions` by runtime."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        processor = next((x.split(":")[1].strip() for x in lines if "model name" in x), processor)
     versions = {runtime: importlib.metadata.version(PACKAGES[runtime]) for runtime in runtimes}
-    return {"processor": processor, "cores": os.cpu_count() or 1, "versions": versions}
+    return {"processor": processor_name(), "cores": os.cpu_count() or 1, "versions": versions}

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine
+from benchmarks.networks import NetworkConfig, candidates_of, check_packages, describe_machine, models_of
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
-from benchmarks.stopwatch import openvino_request, session_options
 from models.exporting.job import example
+from models.tuning.calls import openvino_request, session_options
 from utils.files import temporary_folder, write_text
 from utils.optional import require
 
@@ -43,19 +43,21 @@ def run(config: Config) -> None:
     check_packages(runtimes)
     if config.output:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")
-    candidates = candidates_of(config)
-    images = {c.name: example((config.imgsz, config.imgsz), 1, c.channels) for c in candidates}
-    align = "l" + "r" * len(candidates)
+    models = models_of(config)
+    count = len(models) * len(config.forms)
+    align = "l" + "r" * count
     tables = {}
     with temporary_folder(prefix="profile-") as folder:
-        files = {c.name: c.write("onnx", images[c.name], folder, n) for n, c in enumerate(candidates)}
         for runtime in runtimes:
-            opener = PROFILERS[runtime]
-            calls = {name: opener(file, images[name].numpy(), config.threads) for name, file in files.items()}
+            calls = {}
+            for number, network in enumerate(candidates_of(models, runtime, config)):
+                image = example((config.imgsz, config.imgsz), 1, network.channels)
+                file = network.write("onnx", image, folder, f"{runtime}{number}")
+                calls[network.name] = PROFILERS[runtime](file, image.numpy(), config.threads)
             tables[runtime] = table(kernels_of(calls, config.runs, config.warmup))
     for runtime, rows in tables.items():
         print(f"\n{runtime}: milliseconds an image (number of kernels)\n{console_table(rows, align)}")
-    names = f"{len(candidates)} networks in {', '.join(runtimes)} at {config.imgsz} px"
+    names = f"{count} networks in {', '.join(runtimes)} at {config.imgsz} px"
     print(f"\n{names}: {config.threads} threads, {config.runs} rounds")
     if config.output:
         text = render(
@@ -63,7 +65,7 @@ def run(config: Config) -> None:
             command=command_line("profile", config),
             config=config,
             machine=describe_machine(runtimes),
-            networks=len(candidates),
+            networks=count,
             tables=tables,
             align=align,
         )

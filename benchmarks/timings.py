@@ -29,7 +29,8 @@ class Timing:
     """One network in one runtime.
 
     Attributes:
-        form: "deployed", "public" where only BatchNorm is folded, or "int8".
+        form: "deployed", "rule" or "tuned" where equal forms were chosen otherwise, "public" where only
+            BatchNorm is folded, or "int8".
         flops_ratio: of the published count, to the baseline.
         memory_ratio: of the bytes that the layers of this form read and write, to the baseline; None for
             eight-bit integers, which nobody counts.

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from models.folding.checked import fold
+from models.folding.forms import Chooser, Site, by_rule
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import PROBE, DetectionModel
+
+USUAL = (640, 640)  # (height, width)
 
 
 class DeployedModel(nn.Module):
@@ -21,6 +24,7 @@ class DeployedModel(nn.Module):
         names, nc, yaml, stride: as those of the `DetectionModel`.
         size: (height, width) of the images, None for any multiples of the stride.
         rules: what was folded, and how often.
+        sites: where there was a choice of equal forms, and the names of these; see `models.folding.forms`.
     """
 
     stride: Tensor
@@ -31,9 +35,10 @@ class DeployedModel(nn.Module):
         model: DetectionModel,
         size: tuple[int, int] | None,
         rules: dict[str, int],
+        sites: dict[Site, tuple[str, ...]],
     ) -> None:
         super().__init__()
-        self.network, self.rules = network, rules
+        self.network, self.rules, self.sites = network, rules, sites
         self.names, self.nc, self.yaml, self.size = dict(model.names), model.nc, model.yaml, size
         self.register_buffer("stride", model.stride.clone(), persistent=False)
 
@@ -49,7 +54,13 @@ class DeployedModel(nn.Module):
 
 
 @torch.no_grad()
-def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: bool = False) -> DeployedModel:
+def deploy(
+    model: DetectionModel,
+    size: tuple[int, int] | None = None,
+    *,
+    raw: bool = False,
+    choose: Chooser = by_rule,
+) -> DeployedModel:
     """An inference model that equals `model` in evaluation mode; the model itself is left alone.
 
     Everything that can be said of the result by algebra is done beforehand: see `models.folding.rules`. A
@@ -59,6 +70,7 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: b
     Args:
         size: (height, width) of all images, multiples of the stride, to have the head's cells as constants.
         raw: end at the head's convolutions, see `Flow`; the result then gives their maps.
+        choose: which of equal forms each site takes, for images of `size`; of `USUAL` when these may be any.
 
     Raises:
         ValueError: a size that is no multiple of the stride.
@@ -70,9 +82,12 @@ def deploy(model: DetectionModel, size: tuple[int, int] | None = None, *, raw: b
         )
     weight = next(model.parameters())
     plain = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    network, rules = fold(Flow(plain.fuse(), raw), (1, plain.yaml["ch"], PROBE, PROBE))
+    height, width = size or USUAL
+    network, rules, sites = fold(
+        Flow(plain.fuse(), raw), (1, plain.yaml["ch"], PROBE, PROBE), choose, (height / PROBE, width / PROBE)
+    )
     for part in network.modules():
         if size is not None and isinstance(part, FoldedHead):
             part.fix(size)
-    deployed = DeployedModel(network, model, size, rules)
+    deployed = DeployedModel(network, model, size, rules, sites)
     return deployed.to(weight.device, weight.dtype).eval().requires_grad_(False)

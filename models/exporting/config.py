@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.runtimes.base import MOST_THREADS
 from utils.errors import UserError
-from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, CommandConfig, at_least, between, flag
+from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, CommandConfig, at_least, between, flag, one_of
 
+KINDS_OF_CPU = ("avx2", "avx512", "other")  # those of data/forms.yaml, and any other
 # flags of YOLOv5 that ask for something that is not made here, and what there is instead
 REFUSED_FLAGS = {
     "keras": "TensorFlow formats are not written; use --include litert",
@@ -52,6 +54,15 @@ class ExportConfig(CommandConfig):
         "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt",
     )
     raw: bool = flag(False, "the maps of the head, (B, na * (5 + nc), h, w) a level, without decoding")
+    tune: bool = flag(False, "time equal forms of the network on this machine first, up to 90 s a format")
+    cpu: str = flag(
+        "",
+        f"kind of CPU that the files are for, {', '.join(KINDS_OF_CPU)}; default: this one's",
+        rule=one_of(("", *KINDS_OF_CPU)),
+    )
+    threads: int | None = flag(
+        None, "with --tune: threads that will run it; default: one a core", rule=between(1, MOST_THREADS)
+    )
     no_deploy: bool = flag(False, "fold only BatchNorm; without it, see models/deploy.py")
     force: bool = flag(False, "with --int8: keep the file even if it has lost accuracy")
 
@@ -66,6 +77,10 @@ class ExportConfig(CommandConfig):
             raise UserError(f"--imgsz takes one side, or height and width; found {len(self.imgsz)} numbers")
         if self.raw and self.nms:
             raise UserError("--nms needs decoded boxes and --raw leaves them out; use one of them")
+        if self.tune and self.cpu:
+            raise UserError("--tune measures on this machine; leave out --cpu")
+        if self.threads and not self.tune:
+            raise UserError("--threads is for --tune; detect.py and val.py have one of their own")
         if self.int8 and self.half:
             raise UserError("--int8 and --half exclude each other")
         if self.int8 and (self.raw or self.nms):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.blocks.detect import Detect
 from models.deploy import deploy
+from models.folding.forms import Chooser, by_rule
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import DetectionModel
@@ -26,7 +27,12 @@ class Predictions(nn.Module):
 
 
 def exported_network(
-    model: DetectionModel, size: tuple[int, int] | None, *, folded: bool = True, raw: bool = False
+    model: DetectionModel,
+    size: tuple[int, int] | None,
+    *,
+    folded: bool = True,
+    raw: bool = False,
+    choose: Chooser = by_rule,
 ) -> nn.Module:
     """What is written of a model, which is left alone; see `Job.network`.
 
@@ -34,9 +40,10 @@ def exported_network(
         size: (height, width) of all images, None for any.
         folded: by `deploy`; otherwise only BatchNorm is folded into the convolutions.
         raw: maps of the head instead of predictions, see `Flow`.
+        choose: which of equal forms, see `deploy`.
     """
     if folded:
-        network: nn.Module = deploy(model, size, raw=raw)
+        network: nn.Module = deploy(model, size, raw=raw, choose=choose)
     else:
         network = copy.deepcopy(model).fuse()
         network = Flow(network, raw=True) if raw else network

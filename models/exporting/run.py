@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.exporting.chosen import check_tunable, chosen
 from models.exporting.config import ExportConfig
 from models.exporting.formats import Format, formats_of
 from models.exporting.int8 import quantised
@@ -74,6 +75,8 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
         OSError: the disk is full, or nothing can be written there.
     """
     formats = formats_of(config)
+    if config.tune:
+        check_tunable(config, formats)
     if config.int8:
         check_installed("nncf", "nncf")
         spec = load_data_spec(config.data)  # a mistake in it shows before the work
@@ -88,11 +91,8 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
     model.requires_grad_(False)
     sides = {side: rounded_size(side, model.multiple, least=1) for side in config.imgsz}  # told once each
     size = sides[config.imgsz[0]], sides[config.imgsz[-1]]
-    network = exported_network(
-        model, None if config.dynamic else size, folded=not config.no_deploy, raw=config.raw
-    )
     job = Job(
-        network=WithSuppression(network, config).eval() if config.nms else network,
+        network=model,
         image=example(size, config.batch_size, model.channels),
         target=weights,
         metadata=metadata(source, model, size, config),
@@ -104,7 +104,7 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
     for form, place in zip(formats, places):
         if place not in done and place not in failed:  # onnx and tensorrt share a file
             try:
-                done[place] = make(dataclasses.replace(job, target=place), form, model)
+                done[place] = make(in_its_forms(job, form, place, model, size), form, model)
                 LOGGER.info(str(done[place]))
             except UserError as error:
                 if len(formats) == 1:
@@ -112,6 +112,19 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
                 failed[place] = error
     written = [(form, place) for form, place in zip(formats, places) if place in done]
     return [dataclasses.replace(done[place], form=form) for form, place in written], list(failed.values())
+
+
+def in_its_forms(job: Job, form: Format, place: Path, model: DetectionModel, size: tuple[int, int]) -> Job:
+    """The job of one format: the model as that format's runtime had better have it."""
+    config = job.config
+    choice = chosen(model, form, size, config)
+    fixed = None if config.dynamic else size
+    network = exported_network(
+        model, fixed, folded=not config.no_deploy, raw=config.raw, choose=choice.choose
+    )
+    network = WithSuppression(network, config).eval() if config.nms else network
+    told = {} if config.no_deploy else {"forms": choice.why}
+    return dataclasses.replace(job, network=network, target=place, metadata=job.metadata | told)
 
 
 def load_unchanged(weights: Path) -> tuple[DetectionModel, str]:

@@ -6,13 +6,14 @@ import contextlib
 import copy
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import models.folding.rules  # noqa: F401  # registers every rule
 from models.folding.fold import Folding
+from models.folding.forms import Chooser, Site, by_rule
 from models.folding.slices import slices_wanted
 from models.folding.sources import changed
 from models.folding.trace import top_layers, trace
@@ -22,9 +23,27 @@ TOLERANCE = 1e-6  # of the largest value of an output, in double precision
 KEPT = "blocks left whole"
 
 
+class Folded(NamedTuple):
+    """An equivalent network.
+
+    Attributes:
+        rules: how often which rule applied.
+        sites: where there was a choice of equal forms, and their names; see `models.folding.forms`.
+    """
+
+    network: nn.Module
+    rules: dict[str, int]
+    sites: dict[Site, tuple[str, ...]]
+
+
 @torch.no_grad()
-def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[str, int]]:
-    """An equivalent of a network on maps (B, C, H, W) in evaluation mode, and how often which rule applied.
+def fold(
+    network: nn.Module,
+    shape: tuple[int, ...],
+    choose: Chooser = by_rule,
+    scale: tuple[float, float] = (1, 1),
+) -> Folded:
+    """An equivalent of a network on maps (B, C, H, W) in evaluation mode.
 
     The result is compared with the network on noise, in another size and batch than it was traced with. A
     block may do what no trace shows: change its input in place, ask for types, turn the axes of a map. Where
@@ -32,6 +51,7 @@ def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[st
 
     Args:
         shape: of an input that the network takes.
+        choose, scale: which of equal forms, and for how much larger maps; see `Folding`.
     """
     dtype = next(network.parameters()).dtype
     plain = copy.deepcopy(network).eval().double()
@@ -39,24 +59,31 @@ def fold(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, dict[st
     for whole in _choices(plain):
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # where fx shows the code of a graph that fails
-                folded, counts = _folded(plain, shape, whole)
-                same = all(_same(_outputs(folded, image), expected) for image, expected in probes)
+                folded = _folded(plain, shape, whole, choose, scale)
+                same = all(_same(_outputs(folded.network, image), expected) for image, expected in probes)
         except Exception:  # noqa: BLE001 - torch.fx and a user's block may fail with anything
             LOGGER.debug("cannot fold", exc_info=True)
             continue
         if same:
-            return folded.to(dtype), counts | ({KEPT: len(whole)} if whole else {})
-    return plain.to(dtype), {KEPT: 1}
+            folded.network.to(dtype)
+            folded.rules.update({KEPT: len(whole)} if whole else {})
+            return folded
+    return Folded(plain.to(dtype), {KEPT: 1}, {})
 
 
 def _folded(
-    network: nn.Module, shape: tuple[int, ...], whole: set[nn.Module]
-) -> tuple[nn.Module, dict[str, int]]:
+    network: nn.Module,
+    shape: tuple[int, ...],
+    whole: set[nn.Module],
+    choose: Chooser,
+    scale: tuple[float, float],
+) -> Folded:
     traced = trace(network, shape, whole)
-    first = Folding(traced)
+    first = Folding(traced, None, choose, scale)
     first.fold()
-    folding = Folding(traced, slices_wanted(first))
-    return folding.fold(), {name: count for name, count in folding.counts.items() if count}
+    folding = Folding(traced, slices_wanted(first), choose, scale)
+    result = folding.fold()
+    return Folded(result, {name: count for name, count in folding.counts.items() if count}, folding.sites)
 
 
 def _choices(network: nn.Module) -> Iterator[set[nn.Module]]:

@@ -48,9 +48,9 @@ LEAST_CHANNELS = 8
 class Dense(Source):
     """A convolution over parts of other sources: `sum_p W_p * x_p + b`.
 
-    It is emitted as that sum, one convolution a part, so that nothing is concatenated; slices and very narrow
-    parts are joined all the same. Where a part is an upsampled map and the kernel 1x1, upsampling comes after
-    the convolution, on fewer pixels: `W * up(x) = up(W * x)`, since equal pixels stay equal.
+    It is emitted as that sum, so that nothing is concatenated, or as one convolution: see `terms`. Where
+    a part is an upsampled map and the kernel 1x1, upsampling may come after the convolution, on fewer pixels:
+    `W * up(x) = up(W * x)`, since equal pixels stay equal.
 
     Attributes:
         parts: what it reads.
@@ -61,29 +61,17 @@ class Dense(Source):
     """
 
     def __init__(
-        self, parts: Sequence[Part], weight: Tensor, bias: Tensor | None, like: Settings, number: int
+        self,
+        parts: Sequence[Part],
+        weight: Tensor,
+        bias: Tensor | None,
+        like: Settings,
+        number: int,
+        terms: Sequence[Term],
     ) -> None:
         self.parts, self.weight, self.bias, self.like = tuple(parts), weight, bias, like
-        self.number = number
-        self.terms = self._terms()
-        super().__init__([part.source for term in self.terms for part in term.parts], Layout(len(weight)))
-
-    def _terms(self) -> list[Term]:
-        pointwise = self.weight.shape[2:] == (1, 1) and self.like == POINTWISE
-        terms: list[Term] = []
-        together = Term((), [], None)
-        start = 0
-        for part in self.parts:
-            columns = list(range(start, start + len(part.rows)))
-            start += len(columns)
-            if pointwise and isinstance(part.source, Mapped) and repeats_pixels(part.source.layer):
-                low = Part(part.source.inputs[0], part.rows)
-                terms.append(Term((low,), columns, part.source.layer))
-            elif part.whole and len(columns) >= LEAST_CHANNELS:
-                terms.append(Term((part,), columns, None))
-            else:
-                together = Term((*together.parts, part), together.columns + columns, None)
-        return [*terms, together] if together.parts else terms
+        self.number, self.terms = number, tuple(terms)
+        super().__init__([part.source for term in terms for part in term.parts], Layout(len(weight)))
 
     def rescale(self, scale: Tensor, shift: Tensor) -> None:
         """Make `scale * y + shift` of what it gives, both (rows,) double."""
@@ -112,6 +100,43 @@ class Term(NamedTuple):
     parts: tuple[Part, ...]
     columns: list[int]
     upsampling: nn.Module | None
+
+
+def enlarged(part: Part, weight: Tensor, like: Settings) -> bool:
+    """Whether a part is an upsampled map that a 1x1 convolution can read before it is upsampled."""
+    pointwise = weight.shape[2:] == (1, 1) and like == POINTWISE
+    return pointwise and isinstance(part.source, Mapped) and repeats_pixels(part.source.layer)
+
+
+def terms_of(parts: Sequence[Part], weight: Tensor, like: Settings, *, before: bool) -> list[Term]:
+    """One convolution a part; slices and very narrow parts are joined.
+
+    Args:
+        before: convolve what is upsampled before it is.
+    """
+    terms: list[Term] = []
+    together = Term((), [], None)
+    start = 0
+    for part in parts:
+        columns = list(range(start, start + len(part.rows)))
+        start += len(columns)
+        if before and enlarged(part, weight, like):
+            assert isinstance(part.source, Mapped)
+            low = Part(part.source.inputs[0], part.rows)
+            terms.append(Term((low,), columns, part.source.layer))
+        elif part.whole and len(columns) >= LEAST_CHANNELS:
+            terms.append(Term((part,), columns, None))
+        else:
+            together = Term((*together.parts, part), together.columns + columns, None)
+    return [*terms, together] if together.parts else terms
+
+
+def joined(terms: Sequence[Term]) -> list[Term]:
+    """The same with a single convolution for all that is not upsampled afterwards."""
+    plain = [term for term in terms if term.upsampling is None]
+    parts = tuple(part for term in plain for part in term.parts)
+    columns = [column for term in plain for column in term.columns]
+    return [*(term for term in terms if term.upsampling is not None), Term(parts, columns, None)]
 
 
 class Grouped(Source):

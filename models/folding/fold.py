@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from torch import Tensor, fx
 
 from models.folding.builder import Builder
-from models.folding.convolution import Dense, Settings
+from models.folding.convolution import Dense, Settings, enlarged, joined, terms_of
+from models.folding.forms import Chooser, Site, by_rule
 from models.folding.sources import (
     Channel,
     Channels,
@@ -49,14 +50,27 @@ class Folding:
         counts: how often which rule applied.
         dtype: of the weights.
         needed: after `fold`, the sources that the network consists of, in order.
+        sites: where there was a choice, and between which forms.
+        side: (height, width) of the map that the node under way reads, in the network's own size.
+        ready: what nodes ahead give, where a rule has settled several at once.
+
+    Args:
+        choose: which form each site takes.
+        scale: how much larger than the traced images those are that the network will see.
     """
 
     def __init__(
         self,
         network: fx.GraphModule,
         slices: Mapping[int, Sequence[tuple[int, ...]]] | None = None,
+        choose: Chooser = by_rule,
+        scale: tuple[float, float] = (1, 1),
     ) -> None:
         self.network, self.slices = network, slices or {}
+        self._choose, self.scale = choose, scale
+        self.sites: dict[Site, tuple[str, ...]] = {}
+        self.side = (0, 0)
+        self.ready: dict[fx.Node, Value] = {}
         self.dtype = next(network.parameters()).dtype
         self.counts: Counter[str] = Counter()
         self.values: dict[fx.Node, Value] = {}
@@ -94,8 +108,11 @@ class Folding:
         called = node.op in ("call_function", "call_method")
         if called and inputs and all(isinstance(value, (Tensor, int, float)) for value in inputs):
             return self._computed(node)
+        self.look_at(node.args[0] if node.args else None)
         key = type(self.module(node)) if node.op == "call_module" else node.target
         known = key in RULES and bool(node.args)  # with its input in a keyword, a node stays
+        if node in self.ready:
+            return self.ready.pop(node)
         value = RULES[key](self, node) if known else NotImplemented
         return self.keep(node) if value is NotImplemented else value
 
@@ -115,6 +132,33 @@ class Folding:
         foreign = Foreign(node, module, args, self.settled(node.kwargs), value.shape[1] if is_map else 0)
         self.add(foreign)
         return channels_of(foreign) if is_map else foreign
+
+    # ---- choosing among equal forms ----
+
+    def look_at(self, argument: Any) -> None:
+        """Take the size of a node's map, or of the first of several, as `side`."""
+        first = argument[0] if isinstance(argument, (list, tuple)) and argument else argument
+        value = first.meta.get("value") if isinstance(first, fx.Node) else None
+        if isinstance(value, Tensor) and value.ndim == 4:
+            height, width = value.shape[2:]
+            self.side = round(height * self.scale[0]), round(width * self.scale[1])
+
+    def choose(
+        self,
+        kind: str,
+        forms: Sequence[str],
+        channels: tuple[int, int],
+        like: Settings,
+        kernel: Sequence[int],
+        pieces: int,
+    ) -> str:
+        """One of these names of forms, the first of which is the rule's; see `Site`."""
+        height, width = kernel
+        site = Site(kind, *channels, (height, width), like.stride[0], pieces, self.side)
+        self.sites[site] = tuple(forms)
+        return self._choose(site, forms)
+
+    # ---- having nodes as they are ----
 
     def settled(self, arguments: Any) -> Any:
         """Arguments of a node that stays: in place of nodes, sources in traced order."""
@@ -141,17 +185,37 @@ class Folding:
         self.sources.append(source)
         return source
 
-    def written(self, parts: list[Part], weight: Tensor, bias: Tensor | None, like: Settings) -> Channels:
-        """A dense convolution; or several, which write the slices that `slices_wanted` found apart."""
-        pieces = self.slices.get(self._written, [tuple(range(len(weight)))])
+    def written(
+        self, parts: list[Part], weight: Tensor, bias: Tensor | None, like: Settings, *, whole: bool = False
+    ) -> Channels:
+        """A dense convolution; or several, unless `whole`, which write apart what `slices_wanted` found."""
+        if whole:
+            return channels_of(self.add(self._dense(parts, weight, bias, like, number=-1)))
+        every = [tuple(range(len(weight)))]
+        pieces = self.slices.get(self._written, every)
+        size = (weight.shape[1], len(weight)), like, weight.shape[2:]
+        if len(pieces) > 1 and self.choose("slices", ("apart", "cut"), *size, len(pieces)) == "cut":
+            pieces = every
         place: dict[int, Channel] = {}
         for rows in pieces:
             own = None if bias is None else bias[list(rows)]
-            made = self.add(Dense(parts, weight[list(rows)], own, like, number=self._written))
+            made = self.add(self._dense(parts, weight[list(rows)], own, like, number=self._written))
             place |= {row: Channel(made, offset) for offset, row in enumerate(rows)}
         self.counts["slices written apart"] += len(pieces) - 1
         self._written += 1
         return tuple(place[row] for row in range(len(weight)))
+
+    def _dense(
+        self, parts: list[Part], weight: Tensor, bias: Tensor | None, like: Settings, number: int
+    ) -> Dense:
+        size = (weight.shape[1], len(weight)), like, weight.shape[2:]
+        low = any(enlarged(part, weight, like) for part in parts)
+        first = not low or self.choose("upsample", ("before", "after"), *size, len(parts)) == "before"
+        terms = terms_of(parts, weight, like, before=first)
+        plain = sum(term.upsampling is None for term in terms)
+        if plain > 1 and self.choose("sum", ("sum", "one"), *size, plain) == "one":
+            terms = joined(terms)
+        return Dense(parts, weight, bias, like, number, terms)
 
     # ---- having channels in memory ----
 

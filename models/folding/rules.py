@@ -29,12 +29,13 @@ from models.folding.convolution import (
 )
 from models.folding.fold import Folding, Value, is_channels, rule
 from models.folding.head import FoldedHead, box_rows
-from models.folding.sources import Channel, Channels, Combined, Foreign, Mapped, Source, channels_of
+from models.folding.sources import Channel, Channels, Combined, Foreign, Mapped, Part, Source, channels_of
 
 ELEMENTWISE = (
     nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh, nn.GELU,
     nn.ELU, nn.CELU, nn.SELU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.LogSigmoid, nn.Softsign,
 )  # fmt: skip
+MOST_DENSE = 64  # channels of a depthwise convolution that might as well be dense
 PER_CHANNEL = (
     *ELEMENTWISE, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample,
     nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
@@ -59,7 +60,44 @@ def _concatenate(folding: Folding, node: fx.Node) -> Value:
     if dimension != 1 or not values or not all(is_channels(value) for value in values):
         return NotImplemented
     folding.counts["concatenations left to their readers"] += 1
-    return tuple(channel for value in values for channel in value)
+    joined = tuple(channel for value in values for channel in value)
+    return _with_identity_rows(folding, joined) or joined
+
+
+def _with_identity_rows(folding: Folding, x: Channels) -> Channels | None:
+    """Some channels convolved beside the others of the same map, as one convolution that passes these on.
+
+    None where there is nothing of the kind, or the form apart was chosen.
+    """
+    written = list(dict.fromkeys(source for source, _ in x if isinstance(source, Dense)))
+    for conv in written:
+        read = list(dict.fromkeys(part.source for part in conv.parts))
+        kept = [channel for channel in x if channel.source is not conv]
+        height, width = conv.weight.shape[2:]
+        whole = len(read) == 1 and len(kept) + conv.rows == len(x) and set(channels_of(conv)) <= set(x)
+        same = conv.like.stride == conv.like.dilation == (1, 1) and conv.like.padding == (
+            height // 2,
+            width // 2,
+        )
+        if not whole or not same or not kept or height * width % 2 == 0 or height * width == 1:
+            continue
+        source = read[0]
+        if any(channel.source is not source for channel in kept) or len(x) != source.rows:
+            continue
+        size = (source.rows, len(x)), conv.like, (height, width), conv.rows
+        if folding.choose("partial", ("apart", "one"), *size) == "apart":
+            continue
+        weight = conv.weight.new_zeros((len(x), source.rows, height, width))
+        bias = conv.weight.new_zeros(len(x))
+        columns = [row for part in conv.parts for row in part.rows]
+        for row, channel in enumerate(x):
+            if channel.source is conv:
+                weight[row, columns] = conv.weight[channel.row]
+                bias[row] = 0 if conv.bias is None else conv.bias[channel.row]
+            else:
+                weight[row, channel.row, height // 2, width // 2] = 1
+        return folding.written([Part.all(source)], weight, bias, conv.like)
+    return None
 
 
 @rule(shuffle_channels, "chunk", torch.chunk, "split", operator.getitem)
@@ -103,8 +141,44 @@ def _convolution(folding: Folding, node: fx.Node) -> Value:
     x = folding.value(node.args[0])
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or not is_channels(x):
         return NotImplemented
+    together = _entries(folding, node)
+    if len(together) > 1:
+        layers = [folding.module(other) for other in together]
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        zeros = weight.new_zeros
+        biases = [zeros(len(y.weight)) if y.bias is None else y.bias.detach() for y in layers]
+        made = convolve(folding, x, weight, torch.cat(biases), settings_of(conv), 1, whole=True)
+        start = 0
+        for other, layer in zip(together, layers):
+            folding.ready[other] = made[start : start + len(layer.weight)]
+            start += len(layer.weight)
+        return folding.ready.pop(node)
     bias = None if conv.bias is None else conv.bias.detach()
     return convolve(folding, x, conv.weight.detach(), bias, settings_of(conv), conv.groups)
+
+
+def _entries(folding: Folding, node: fx.Node) -> list[fx.Node]:
+    """The convolutions that read the same map alike, this one first, when one is to stand for all."""
+    conv = folding.module(node)
+
+    def alike(other: fx.Node) -> bool:
+        if other.op != "call_module" or len(other.args) != 1 or other.kwargs:
+            return False
+        layer = folding.module(other)
+        return (
+            type(layer) is nn.Conv2d
+            and (layer.groups, layer.padding_mode, layer.kernel_size) == (1, "zeros", conv.kernel_size)
+            and not isinstance(layer.padding, str)
+            and settings_of(layer) == settings_of(conv)
+        )
+
+    source: Any = node.args[0]
+    found = [other for other in source.users if alike(other)]
+    if len(found) < 2 or found[0] is not node:
+        return []
+    rows = sum(len(folding.module(other).weight) for other in found)
+    size = (conv.in_channels, rows), settings_of(conv), conv.kernel_size, len(found)
+    return found if folding.choose("entries", ("apart", "one"), *size) == "one" else []
 
 
 @rule(F.conv2d, torch.conv2d)
@@ -122,39 +196,52 @@ def _functional_convolution(folding: Folding, node: fx.Node) -> Value:
 
 
 def convolve(
-    folding: Folding, x: Channels, weight: Tensor, bias: Tensor | None, like: Settings, groups: int
+    folding: Folding,
+    x: Channels,
+    weight: Tensor,
+    bias: Tensor | None,
+    like: Settings,
+    groups: int,
+    *,
+    whole: bool = False,
 ) -> Channels:
     """A convolution on channels wherever they are.
 
     Dense: `sum_i W[:, i] * x_i`, in any order of i. Channels that are one and the same tensor are read once,
     with the sum of their columns: `W[:, i] * x_i + W[:, j] * x_i = (W[:, i] + W[:, j]) * x_i`. Depthwise: a
-    channel keeps its filter. Groups too narrow for a runtime's blocks get wider, with zeros in the weights.
+    channel keeps its filter. Groups may get wider, with zeros in the weights, where a runtime's blocks are.
     """
+    size = (len(x), len(weight)), like, weight.shape[2:], groups
     if groups == len(x) == len(weight) > 1:
-        source, rows = folding.tensor(x)
-        order = sorted(range(len(x)), key=rows.__getitem__)
-        made = Depthwise(source, weight[order], None if bias is None else bias[order], like)
-        folding.add(made)
-        return tuple(Channel(made, row) for row in rows)
-    if groups > 1:
-        factor = _widening(len(x), groups)
-        if factor == 1:
-            return channels_of(folding.add(Grouped(folding.in_order(x), weight, bias, like, groups)))
-        folding.counts["narrow groups widened"] += 1
-        return convolve(folding, x, widened(weight, groups, factor), bias, like, groups // factor)
+        forms = ("depthwise", "dense") if weight[0].numel() > 1 and len(x) <= MOST_DENSE else ("depthwise",)
+        if len(forms) == 1 or folding.choose("depthwise", forms, *size) == "depthwise":
+            source, rows = folding.tensor(x)
+            order = sorted(range(len(x)), key=rows.__getitem__)
+            made = Depthwise(source, weight[order], None if bias is None else bias[order], like)
+            folding.add(made)
+            return tuple(Channel(made, row) for row in rows)
+        weight = widened(weight, groups, groups)
+    elif groups > 1:
+        wide = int(folding.choose("groups", _numbers_of_groups(len(x), groups), *size))
+        folding.counts["narrow groups widened"] += wide < groups
+        weight = widened(weight, groups, groups // wide)
+        if wide > 1:
+            return channels_of(folding.add(Grouped(folding.in_order(x), weight, bias, like, wide)))
     parts = folding.parts(x)
     columns = [Channel(part.source, row) for part in parts for row in part.rows]
     place = {channel: column for column, channel in enumerate(columns)}
     merged = weight.new_zeros((len(weight), len(columns), *weight.shape[2:]))
     merged.index_add_(1, torch.tensor([place[channel] for channel in x], device=weight.device), weight)
     folding.counts["copies of channels read once"] += len(x) - len(set(x))
-    return folding.written(parts, merged, bias, like)
+    return folding.written(parts, merged, bias, like, whole=whole)
 
 
-def _widening(channels: int, groups: int) -> int:
-    """How many groups become one, so that it reads at least `LEAST_CHANNELS`; 1 when they all do."""
-    factors = (factor for factor in range(1, groups) if groups % factor == 0)
-    return next((factor for factor in factors if channels // groups * factor >= LEAST_CHANNELS), groups)
+def _numbers_of_groups(channels: int, groups: int) -> list[str]:
+    """How many groups there may be; first as many as leave each `LEAST_CHANNELS` to read, or a single one."""
+    numbers = [groups // factor for factor in range(1, groups + 1) if groups % factor == 0]
+    wide = [number for number in numbers if channels // number >= LEAST_CHANNELS]
+    numbers.sort(key=lambda number: number != (wide or [1])[0])
+    return list(map(str, numbers))
 
 
 @rule(nn.BatchNorm2d)
@@ -210,7 +297,33 @@ def _map(folding: Folding, node: fx.Node) -> Value:
     layer = copy.deepcopy(folding.module(node))
     if hasattr(layer, "inplace"):
         setattr(layer, "inplace", False)  # noqa: B010  # it now works on what others may read, too
+    if isinstance(layer, nn.MaxPool2d):
+        return _pool(folding, x, layer)
     return apply_each(folding, x, layer)
+
+
+def _pool(folding: Folding, x: Channels, pool: nn.MaxPool2d) -> Channels:
+    """`max_k(max_l(x)) = max_(k + l - 1)(x)` where both look around each pixel."""
+    before = x[0].source
+    size, own = _window(pool), _window(before.layer) if isinstance(before, Mapped) else 0
+    if not size or not own or x != channels_of(before):
+        return apply_each(folding, x, pool)
+    size += own - 1
+    like = Settings((1, 1), (size // 2, size // 2), (1, 1))
+    shape = (len(x), len(x)), like, (size, size), 2
+    if folding.choose("pools", ("chain", "beside"), *shape) == "chain":
+        return apply_each(folding, x, pool)
+    wide = nn.MaxPool2d(size, stride=1, padding=size // 2)
+    return apply_each(folding, channels_of(before.inputs[0]), wide)
+
+
+def _window(layer: nn.Module) -> int:
+    """The side of a pooling's window when it is square and each pixel lies in the middle of one; else 0."""
+    if not isinstance(layer, nn.MaxPool2d) or layer.ceil_mode or layer.return_indices:
+        return 0
+    (height, width), stride = _pair(layer.kernel_size), _pair(layer.stride)
+    centred = height == width and height % 2 == 1 and _pair(layer.padding) == (height // 2, width // 2)
+    return height if centred and stride == _pair(layer.dilation) == (1, 1) else 0
 
 
 def _called(layer: Callable[[], nn.Module]) -> Callable[[Folding, fx.Node], Value]:
@@ -277,7 +390,7 @@ def merge(folding: Folding, left: Channels, right: Channels) -> Channels | None:
     biases = [source.bias for source in (a, b) if source.bias is not None]
     bias = torch.stack(biases).sum(dim=0) if biases else None
     folding.counts["parallel convolutions merged"] += 1
-    return channels_of(folding.add(Dense(a.parts, weight, bias, large.like, number=-1)))
+    return channels_of(folding.add(Dense(a.parts, weight, bias, large.like, -1, large.terms)))
 
 
 def combine(
@@ -322,6 +435,7 @@ def _detect(folding: Folding, node: fx.Node) -> Value:
     maps: tuple[list[Source], list[Source]] = ([], [])
     inputs: Any = node.args[0]
     for conv, argument in zip(head.m, inputs):
+        folding.look_at(argument)
         for kind, rows in zip(maps, box_rows(head)):
             weight, bias = conv.weight[rows].detach(), conv.bias[rows].detach()
             found = convolve(folding, folding.value(argument), weight, bias, settings_of(conv), conv.groups)

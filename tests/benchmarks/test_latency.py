@@ -12,8 +12,8 @@ import pytest
 import benchmark
 from benchmarks.latency import page as page_of
 from benchmarks.networks import title_of
-from benchmarks.stopwatch import measure
 from benchmarks.timings import Timing, read_latency
+from models.tuning.calls import measure
 from utils.errors import UserError
 from utils.files import ROOT
 

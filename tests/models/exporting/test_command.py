@@ -16,6 +16,7 @@ import detect
 from models.exporting.job import example
 from models.runtimes.opening import load_backend
 from models.runtimes.openvino import shared_core
+from models.tuning.machine import instruction_set
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.layouts import DISTINCT, small
@@ -56,6 +57,9 @@ def test_metadata_of_every_form(weights: Path) -> None:
     of_openvino = yaml.safe_load(
         (weights.parent / "best_openvino_model" / "metadata.yaml").read_text(encoding="utf-8")
     )
+    assert {of_onnx.pop("forms"), of_openvino.pop("forms")} == {
+        f"as measured in {runtime} on {instruction_set()}, or by rule" for runtime in ("onnx", "openvino")
+    }
     assert of_onnx == of_openvino
     assert json.loads(of_onnx["names"]) == {str(index): name for index, name in NAMES.items()}
     assert of_onnx["source"] == hashlib.sha256(weights.read_bytes()).hexdigest()

@@ -86,7 +86,7 @@ FLOWS = [
 def test_the_result_is_that_of_the_network(flow: Callable[[Block, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 1), Block(flow), nn.Conv2d(8, 8, 1)).double().eval()
-    folded, _ = fold(network, (1, 3, 16, 16))
+    folded, *_ = fold(network, (1, 3, 16, 16))
     for shape in ((1, 3, 16, 16), (2, 3, 8, 24)):
         x = torch.randn(shape, dtype=torch.float64)
         torch.testing.assert_close(folded(x), network(x), rtol=1e-9, atol=1e-9)
@@ -96,7 +96,7 @@ def test_the_result_is_that_of_the_network(flow: Callable[[Block, Tensor], Tenso
 def test_only_the_block_that_cannot_be_folded_stays() -> None:
     shuffled = Block(lambda n, x: n.b(shuffle_channels(n.a(x), 2)))
     network = nn.Sequential(nn.Conv2d(3, 8, 1), Block(asks_for_types), shuffled).eval()
-    folded, rules = fold(network, (1, 3, 16, 16))
+    folded, rules, _ = fold(network, (1, 3, 16, 16))
     assert rules[KEPT] == 1 and rules["channel permutations carried into weights"] == 1
     assert [type(part) for part in folded.modules()].count(Block) == 1
     assert "shuffle" not in folded.code
@@ -117,6 +117,6 @@ def test_keywords_of_layers_are_kept(bias: bool) -> None:
             return self.attention(y, y, value=y, attn_mask=self.mask)[0]
 
     network = Attention().double().eval()
-    folded, _ = fold(network, (1, 3, 16, 16))
+    folded, *_ = fold(network, (1, 3, 16, 16))
     x = torch.randn((2, 3, 16, 16), dtype=torch.float64)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-9, atol=1e-9)

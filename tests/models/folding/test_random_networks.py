@@ -95,7 +95,7 @@ def test_random_networks_mean_the_same(seed: int) -> None:
         if isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.running_mean)  # type: ignore[arg-type]
             nn.init.uniform_(part.running_var, 0.5, 2)  # type: ignore[arg-type]
-    network, _ = fold(net, (1, 16, 8, 8))
+    network, *_ = fold(net, (1, 16, 8, 8))
     for shape in ((1, 16, 8, 8), (3, 16, 6, 10)):
         x = torch.randn(shape, dtype=torch.float64)
         expected = net(x)

@@ -35,7 +35,7 @@ def folded(net: nn.Module, channels: int = 8, side: int = 8) -> tuple[fx.GraphMo
             nn.init.uniform_(part.running_var, 0.5, 2)  # type: ignore[arg-type]
             nn.init.normal_(part.weight)
             nn.init.normal_(part.bias)
-    network, rules = fold(net, (1, channels, side, side))
+    network, rules, _ = fold(net, (1, channels, side, side))
     for shape in ((1, channels, side, side), (3, channels, side + 4, side)):
         x = torch.randn(shape, dtype=torch.float64)
         torch.testing.assert_close(network(x), net(x), rtol=1e-9, atol=1e-9)

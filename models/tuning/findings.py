@@ -1,0 +1,123 @@
+"""What was measured before: by us, in `data/forms.yaml`, and on this machine, in the user's cache folder."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from models.folding.forms import Chooser, Site, by_rule
+from models.tuning.machine import Machine, instruction_set
+from models.tuning.tune import Finding, Findings
+from utils.console import LOGGER, warn
+from utils.errors import UserError
+from utils.files import ROOT, write_text
+from utils.reading import read_bytes, read_yaml
+
+TABLE = ROOT / "data" / "forms.yaml"
+MOST_BYTES = 16 << 20  # of the cache
+FAR = 2.0  # doublings of channels and of the map's sides in all, beyond which a measurement says nothing
+
+
+# ---- by us ----
+
+
+def usual(runtime: str, instructions: str | None = None) -> Chooser:
+    """The forms for a runtime as they were measured on this kind of CPU, or by rule where none were.
+
+    Args:
+        instructions: of another kind of CPU; see `Machine`.
+    """
+    kind = instructions or instruction_set()
+    known: dict[str, str] = next(
+        (e["forms"] for e in table() if (e["runtime"], e["instructions"]) == (runtime, kind)), {}
+    )
+    return functools.partial(_nearest, {Site.parse(text): form for text, form in known.items()})
+
+
+@functools.cache
+def table() -> list[dict[str, Any]]:
+    """The entries of `data/forms.yaml`: runtime, instructions, machine, and forms by site.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    entries = read_yaml(TABLE)
+    try:
+        for entry in entries:
+            if not all(isinstance(entry[key], str) for key in ("runtime", "instructions", "machine")):
+                raise TypeError("an entry has no runtime, instructions and machine")
+            for text, form in entry["forms"].items():
+                Site.parse(text)
+                if not isinstance(form, str):
+                    raise TypeError(f"the form of '{text}' is no text")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{TABLE}: {error}; `python benchmark.py tune --table` writes it") from error
+    return list(entries)
+
+
+def _nearest(known: Mapping[Site, str], site: Site, forms: Any) -> str:
+    like = [other for other in known if _distance(site, other) <= FAR]
+    found = min(like, key=lambda other: _distance(site, other), default=None)
+    form = by_rule(site, forms) if found is None else known[found]
+    return form if form in forms else by_rule(site, forms)
+
+
+def _distance(site: Site, other: Site) -> float:
+    """How different two sites are, in doublings; infinite for sites of different kinds."""
+    kinds = [(s.kind, s.kernel, s.stride, s.pieces) for s in (site, other)]
+    if kinds[0] != kinds[1]:
+        return math.inf
+    sizes = [(s.inputs, s.outputs, math.prod(s.side) ** 0.5) for s in (site, other)]
+    return sum(abs(math.log2(a / b)) for a, b in zip(*sizes))
+
+
+# ---- on this machine ----
+
+
+def cache_file() -> Path:
+    """Where this machine's findings are kept."""
+    return Path(platformdirs.user_cache_dir("lean5", appauthor=False)) / "forms.json"
+
+
+def remembered(machine: Machine) -> Findings:
+    """What was found on a machine before; as much as can be read of it."""
+    found: Findings = {}
+    for text, entry in _content(cache_file()).get(str(machine), {}).items():
+        try:
+            ratios = {str(form): tuple(map(float, three)) for form, three in entry["ratios"].items()}
+            if entry["form"] in ratios and all(len(three) == 3 for three in ratios.values()):
+                found[Site.parse(text)] = Finding(entry["form"], ratios)  # type: ignore[arg-type]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            LOGGER.debug(f"'{text}' is damaged: {error}")
+    return found
+
+
+def remember(machine: Machine, findings: Mapping[Site, Finding]) -> None:
+    """Keep findings for the next time. A folder that cannot be written to costs no more than that time."""
+    file = cache_file()
+    content = _content(file)
+    own = content.setdefault(str(machine), {})
+    own |= {str(site): asdict(found) for site, found in findings.items()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(content), durable=False)
+    except OSError as error:
+        warn(f"what was measured cannot be kept for the next time: {error}")
+
+
+def _content(file: Path) -> dict[str, dict[str, Any]]:
+    """By machine, what is in the file; nothing of a damaged one, which is only a loss of time."""
+    try:
+        content = json.loads(read_bytes(file, MOST_BYTES))
+    except (OSError, UserError, ValueError, RecursionError) as error:
+        LOGGER.debug(f"no findings: {error}")
+        return {}
+    known = content.items() if isinstance(content, dict) else ()
+    return {name: entries for name, entries in known if isinstance(entries, dict)}
