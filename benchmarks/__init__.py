@@ -2,5 +2,5 @@
 in `lightening/` the page and the search of `lighten.py`.
 
 Top floor: may import everything, and only commands import it. Each subcommand is a module with `Config` and
-`run`; scripts of their own are `overhead.py`, `grouped.py` and, for `latency.py`, `stopwatch.py`.
+`run`; scripts of their own are `overhead.py` and, for `latency.py`, `stopwatch.py`.
 """

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
 
 import benchmark
-from benchmarks.grouped import MAPS, forms_of
 from benchmarks.profiling import kernels_of, onnx_kind, table
-from models.deploy import deploy
-from models.yolo import DetectionModel
 from utils.errors import UserError
 
 
@@ -47,19 +43,6 @@ def test_medians_by_kernel_after_the_warm_up() -> None:
         ("others", "0.01 (1)", "–"),
         ("all", "6.01 (3)", "7.00 (1)"),
     ]
-
-
-def test_forms_of_a_folded_hetconv() -> None:
-    """Those that are timed have the widths of the folded network: groups of 8, 8, 16 and 32 channels."""
-    assert {channels: list(forms_of(channels)) for channels in MAPS} == {
-        16: ["2 groups", "dense"],
-        32: ["4 groups", "2 groups", "dense"],
-        64: ["4 groups", "2 groups", "dense"],
-        128: ["4 groups", "2 groups", "dense"],
-    }
-    deployed = deploy(DetectionModel("yolov5n-csphet").eval())
-    widths = {(m.in_channels, m.groups) for m in deployed.modules() if isinstance(m, nn.Conv2d)}
-    assert {pair for pair in widths if pair[1] > 1} == {(16, 2), (32, 4), (64, 4), (128, 4)}
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
