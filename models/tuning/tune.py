@@ -126,16 +126,19 @@ def tune(
         wanted = deploy(model, size, choose=usual).sites
         for place in places_of(copy.deepcopy(model).float().eval().fuse(), size):
             while site := _next_site(place, wanted, tuning):
-                if known and site in known and next(iter(known[site].ratios)) == usual(site, wanted[site]):
-                    tuning.findings[site] = known[site]
-                    continue
-                if stop.requested or time.monotonic() > ends:
-                    tuning.complete = False
-                    break
-                found = tuning.findings[site] = bench.finding(place, site, wanted[site], tuning)
-                LOGGER.debug(f"{place.name}: {site}: {found.ratios}")
+                found = (known or {}).get(site)
+                if found is None or next(iter(found.ratios)) != usual(site, wanted[site]):
+                    if stop.requested or time.monotonic() > ends:
+                        tuning.complete = False
+                        break
+                    found = bench.finding(place, site, wanted[site], tuning)
+                    LOGGER.debug(f"{place.name}: {site}: {found.ratios}")
+                tuning.findings[site] = found
                 if found.changes:
                     LOGGER.info(f"{place.name}: {site}: {found}")
+                    wanted |= deploy(
+                        model, size, choose=_until_now(tuning)
+                    ).sites  # it may give rise to others
         if _changes(tuning.findings):
             tuning.whole = bench.whole(model, size, tuning)
     return tuning
