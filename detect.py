@@ -97,7 +97,7 @@ def run(config: DetectConfig) -> Path | None:
     with contextlib.closing(
         iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
     ) as groups:
-        detector = build_detector(config)
+        detector = build_detector(config, calls=1 if source.live else MOST_WORKERS)
         folder = increment_path(place, config.exist_ok) if options.anything else None
         writer = OutputWriter(folder, options, detector.names, style) if folder else None
         window = Window(detector.names, style) if config.view_img else None
@@ -153,11 +153,12 @@ def in_parallel(
 ) -> Generator[DetectedFrames, None, None]:
     """`map(detect, groups)` in an order of work that keeps all cores busy.
 
-    PyTorch splits each layer over the cores and waits for the slowest share; with reading and writing beside
-    it that wait is long. Several images at a time, each on its own core, do not wait for each other.
+    A runtime splits each layer over the cores and waits for the slowest share; with reading and writing
+    beside it that wait is long. Several images at a time, each on its own core, do not wait for each other.
     """
     cores = torch.get_num_threads()
-    shares = min(cores, MOST_WORKERS) if detector.backend.pt and detector.device.type == "cpu" else 1
+    calls = detector.backend.calls if detector.device.type == "cpu" else 1
+    shares = min(cores, calls, MOST_WORKERS)
     threads = partial(torch.set_num_threads, cores // shares)
     try:
         with thread_pool(shares, threads) as pool:
@@ -166,12 +167,13 @@ def in_parallel(
         torch.set_num_threads(cores)
 
 
-def build_detector(config: DetectConfig) -> Detector:
-    """The detector with its thresholds, on its device."""
+def build_detector(config: DetectConfig, calls: int = 1) -> Detector:
+    """The detector with its thresholds, on its device; at most so many threads will call it at once."""
+    calls = min(calls, config.threads or torch.get_num_threads())
     device = select_device(config.device)
     if config.half and device.type != "cuda":
         warn("--half needs a CUDA device; running in single precision")
-    detector = Detector(config.open_weights(device, config.data))
+    detector = Detector(config.open_weights(device, config.data, calls))
     detector.conf, detector.iou, detector.max_det = config.conf_thres, config.iou_thres, config.max_det
     detector.agnostic, detector.classes = config.agnostic_nms, config.classes
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]

@@ -30,7 +30,9 @@ class Backend(nn.Module):
         shape: (height, width) of images when only one is possible, else None.
         batch: images per call when only one number is possible, else None; other numbers are split or padded.
         any_shape: whether images of all shapes are possible, so that they need no padding to one shape.
-        pt: whether this is a PyTorch model in this process, which can run in several threads at once.
+        pt: whether this is a PyTorch model in this process.
+        calls: how many threads may call it at once, each with its share of the cores; of a PyTorch model any
+            number, whose shares are theirs to set.
         library: what runs it.
         place: what it runs on.
         title: file, library and place, for reports.
@@ -40,6 +42,7 @@ class Backend(nn.Module):
     batch: int | None = None
     any_shape = False
     pt = False
+    calls = 1
     library = "PyTorch"
     title = ""
 

@@ -29,10 +29,12 @@ class InferenceConfig(CommandConfig):
     name: str = flag("exp", "name of the run folder", rule=not_empty)
     exist_ok: bool = flag(False, "write into an existing run folder")
 
-    def open_weights(self, device: torch.device, data: str) -> Backend:
-        """The network of `--weights`; `data` names its classes when it does not. Raises as `load_backend`."""
+    def open_weights(self, device: torch.device, data: str, calls: int = 1) -> Backend:
+        """The network of `--weights`; `data` names its classes when it does not. See `load_backend`."""
         weights = [find_weights(name) for name in self.weights or ("",)]
-        return load_backend(weights, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads)
+        return load_backend(
+            weights, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads, calls=calls
+        )
 
     @staticmethod
     def tell_size(backend: Backend, wanted: tuple[int, int]) -> None:

@@ -26,7 +26,9 @@ class OnnxBackend(Backend):
 
     library = "ONNX Runtime"
 
-    def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, device: torch.device, half: bool, threads: int | None, calls: int = 1
+    ) -> None:
         super().__init__(device)
         cuda = device.type == "cuda"
         try:
@@ -38,6 +40,11 @@ class OnnxBackend(Backend):
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
+        if (
+            calls > 1 and not cuda
+        ):  # a session takes calls from any thread, and with one thread runs in theirs
+            options.intra_op_num_threads = max((threads or torch.get_num_threads()) // calls, 1)
+            self.calls = calls
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
             entries, metadata = self.session.get_inputs(), self.session.get_modelmeta().custom_metadata_map

@@ -44,13 +44,14 @@ class Ensemble(Backend):
         self.shape = next(iter(shapes), None)
         self.any_shape = all(m.any_shape for m in members)
         self.pt = all(m.pt for m in members)
+        self.calls = min(m.calls for m in members)
         self.title = " + ".join(m.title for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
 
 
-Opener = Callable[[Path, torch.device, bool, int | None], Backend]  # path, device, half, threads
+Opener = Callable[..., Backend]  # path, device, half, threads; those of `SIDE_BY_SIDE` also calls
 # by the ends of the names of files, and of folders, which have no dot
 OPENERS: dict[str, Opener] = {
     ".pt": open_pytorch,
@@ -61,6 +62,7 @@ OPENERS: dict[str, Opener] = {
     "_ncnn_model": NcnnBackend,
     ".pte": ExecuTorchBackend,
 }
+SIDE_BY_SIDE = (OnnxBackend, OpenVINOBackend)
 
 
 def load_backend(
@@ -71,6 +73,7 @@ def load_backend(
     half: bool = False,
     data: str | Path | None = None,
     threads: int | None = None,
+    calls: int = 1,
 ) -> Backend:
     """Open weights in whatever form they are; several of them become an ensemble.
 
@@ -81,6 +84,8 @@ def load_backend(
         data: dataset yaml that names the classes when the file does not.
         threads: CPU threads of inference, None for the runtime's own choice. PyTorch, OpenCV and ExecuTorch
             have one number for the whole process, the others one per network.
+        calls: how many threads will call it at once; they share `threads`, or the cores. A backend that takes
+            one call at a time says so, see `Backend.calls`.
 
     Raises:
         UserError: no such file, an unknown form, a damaged file, a missing package, classes that disagree, a
@@ -91,7 +96,11 @@ def load_backend(
         raise UserError("no weights given")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
-    members = [_opener(file, dnn)(file, torch.device(device), half, threads) for file in map(Path, files)]
+    members = []
+    for path in map(Path, files):
+        opener = _opener(path, dnn)
+        shared = {"calls": calls} if opener in SIDE_BY_SIDE and calls > 1 else {}
+        members.append(opener(path, torch.device(device), half, threads, **shared))
     for file, member in zip(files, members):
         member.title = f"{file} ({member.library}, {member.place})"
         if not member.names and data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -36,13 +37,19 @@ class OpenVINOBackend(Backend):
 
     library = "OpenVINO"
 
-    def __init__(self, folder: Path, device: torch.device, half: bool, threads: int | None) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, half: bool, threads: int | None, calls: int = 1
+    ) -> None:
         super().__init__(device)
         openvino = require("openvino", "openvino")
         xml, weights = the_pair(folder, ".xml")
         config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+        if calls > 1:
+            config |= {"NUM_STREAMS": calls, "INFERENCE_NUM_THREADS": threads or torch.get_num_threads()}
+            self.calls = calls
+        self.own = threading.local()
         try:
             core = shared_core()
             self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
@@ -63,5 +70,7 @@ class OpenVINOBackend(Backend):
 
     def run(self, images: Tensor) -> Sequence[Tensor]:
         array = np.ascontiguousarray(images.cpu().numpy().astype(self.input_type, copy=False))
-        results = self.compiled([array])
+        if not hasattr(self.own, "request"):  # each thread has its own
+            self.own.request = self.compiled.create_infer_request()
+        results = self.own.request.infer([array])
         return [torch.from_numpy(np.array(results[port], np.float32)) for port in self.compiled.outputs]

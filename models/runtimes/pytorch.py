@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Backend, first_line
+from models.runtimes.base import MOST_THREADS, Backend, first_line
 from models.runtimes.metadata import CONFIG_FILE, read_json
 from models.weights import load_model
 from models.yolo import DetectionModel
@@ -32,6 +32,7 @@ class PyTorchBackend(Backend):
     """
 
     any_shape = pt = True
+    calls = MOST_THREADS
 
     def __init__(
         self, model: DetectionModel, device: torch.device, *, half: bool = False, fuse: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,12 @@ import detect
 import val
 from models.exporting import ncnn, onnx, openvino, torchscript
 from models.exporting.job import Exporter, example
+from models.runtimes.base import Backend
 from models.runtimes.opening import load_backend
 from models.weights import load_model
 from tests.models.exporting.jobs import SIZE, expectation, job_of, make_job, shares
 from tests.models.exporting.weights import NAMES
+from utils.data.sources import FileSource
 from utils.data.spec import DataSpec
 from utils.errors import UserError
 from utils.files import ROOT
@@ -114,6 +117,7 @@ def test_openvino_leaves_signals_alone(folder: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
+from models.runtimes.base import Backend
 from models.runtimes.opening import load_backend
 first, second = (load_backend(Path({str(folder)!r})) for _ in range(2))
 del first
@@ -178,6 +182,56 @@ def test_threads_of_torch_and_onnxruntime(tmp_path: Path) -> None:
         assert torch.get_num_threads() != before
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("onnx", 2), ("openvino", 2), ("ncnn", 1), ("torchscript", 1)])
+def test_calls_side_by_side(name: str, calls: int, tmp_path: Path) -> None:
+    """Where they are possible each has its share of the threads, and gives what it gives alone."""
+    pytest.importorskip({"onnx": "onnxruntime", "torchscript": "torch"}.get(name, name))
+    file, export = FILES[name]
+    job = make_job(tmp_path / file)
+    export(job)
+    before = torch.get_num_threads()
+    try:
+        backend = load_backend(job.target, threads=2, calls=2)
+        assert backend.calls == calls
+        if name == "onnx":
+            assert backend.session.get_session_options().intra_op_num_threads == 1
+        if name == "openvino":
+            assert backend.compiled.get_property("NUM_STREAMS") == 2
+            assert backend.compiled.get_property("INFERENCE_NUM_THREADS") == 2
+        assert load_backend(job.target, threads=1).calls == 1
+        assert load_backend([job.target, job.target], threads=2, calls=2).calls == calls
+    finally:
+        torch.set_num_threads(before)
+    if calls > 1:
+        images = [torch.rand(job.image.shape, generator=torch.Generator().manual_seed(n)) for n in range(16)]
+        with ThreadPoolExecutor(calls) as pool:
+            together = list(pool.map(backend, images))
+        assert all(torch.equal(found, backend(image)) for found, image in zip(together, images))
+        assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize(
+    ("live", "threads", "expected"),
+    [(False, 3, 3), (False, 1, 1), (False, 64, detect.MOST_WORKERS), (True, 3, 1)],
+)
+def test_detect_calls_side_by_side_unless_frames_come_one_by_one(
+    live: bool, threads: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "best.onnx")
+    FILES["onnx"][1](job)
+    opened = []
+
+    def opening(*files: object, calls: int, **more: object) -> Backend:
+        opened.append(calls)
+        return load_backend(*files, calls=calls, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("models.runtimes.config.load_backend", opening)
+    monkeypatch.setattr(FileSource, "live", live)
+    flags = ("--weights", str(job.target), "--threads", str(threads), "--nosave", "--imgsz", *map(str, SIZE))
+    detect.main([*flags, "--source", str(ROOT / "data" / "images")])
+    assert opened == [expected]
 
 
 @pytest.mark.parametrize("name", ["openvino", "ncnn"])
