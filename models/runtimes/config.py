@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from models.exporting.kept import for_runtime
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
 from utils.console import warn
+from utils.errors import UserError
 from utils.flags import DEVICE_HELP, THREADS_HELP, CommandConfig, at_least, flag, not_empty
 
 
@@ -22,6 +25,10 @@ class InferenceConfig(CommandConfig):
     device: str = flag("", DEVICE_HELP)
     augment: bool = flag(False, "test-time augmentation")
     half: bool = flag(False, "half precision (CUDA)")
+    runtime: Literal["torch", "onnx", "openvino"] = flag(
+        "torch",
+        "what runs PyTorch weights on the CPU; the others get the network once, in the user's cache folder",
+    )
     dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
     threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
     save_txt: bool = flag(False, "save detections as label files")
@@ -32,9 +39,19 @@ class InferenceConfig(CommandConfig):
     def open_weights(self, device: torch.device, data: str, calls: int = 1) -> Backend:
         """The network of `--weights`; `data` names its classes when it does not. See `load_backend`."""
         weights = [find_weights(name) for name in self.weights or ("",)]
-        return load_backend(
-            weights, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads, calls=calls
+        files = weights
+        if self.runtime != "torch":
+            if device.type != "cpu":
+                raise UserError(
+                    f"--runtime {self.runtime} runs on the CPU; leave it out, or --device {device}"
+                )
+            files = [for_runtime(path, self.runtime) for path in weights]
+        backend = load_backend(
+            files, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads, calls=calls
         )
+        for path, file in zip(weights, files):  # whoever reads the title knows the weights
+            backend.title = backend.title.replace(str(file), str(path))
+        return backend
 
     @staticmethod
     def tell_size(backend: Backend, wanted: tuple[int, int]) -> None:

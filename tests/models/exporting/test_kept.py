@@ -1,0 +1,143 @@
+"""PyTorch weights in another runtime: `--runtime` of detect.py and val.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import detect
+import val
+from models.exporting import kept
+from models.exporting.kept import for_runtime, kept_network, networks
+from models.runtimes.config import InferenceConfig
+from models.runtimes.opening import load_backend
+from models.weights import load_model
+from utils.errors import UserError
+from utils.files import ROOT
+
+pytest.importorskip("onnx")
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path.parent / f"{tmp_path.name}-cache"
+    monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
+    return folder / "networks"
+
+
+@pytest.mark.parametrize("runtime", list(PACKAGES))
+def test_a_network_is_written_once(
+    runtime: str, weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(PACKAGES[runtime])
+    first = kept_network(weights, runtime)
+    assert first.is_relative_to(cache)
+    assert [file.name for file in weights.parent.iterdir()] == [weights.name]
+    backend, model = load_backend(first), load_model(weights)
+    assert backend.any_shape
+    for size in ((64, 96), (128, 32)):
+        image = torch.rand(2, 3, *size)
+        with torch.inference_mode():
+            torch.testing.assert_close(backend(image), model(image)[0], rtol=1e-4, atol=1e-3)
+    monkeypatch.setattr(kept, "make", lambda *_: pytest.fail("written again"))
+    assert kept_network(weights, runtime) == first
+    copy = weights.with_name("copy.pt")
+    shutil.copy(weights, copy)
+    with pytest.raises(pytest.fail.Exception, match="written again"):  # its file has another name
+        kept_network(copy, runtime)
+
+
+def test_other_weights_code_or_machine_are_another_network(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    made = []
+    monkeypatch.setattr(
+        kept, "_write", lambda weights, runtime, target: made.append(target) or target.touch()
+    )
+    kept_network(weights, "onnx")
+    kept_network(weights, "onnx")
+    assert len(made) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "instruction_set", lambda: "other")
+        kept_network(weights, "onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr(kept.importlib.metadata, "version", lambda name: "9.9")
+        kept_network(weights, "onnx")
+    with weights.open("ab") as file:
+        file.write(b" ")
+    kept_network(weights, "onnx")
+    assert len({target.parent for target in made}) == len(made) == 4
+
+
+def test_those_that_were_used_longest_ago_go(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(kept, "MOST_KEPT", 2)
+    monkeypatch.setattr(kept, "_write", lambda weights, runtime, target: target.touch())
+    for number, name in enumerate("abc"):
+        (cache / name).mkdir(parents=True)
+        (cache / f"{name}.lock").touch()
+        os.utime(cache / name, (number, number))
+    target = kept_network(weights, "onnx")
+    assert {file.name for file in networks().iterdir() if file.is_dir()} == {"c", target.parent.name}
+    assert {file.stem for file in networks().glob("*.lock")} == {"c", target.parent.name}
+
+
+@pytest.mark.parametrize("runtime", list(PACKAGES))
+def test_detect_finds_the_same(
+    runtime: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(PACKAGES[runtime])
+    found = []
+    for name in ("torch", runtime):
+        flags = ("--imgsz", "96", "--conf-thres", "0.5", "--nosave", "--save-txt", "--name", name)
+        detect.main(
+            ["--weights", str(weights), "--runtime", name, "--project", str(tmp_path / "runs"), *flags]
+        )
+        labels = tmp_path / "runs" / name / "labels"
+        found.append(
+            {file.name: sorted(file.read_text(encoding="utf-8").splitlines()) for file in labels.iterdir()}
+        )
+    assert found[0] == found[1]
+    assert any(found[0].values())
+    library = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[runtime]
+    assert f"with {weights} ({library}, cpu)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("runtime", list(PACKAGES))
+def test_val_measures_the_same(runtime: str, weights: Path, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[runtime])
+    reports = []
+    for name in ("torch", runtime):
+        flags = ("--data", str(tiny_data), "--imgsz", "64", "--noplots", "--single-cls", "--name", name)
+        val.main(["--weights", str(weights), "--runtime", name, "--project", str(tmp_path / "runs"), *flags])
+        reports.append(json.loads((tmp_path / "runs" / name / "metrics.json").read_text(encoding="utf-8")))
+    assert reports[0]["images"] == reports[1]["images"] == 4
+    assert reports[0]["mAP50_95"] == pytest.approx(reports[1]["mAP50_95"], abs=5e-4)
+
+
+def test_what_cannot_be(weights: Path, tmp_path: Path, cache: Path) -> None:
+    onnx = tmp_path / "best.onnx"
+    onnx.touch()
+    with pytest.raises(UserError, match="--runtime openvino is for PyTorch weights"):
+        for_runtime(onnx, "openvino")
+    config = InferenceConfig(weights=(str(weights),), runtime="onnx")
+    with pytest.raises(UserError, match="--runtime onnx runs on the CPU; leave it out, or --device cuda"):
+        config.open_weights(torch.device("cuda"), "data/digits.yaml")
+    with pytest.raises(UserError, match="--augment needs PyTorch weights"):
+        detect.main(
+            ["--weights", str(weights), "--runtime", "onnx", "--augment", "--nosave", "--imgsz", "64"]
+        )
+    shutil.rmtree(cache.parent)
+    cache.parent.write_text("in the way", encoding="utf-8")
+    with pytest.raises(OSError, match="cache"):
+        kept_network(weights, "onnx")
+    assert (ROOT / "data" / "images").is_dir()
