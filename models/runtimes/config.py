@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from models.exporting.kept import for_runtime
 from models.runtimes.opening import Backend, load_backend
 from models.weights import find_weights
 from utils.console import warn
@@ -45,7 +45,8 @@ class InferenceConfig(CommandConfig):
                 raise UserError(
                     f"--runtime {self.runtime} runs on the CPU; leave it out, or --device {device}"
                 )
-            files = [for_runtime(path, self.runtime) for path in weights]
+            kept = importlib.import_module("models.exporting.kept")  # start-up stays short
+            files = [kept.for_runtime(path, self.runtime) for path in weights]
         backend = load_backend(
             files, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads, calls=calls
         )

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
 
 from training.ema import ModelEma
 from training.engine import MAX_GRADIENT_NORM, NonFiniteLoss
 from training.lightening.losses import output_error
+from training.lightening.optimizer import MuonAdamW
 from training.lightening.pair import Pair
 from training.state import TrainingState
 from utils.console import progress
@@ -74,13 +74,13 @@ def pace(step: int, length: int) -> float:
     return warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / length)) / 2)
 
 
-def build_optimizer(pair: Pair) -> AdamW:
-    """AdamW over the student's own layers and the adapters; `pace` of each group says how fast it learns."""
+def build_optimizer(pair: Pair) -> MuonAdamW:
+    """Over the student's own layers and the adapters; `pace` of each group says how fast it learns."""
     own = [(layer.index, module) for layer, module in zip(pair.student.layers, pair.student.model)]
     groups: dict[float, list[nn.Parameter]] = {1.0: list(pair.adapters.parameters()), OLD_PACE: []}
     for index, module in own[pair.shared :]:
         groups[1.0 if index in pair.new else OLD_PACE] += [p for p in module.parameters() if p.requires_grad]
-    return AdamW(
+    return MuonAdamW(
         [{"params": some, "pace": relative} for relative, some in groups.items() if some],
         lr=RATES[STAGES],
         weight_decay=WEIGHT_DECAY,
