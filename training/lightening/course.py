@@ -33,7 +33,7 @@ from utils.interrupt import StopRequest
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
 RATES = {STAGES: 3e-3, WHOLE: 2e-3}
-OLD_PACE = 0.5  # layers that are the teacher's own learn at half the pace of new ones
+OLD_PACE = 0.2  # layers that are the teacher's own learn at a fifth of the pace of new ones
 MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things that are in no picture, too
 OUTPUT_WEIGHT = 0.1
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run

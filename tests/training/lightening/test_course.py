@@ -104,10 +104,10 @@ def test_what_is_learnt_in_each_phase(learning: Course) -> None:
     assert float(loss) == float(total) == pytest.approx(5 * cuts * float(stages) + 0.1 * float(outputs))
 
 
-def test_old_layers_learn_at_half_the_pace_of_new_ones(learning: Course) -> None:
+def test_old_layers_learn_at_a_fifth_of_the_pace_of_new_ones(learning: Course) -> None:
     student, pair = learning.pair.student, learning.pair
     paces = {id(p): group["pace"] for group in build_optimizer(pair).param_groups for p in group["params"]}
     for index, layer in enumerate(student.model):
-        expected = None if index < pair.shared else 1.0 if index in pair.new else 0.5
+        expected = None if index < pair.shared else 1.0 if index in pair.new else 0.2
         assert {paces.get(id(p)) for p in layer.parameters() if p.requires_grad} <= {expected}, index
-    assert {*paces.values()} == {1.0, 0.5}
+    assert {*paces.values()} == {1.0, 0.2}
