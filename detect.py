@@ -25,7 +25,7 @@ if __name__ == "__main__":
 import torch
 
 from models.detector import Detector
-from models.runtimes.config import InferenceConfig
+from models.runtimes.config import RUNTIME_HELP, InferenceConfig
 from utils.console import warn
 from utils.data.frames import Frame
 from utils.data.sources import Files, FileSource, open_source
@@ -47,6 +47,7 @@ MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each n
 class DetectConfig(InferenceConfig):
     """Flags of detect.py."""
 
+    runtime: Literal["torch", "onnx", "openvino", "auto"] = flag("auto", RUNTIME_HELP)
     source: str = flag(
         "data/images",
         "image, folder, glob, list file, video, webcam number, rtsp/http stream, screen, - for stdin",
@@ -97,7 +98,7 @@ def run(config: DetectConfig) -> Path | None:
     with contextlib.closing(
         iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
     ) as groups:
-        detector = build_detector(config, calls=1 if source.live else MOST_WORKERS)
+        detector = build_detector(config, 1 if source.live else MOST_WORKERS, source.length)
         folder = increment_path(place, config.exist_ok) if options.anything else None
         writer = OutputWriter(folder, options, detector.names, style) if folder else None
         window = Window(detector.names, style) if config.view_img else None
@@ -107,13 +108,17 @@ def run(config: DetectConfig) -> Path | None:
             if source.live
             else in_parallel(detect, groups, detector)
         )
-        with contextlib.closing(results):
-            used = f"of {config.source} with {detector.backend.title}"
-            log = DetectionLog(source, detector.names, detector.channels, used)
+        with contextlib.closing(results), contextlib.closing(detector.backend):
+            log = DetectionLog(source, detector.names, detector.channels, partial(used, config, detector))
             deliver(results, log, writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
+
+
+def used(config: DetectConfig, detector: Detector) -> str:
+    """Of what pictures are, and with what they are looked at."""
+    return f"of {config.source} with {detector.backend.title}"
 
 
 def deliver(
@@ -167,13 +172,18 @@ def in_parallel(
         torch.set_num_threads(cores)
 
 
-def build_detector(config: DetectConfig, calls: int = 1) -> Detector:
-    """The detector with its thresholds, on its device; at most so many threads will call it at once."""
+def build_detector(config: DetectConfig, calls: int = 1, images: int | None = None) -> Detector:
+    """The detector with its thresholds, on its device.
+
+    Args:
+        calls: how many threads will call it at once, at most.
+        images: that it will see, where that is known.
+    """
     calls = min(calls, config.threads or torch.get_num_threads())
     device = select_device(config.device)
     if config.half and device.type != "cuda":
         warn("--half needs a CUDA device; running in single precision")
-    detector = Detector(config.open_weights(device, config.data, calls))
+    detector = Detector(config.open_weights(device, config.data, calls=calls, images=images))
     detector.conf, detector.iou, detector.max_det = config.conf_thres, config.iou_thres, config.max_det
     detector.agnostic, detector.classes = config.agnostic_nms, config.classes
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]

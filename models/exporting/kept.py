@@ -1,28 +1,28 @@
-"""Networks of PyTorch weights for other runtimes, written once and kept in the user's cache folder."""
+"""Writes the networks of PyTorch weights that other runtimes are to run, once, into the user's cache folder.
+
+`python -m models.exporting.kept WEIGHTS RUNTIME` does so for `models.runtimes.handover`, which goes on
+meanwhile; it ends when its standard input does.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
+import os
 import shutil
+import signal
+import sys
+import threading
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock
 
 from models.exporting.config import ExportConfig
 from models.exporting.formats import FORMATS, check_needs
 from models.exporting.job import Job, example, metadata
 from models.exporting.run import in_its_forms, load_unchanged, make
-from models.runtimes.base import checksum
-from models.tuning.findings import TABLE
-from models.tuning.machine import PACKAGES, instruction_set
-from utils.errors import UserError
-from utils.files import ROOT, safe_name
+from models.runtimes.kept import networks, place_of
+from utils.errors import UserError, run_command
 
-KEPT = ("onnx", "openvino")  # runtimes, and the names of their formats
 MOST_KEPT = 32  # networks; beyond, those that were used longest ago go
-WRITERS = ("torch", "onnx")  # packages that have a say in what is written
 SIZE = (
     640,
     640,
@@ -30,20 +30,18 @@ SIZE = (
 
 
 def kept_network(weights: Path, runtime: str) -> Path:
-    """The file or folder of a network for one of `KEPT`, for images of any size; made now when there is none.
+    """The file or folder of a network, for images of any size; made now when there is none.
 
-    It is found by what is in the weights, not by their name, and by everything that has a say in it: versions
-    of packages, this code, the CPU's instructions. It has been compared with PyTorch like any export.
+    It has been compared with PyTorch like any export.
 
     Raises:
         UserError: unusable weights, a missing package, a network that the format cannot express, or a result
             that differs.
         OSError: the cache folder cannot be written to.
     """
-    form = FORMATS[runtime]
-    check_needs(form)
-    folder = networks() / _key(weights, runtime)
-    target = folder / f"{safe_name(weights.stem)}{form.suffix}"
+    check_needs(FORMATS[runtime])
+    target = place_of(weights, runtime)
+    folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # two commands may want it at once
         if not target.exists():
@@ -51,18 +49,6 @@ def kept_network(weights: Path, runtime: str) -> Path:
         folder.touch()
     _drop_oldest()
     return target
-
-
-def networks() -> Path:
-    """Where they are kept."""
-    return Path(platformdirs.user_cache_dir("lean5", appauthor=False)) / "networks"
-
-
-def _key(weights: Path, runtime: str) -> str:
-    versions = [importlib.metadata.version(name) for name in (*WRITERS, PACKAGES[runtime])]
-    code = checksum([*sorted((ROOT / "models").rglob("*.py")), TABLE])
-    parts = [checksum([weights]), runtime, *versions, code, instruction_set()]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
 
 def _write(weights: Path, runtime: str, target: Path) -> None:
@@ -84,7 +70,7 @@ def _drop_oldest() -> None:
 
 
 def for_runtime(weights: Path, runtime: str) -> Path:
-    """What to open in place of PyTorch weights so that one of `KEPT` runs them.
+    """What to open in place of PyTorch weights so that a runtime runs them.
 
     Raises:
         UserError: other files, which belong to a runtime themselves; and as `kept_network`.
@@ -94,3 +80,13 @@ def for_runtime(weights: Path, runtime: str) -> Path:
             f"--runtime {runtime} is for PyTorch weights; '{weights}' belongs to a runtime itself"
         )
     return kept_network(weights, runtime)
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    signal.raise_signal(signal.SIGTERM)  # so that nothing half-written stays
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    run_command(lambda: print(kept_network(Path(sys.argv[1]), sys.argv[2])))

@@ -87,6 +87,9 @@ class Backend(nn.Module):
         parts = [self._run_part(images[start : start + size], size) for start in range(0, len(images), size)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def close(self) -> None:
+        """End what runs beside it, if anything does."""
+
     def train(self, mode: bool = True) -> Backend:
         """Backends only predict: whatever the mode asked for, they stay in evaluation mode."""
         return super().train(False)

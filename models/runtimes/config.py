@@ -8,11 +8,19 @@ from typing import Literal
 
 import torch
 
+from models.runtimes.handover import AFTER, Handover
+from models.runtimes.kept import SUFFIX, installed, written
 from models.runtimes.opening import Backend, load_backend
+from models.runtimes.pytorch import PyTorchBackend
 from models.weights import find_weights
 from utils.console import warn
 from utils.errors import UserError
 from utils.flags import DEVICE_HELP, THREADS_HELP, CommandConfig, at_least, flag, not_empty
+
+RUNTIME_HELP = (
+    "what runs PyTorch weights on the CPU: torch; onnx or openvino, for which the network is written once "
+    "into the user's cache folder; auto: torch at first, and for long work one of those that is installed"
+)
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,7 @@ class InferenceConfig(CommandConfig):
     device: str = flag("", DEVICE_HELP)
     augment: bool = flag(False, "test-time augmentation")
     half: bool = flag(False, "half precision (CUDA)")
-    runtime: Literal["torch", "onnx", "openvino"] = flag(
-        "torch",
-        "what runs PyTorch weights on the CPU; the others get the network once, in the user's cache folder",
-    )
+    runtime: Literal["torch", "onnx", "openvino", "auto"] = flag("torch", RUNTIME_HELP)
     dnn: bool = flag(False, "run ONNX files with OpenCV DNN")
     threads: int | None = flag(None, THREADS_HELP, rule=at_least(1))
     save_txt: bool = flag(False, "save detections as label files")
@@ -36,22 +41,35 @@ class InferenceConfig(CommandConfig):
     name: str = flag("exp", "name of the run folder", rule=not_empty)
     exist_ok: bool = flag(False, "write into an existing run folder")
 
-    def open_weights(self, device: torch.device, data: str, calls: int = 1) -> Backend:
-        """The network of `--weights`; `data` names its classes when it does not. See `load_backend`."""
+    def open_weights(
+        self, device: torch.device, data: str, *, calls: int = 1, images: int | None = None
+    ) -> Backend:
+        """The network of `--weights`, to be closed in the end; see also `load_backend`.
+
+        Args:
+            data: names its classes when it does not.
+            calls: how many threads will call it at once.
+            images: that will go through it, where that is known: for few of them "auto" is torch.
+        """
         weights = [find_weights(name) for name in self.weights or ("",)]
+        on_cpu, runtime = device.type == "cpu", self.runtime
+        if runtime == "auto" and (not on_cpu or self.augment or (images is not None and images < AFTER)):
+            runtime = "torch"
         files = weights
-        if self.runtime != "torch":
-            if device.type != "cpu":
-                raise UserError(
-                    f"--runtime {self.runtime} runs on the CPU; leave it out, or --device {device}"
-                )
+        if runtime in SUFFIX:
+            if not on_cpu:
+                raise UserError(f"--runtime {runtime} runs on the CPU; leave it out, or --device {device}")
             kept = importlib.import_module("models.exporting.kept")  # start-up stays short
-            files = [kept.for_runtime(path, self.runtime) for path in weights]
+            files = [kept.for_runtime(path, runtime) for path in weights]
+        elif runtime == "auto":
+            files = [written(path) or path for path in weights]
         backend = load_backend(
             files, device, dnn=self.dnn, half=self.half, data=data, threads=self.threads, calls=calls
         )
         for path, file in zip(weights, files):  # whoever reads the title knows the weights
             backend.title = backend.title.replace(str(file), str(path))
+        if runtime == "auto" and isinstance(backend, PyTorchBackend) and (there := installed()):
+            return Handover(backend, weights[0], there[0], self.threads, calls)
         return backend
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ class DetectedFrames:
 class DetectionLog:
     """Counts pictures and times, and reports them on stdout; a bar goes to stderr."""
 
-    def __init__(self, source: Source, names: Mapping[int, str], channels: int = 3, used: str = "") -> None:
+    def __init__(
+        self, source: Source, names: Mapping[int, str], channels: int, used: Callable[[], str]
+    ) -> None:
         """
         Args:
             channels: of the pictures that the network sees.
-            used: of which source the pictures are, and with what they are looked at, for the end.
+            used: says at the end of which source the pictures are, and with what they were looked at.
         """
         self.names, self.channels, self.used = names, channels, used
         self.pictures = 0
@@ -83,7 +85,7 @@ class DetectionLog:
             return
         print(speed_line(self._seconds / self.pictures * 1e3, (1, self.channels, *self._size)))
         elapsed = time.perf_counter() - self._start  # several pictures may be looked at side by side
-        print(f"{self.pictures} images {self.used}".rstrip() + f" in {elapsed:.1f} s")
+        print(f"{self.pictures} images {self.used()} in {elapsed:.1f} s")
         if writer is not None:
             part = f" of {writer.complete} of {self.pictures} images"
             counted = f", {writer.label_files} label files in {writer.folder / 'labels'}"

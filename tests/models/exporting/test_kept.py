@@ -13,8 +13,10 @@ import torch
 import detect
 import val
 from models.exporting import kept
-from models.exporting.kept import for_runtime, kept_network, networks
+from models.exporting.kept import for_runtime, kept_network
+from models.runtimes import kept as places
 from models.runtimes.config import InferenceConfig
+from models.runtimes.kept import networks
 from models.runtimes.opening import load_backend
 from models.weights import load_model
 from utils.errors import UserError
@@ -27,7 +29,7 @@ PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path.parent / f"{tmp_path.name}-cache"
-    monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
+    monkeypatch.setattr(places.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
     return folder / "networks"
 
 
@@ -65,10 +67,10 @@ def test_other_weights_code_or_machine_are_another_network(
     kept_network(weights, "onnx")
     assert len(made) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "instruction_set", lambda: "other")
+        patch.setattr(places, "instruction_set", lambda: "other")
         kept_network(weights, "onnx")
     with monkeypatch.context() as patch:
-        patch.setattr(kept.importlib.metadata, "version", lambda name: "9.9")
+        patch.setattr(places.importlib.metadata, "version", lambda name: "9.9")
         kept_network(weights, "onnx")
     with weights.open("ab") as file:
         file.write(b" ")
