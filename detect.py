@@ -179,7 +179,7 @@ def build_detector(config: DetectConfig, calls: int = 1, images: int | None = No
         calls: how many threads will call it at once, at most.
         images: that it will see, where that is known.
     """
-    calls = min(calls, config.threads or torch.get_num_threads())
+    calls = min(calls, config.threads or torch.get_num_threads(), images or calls)
     device = select_device(config.device)
     if config.half and device.type != "cuda":
         warn("--half needs a CUDA device; running in single precision")

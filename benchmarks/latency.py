@@ -66,7 +66,9 @@ class Config(NetworkConfig):
     baseline: str = flag("", "name of the network to compare with; default: the first")
     int8: str = flag("", "data yaml: also time the form of eight-bit integers, calibrated on its images")
     rule: bool = flag(False, "also the forms that a network has by rule, without data/forms.yaml")
-    tune: bool = flag(False, "also each network in the forms that are fastest here, see export.py --tune")
+    tune: bool = flag(
+        False, "also in the forms that are fastest here, timed first (90 s a network and runtime)"
+    )
     json: str = flag("", "file for all numbers, the time of every round included")
 
     def __post_init__(self) -> None:

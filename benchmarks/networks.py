@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
 from models.tuning.findings import remember, remembered, usual
-from models.tuning.machine import PACKAGES, Machine, processor_name
+from models.tuning.machine import PACKAGES, Machine, processor_name, version_of
 from models.tuning.tune import Tuning, tune
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
@@ -38,23 +38,34 @@ FORMS = {"deployed": "", "rule": " (by rule)", "tuned": " (tuned)", "public": " 
 
 
 @dataclass(frozen=True)
-class NetworkConfig(CommandConfig):
-    """The flags that both have; `latency` has other defaults."""
+class ModelsConfig(CommandConfig):
+    """The flags of all commands that run networks."""
 
     cfg: tuple[str, ...] = flag((), "model yamls, by name or path; their weights are random")
     weights: tuple[str, ...] = flag((), "checkpoints (.pt, .safetensors), after the yamls")
     runtimes: tuple[str, ...] = flag(PROFILED, f"some of {', '.join(PROFILED)}", rule=one_of(PROFILED))
     imgsz: int = flag(640, "image side in pixels", *IMGSZ, rule=SIDE)
     threads: int = flag(2, "threads of each runtime", rule=between(1, MOST_THREADS))
-    runs: int = flag(30, "measured rounds", rule=at_least(1))
-    warmup: int = flag(5, "rounds before them", rule=at_least(0))
-    public: bool = flag(False, "also the form without deploy(), only BatchNorm folded")
-    output: str = flag("", "Markdown file for the tables")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.cfg or self.weights):
             raise ValueError("name at least one model with --cfg or --weights")
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Those of `FORMS` that are asked for."""
+        return ("deployed",)
+
+
+@dataclass(frozen=True)
+class NetworkConfig(ModelsConfig):
+    """Those of the ones that measure each network in turns with the others."""
+
+    runs: int = flag(30, "measured rounds", rule=at_least(1))
+    warmup: int = flag(5, "rounds before them", rule=at_least(0))
+    public: bool = flag(False, "also the form without deploy(), only BatchNorm folded")
+    output: str = flag("", "Markdown file for the tables")
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -95,7 +106,7 @@ class Candidate:
         return target
 
 
-def models_of(config: NetworkConfig) -> dict[str, DetectionModel]:
+def models_of(config: ModelsConfig) -> dict[str, DetectionModel]:
     """Every network by its name, in evaluation mode.
 
     Raises:
@@ -152,8 +163,10 @@ def tuned(name: str, model: DetectionModel, runtime: str, config: NetworkConfig)
     machine = Machine.here(runtime, config.threads)
     size = (config.imgsz, config.imgsz)
     LOGGER.info(f"{name}: timing equal forms in {machine}, {config.imgsz} px")
-    tuning = tune(model, runtime, size, config.threads, usual=usual(runtime), known=remembered(machine))
-    remember(machine, tuning.findings)
+    tuning = tune(
+        model, runtime, size, config.threads,
+        usual=usual(runtime), known=remembered(machine), keep=partial(remember, machine),
+    )  # fmt: skip
     LOGGER.info(f"{name}: {tuning}")
     return tuning
 
@@ -179,5 +192,5 @@ def check_packages(runtimes: Sequence[str]) -> None:
 
 def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:
     """Where it is measured: `processor`, `cores`, and `versions` by runtime."""
-    versions = {runtime: importlib.metadata.version(PACKAGES[runtime]) for runtime in runtimes}
+    versions = {runtime: version_of(PACKAGES[runtime]) for runtime in runtimes}
     return {"processor": processor_name(), "cores": os.cpu_count() or 1, "versions": versions}

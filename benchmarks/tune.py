@@ -10,10 +10,11 @@ with `--table` its entries for these runtimes and this kind of CPU are completed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import yaml
 
-from benchmarks.networks import NetworkConfig, check_packages, models_of
+from benchmarks.networks import ModelsConfig, check_packages, models_of
 from benchmarks.pages import console_table
 from models.folding.forms import KINDS
 from models.tuning.findings import TABLE, remember, remembered, table
@@ -26,13 +27,17 @@ from utils.flags import at_least, flag, one_of
 HEAD = """\
 # Which of equal forms of a folded network is fastest, by runtime and kind of CPU, as it was measured: what
 # `export.py` takes without `--tune`. A site that is not here takes the form of its nearest, or the rule's.
-# models/folding/forms.py says what the names mean. Written by
-# `python benchmark.py tune --cfg … --table`; ARM has not been measured.
+# models/folding/forms.py says what the names mean. Other kinds of CPU have not been measured (AVX2, for which
+# the rules were made, and ARM); there the rules hold. Written by
+# `python benchmark.py tune --table --cfg yolov5n yolov5n-gsconv yolov5n-gsconv-all yolov5n-slimneck`
+# `yolov5n-slimneck-paper yolov5n-slimneckc yolov5n-shufflenetv2 yolov5n-csppc yolov5n-c3dual yolov5n-c3het`
+# `yolov5n-csphet yolov5n-dsconv yolov5n-fasternet-backbone yolov5n-lcnet-backbone`
+# `yolov5n-mobilenetv3-backbone yolov5n-expand yolov5s-csphet yolov5s-c3dual`
 """
 
 
 @dataclass(frozen=True)
-class Config(NetworkConfig):
+class Config(ModelsConfig):
     """Time equal forms of networks."""
 
     runtimes: tuple[str, ...] = flag(
@@ -57,11 +62,12 @@ def run(config: Config) -> None:
         found: Findings = {}
         for name, model in models.items():
             LOGGER.info(f"{name} in {machine}, {config.imgsz} px")
-            known = {**remembered(machine), **found}
-            tuning = tune(model, runtime, size, config.threads, known=known, budget=config.seconds)
+            tuning = tune(
+                model, runtime, size, config.threads,
+                known=remembered(machine), keep=partial(remember, machine), budget=config.seconds,
+            )  # fmt: skip
             LOGGER.info(f"{name}: {tuning}")
-            remember(machine, tuning.findings)
-            found |= tuning.findings
+            found |= {site: one for site, one in tuning.findings.items() if not one.wide}
         print(f"\n{machine}\n{console_table(rows(found), 'lll')}")
         if config.table:
             write_table(machine, found)

@@ -167,7 +167,7 @@ def test_minutes_that_hold_few_steps_are_told(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lighten.main([*arguments, "--minutes", "0.002"])
-    assert "warning: 0.002 minutes hold" in capsys.readouterr().err
+    assert "warning: --minutes 0.002 holds" in capsys.readouterr().err
 
 
 def test_a_signal_in_the_last_save_ends_the_run(

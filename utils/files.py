@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import platformdirs
+
 from utils.errors import UserError
 from utils.interrupt import on_cut_off
 
@@ -54,6 +56,18 @@ def safe_name(text: str) -> str:
         "_" if c in '/\\:*?"<>|' or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text
     )
     return marks.encode()[:MOST_BYTES].decode(errors="ignore").strip(". ") or "_"
+
+
+def user_cache() -> Path:
+    """The folder in which this program may keep what can be made again, for this user; it need not be there.
+
+    Raises:
+        OSError: the system does not know where; XDG_CACHE_HOME, or LOCALAPPDATA on Windows, can say it.
+    """
+    try:
+        return Path(platformdirs.user_cache_dir("lean5", appauthor=False))
+    except RuntimeError as error:  # no home, as of a container's user whom nobody knows
+        raise OSError(errno.ENOENT, "there is no home folder, and XDG_CACHE_HOME is not set", "~") from error
 
 
 def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence[str] = ("",)) -> Path:

@@ -28,7 +28,7 @@ def between(low: float, high: float) -> Rule:
 
 
 def one_of(choices: Iterable[str]) -> Rule:
-    return lambda value: "" if value in choices else f"must be some of {', '.join(choices)}"
+    return lambda value: "" if value in choices else f"must be some of {', '.join(filter(None, choices))}"
 
 
 def not_empty(value: Any) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from models.exporting.config import ExportConfig
 from models.exporting.formats import Format
 from models.folding.forms import Chooser, by_rule
-from models.tuning.findings import remember, remembered, usual
+from models.tuning.findings import is_measured, remember, remembered, usual
 from models.tuning.machine import Machine, instruction_set
-from models.tuning.tune import tune
+from models.tuning.tune import BUDGET, tune
 from models.yolo import DetectionModel
 from utils.console import LOGGER
 from utils.errors import UserError
@@ -49,12 +51,19 @@ def chosen(model: DetectionModel, form: Format, size: tuple[int, int], config: E
     kind = config.cpu or instruction_set()
     choose = usual(runtime, kind)
     if not config.tune:
-        return Choice(choose, f"as measured in {runtime} on {kind}, or by rule")
+        if is_measured(runtime, kind):
+            return Choice(choose, f"as measured in {runtime} on {kind}")
+        return Choice(choose, f"by rule, as nothing was measured in {runtime} on {kind}")
     machine = Machine.here(runtime, config.threads or os.cpu_count() or 1)
     LOGGER.info(
-        f"{form.name}: timing equal forms in {machine}, {size[0]}x{size[1]} px; Ctrl-C keeps the best so far"
+        f"{form.name}: timing equal forms in {machine}, {size[0]}x{size[1]} px, up to {BUDGET:g} s; "
+        "what is timed is kept, also after Ctrl-C"
     )
-    tuning = tune(model, runtime, size, machine.threads, usual=choose, known=remembered(machine))
-    remember(machine, tuning.findings)
-    LOGGER.info(f"{form.name}: {tuning}")
-    return Choice(tuning.chooser, f"{tuning} ({machine}, {size[0]}x{size[1]} px)")
+    started = time.perf_counter()
+    tuning = tune(
+        model, runtime, size, machine.threads,
+        usual=choose, known=remembered(machine), keep=partial(remember, machine),
+    )  # fmt: skip
+    LOGGER.info(f"{form.name}: {tuning}, found in {time.perf_counter() - started:.0f} s")
+    forms = "".join(f"; {site}: {name}" for site, name in tuning.forms.items())
+    return Choice(tuning.chooser, f"{tuning} ({machine}, {size[0]}x{size[1]} px){forms}")

@@ -77,6 +77,8 @@ class ExportConfig(CommandConfig):
             raise UserError(f"--imgsz takes one side, or height and width; found {len(self.imgsz)} numbers")
         if self.raw and self.nms:
             raise UserError("--nms needs decoded boxes and --raw leaves them out; use one of them")
+        if self.cpu and self.no_deploy:
+            raise UserError("--cpu says in which forms a network is folded; leave it out, or --no-deploy")
         if self.tune and self.cpu:
             raise UserError("--tune measures on this machine; leave out --cpu")
         if self.threads and not self.tune:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from models.runtimes.handover import AFTER, Handover
-from models.runtimes.kept import SUFFIX, installed, written
+from models.runtimes.kept import FILES, installed, written
 from models.runtimes.opening import Backend, load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from models.weights import find_weights
@@ -56,11 +56,11 @@ class InferenceConfig(CommandConfig):
         if runtime == "auto" and (not on_cpu or self.augment or (images is not None and images < AFTER)):
             runtime = "torch"
         files = weights
-        if runtime in SUFFIX:
+        if runtime in FILES:
             if not on_cpu:
                 raise UserError(f"--runtime {runtime} runs on the CPU; leave it out, or --device {device}")
             kept = importlib.import_module("models.exporting.kept")  # start-up stays short
-            files = [kept.for_runtime(path, runtime) for path in weights]
+            files = [kept.for_runtime(path, runtime, augment=self.augment) for path in weights]
         elif runtime == "auto":
             files = [written(path) or path for path in weights]
         backend = load_backend(

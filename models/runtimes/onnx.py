@@ -40,10 +40,9 @@ class OnnxBackend(Backend):
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        if (
-            calls > 1 and not cuda
-        ):  # a session takes calls from any thread, and with one thread runs in theirs
-            options.intra_op_num_threads = max((threads or torch.get_num_threads()) // calls, 1)
+        if calls > 1 and not cuda:
+            # each call runs in its own thread, and those of the session help all of them
+            options.intra_op_num_threads = max((threads or torch.get_num_threads()) - calls + 1, 1)
             self.calls = calls
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)

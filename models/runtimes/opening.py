@@ -96,9 +96,11 @@ def load_backend(
         raise UserError("no weights given")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"--threads must lie between 1 and {MOST_THREADS}, found {threads}")
+    openers = [_opener(file, dnn) for file in map(Path, files)]
+    if not all(opener in (*SIDE_BY_SIDE, open_pytorch) for opener in openers):
+        calls = 1
     members = []
-    for path in map(Path, files):
-        opener = _opener(path, dnn)
+    for path, opener in zip(map(Path, files), openers):
         shared = {"calls": calls} if opener in SIDE_BY_SIDE and calls > 1 else {}
         members.append(opener(path, torch.device(device), half, threads, **shared))
     for file, member in zip(files, members):

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+from filelock import FileLock
 
 from models.folding.forms import Chooser, Site, by_rule
 from models.tuning.machine import Machine, instruction_set
 from models.tuning.tune import Finding, Findings
 from utils.console import LOGGER, warn
 from utils.errors import UserError
-from utils.files import ROOT, write_text
+from utils.files import ROOT, user_cache, write_text
 from utils.reading import read_bytes, read_yaml
 
 TABLE = ROOT / "data" / "forms.yaml"
@@ -34,11 +34,17 @@ def usual(runtime: str, instructions: str | None = None) -> Chooser:
     Args:
         instructions: of another kind of CPU; see `Machine`.
     """
-    kind = instructions or instruction_set()
-    known: dict[str, str] = next(
-        (e["forms"] for e in table() if (e["runtime"], e["instructions"]) == (runtime, kind)), {}
-    )
+    known = _entry(runtime, instructions or instruction_set()).get("forms", {})
     return functools.partial(_nearest, {Site.parse(text): form for text, form in known.items()})
+
+
+def is_measured(runtime: str, instructions: str) -> bool:
+    """Whether the table has anything for a runtime on a kind of CPU."""
+    return bool(_entry(runtime, instructions))
+
+
+def _entry(runtime: str, instructions: str) -> dict[str, Any]:
+    return next((e for e in table() if (e["runtime"], e["instructions"]) == (runtime, instructions)), {})
 
 
 @functools.cache
@@ -83,13 +89,13 @@ def _distance(site: Site, other: Site) -> float:
 
 def cache_file() -> Path:
     """Where this machine's findings are kept."""
-    return Path(platformdirs.user_cache_dir("lean5", appauthor=False)) / "forms.json"
+    return user_cache() / "forms.json"
 
 
 def remembered(machine: Machine) -> Findings:
     """What was found on a machine before; as much as can be read of it."""
     found: Findings = {}
-    for text, entry in _content(cache_file()).get(str(machine), {}).items():
+    for text, entry in _content().get(str(machine), {}).items():
         try:
             ratios = {str(form): tuple(map(float, three)) for form, three in entry["ratios"].items()}
             if entry["form"] in ratios and all(len(three) == 3 for three in ratios.values()):
@@ -99,23 +105,28 @@ def remembered(machine: Machine) -> Findings:
     return found
 
 
-def remember(machine: Machine, findings: Mapping[Site, Finding]) -> None:
-    """Keep findings for the next time. A folder that cannot be written to costs no more than that time."""
-    file = cache_file()
-    content = _content(file)
-    own = content.setdefault(str(machine), {})
-    own |= {str(site): asdict(found) for site, found in findings.items()}
+def remember(machine: Machine, site: Site, finding: Finding) -> None:
+    """Keep a finding for the next time. A folder that cannot be written to costs no more than that time."""
     try:
+        file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(content), durable=False)
+        with FileLock(file.with_suffix(".lock")):  # another command may have findings of its own
+            content = _content()
+            content.setdefault(str(machine), {})[str(site)] = asdict(finding)
+            write_text(file, json.dumps(content), durable=False)
     except OSError as error:
-        warn(f"what was measured cannot be kept for the next time: {error}")
+        _warn_once(f"what was measured cannot be kept for the next time: {error}")
 
 
-def _content(file: Path) -> dict[str, dict[str, Any]]:
+@functools.cache
+def _warn_once(text: str) -> None:
+    warn(text)
+
+
+def _content() -> dict[str, dict[str, Any]]:
     """By machine, what is in the file; nothing of a damaged one, which is only a loss of time."""
     try:
-        content = json.loads(read_bytes(file, MOST_BYTES))
+        content = json.loads(read_bytes(cache_file(), MOST_BYTES))
     except (OSError, UserError, ValueError, RecursionError) as error:
         LOGGER.debug(f"no findings: {error}")
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -29,12 +30,19 @@ class Machine:
     @classmethod
     def here(cls, runtime: str, threads: int) -> Machine:
         """This one."""
-        version = importlib.metadata.version(PACKAGES[runtime])
-        return cls(runtime, version, processor_name(), instruction_set(), threads)
+        return cls(runtime, version_of(PACKAGES[runtime]), processor_name(), instruction_set(), threads)
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{self.runtime} {self.version}, {self.processor} ({self.instructions}), {threads}"
+
+
+def version_of(module: str) -> str:
+    """The version of an installed package, which may be distributed under another name (onnxruntime-gpu)."""
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(importlib.import_module(module), "__version__", "unknown"))
 
 
 def processor_name() -> str:

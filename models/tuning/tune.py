@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from models.deploy import deploy
 from models.exporting.formats import FORMATS
@@ -25,15 +28,15 @@ from models.folding.forms import KINDS, Chooser, Site, as_measured, by_rule
 from models.tuning.calls import OPENERS, Call, measure
 from models.tuning.places import Place, places_of
 from models.yolo import DetectionModel
-from utils.console import LOGGER
+from utils.console import LOGGER, progress
 from utils.files import temporary_folder
-from utils.interrupt import StopRequest
 
 # runtimes, and the format in which each reads a network here
 TUNED = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx"}
 BUDGET = 90.0  # seconds
-SECONDS, ROUNDS, WARMUP = 0.6, (15, 100), 3  # that the forms of a site are timed
-WHOLE_ROUNDS = 40
+SECONDS, ROUNDS, WARMUP = 0.6, (5, 100), 3  # that the forms of a site are timed
+WHOLE_SECONDS, WHOLE_ROUNDS = 4.0, (5, 40)  # and the whole network in both
+WIDE = 0.3  # between the quartiles of a ratio
 QUARTILES = (25, 50, 75)
 ORDER = list(KINDS)
 
@@ -49,6 +52,11 @@ class Finding:
 
     form: str
     ratios: dict[str, tuple[float, float, float]]
+
+    @property
+    def wide(self) -> bool:
+        """Whether times varied too much to say anything, as on a machine with other work."""
+        return max(high - low for low, _, high in self.ratios.values()) > WIDE
 
     @property
     def changes(self) -> bool:
@@ -71,15 +79,17 @@ class Tuning:
     Attributes:
         usual: the forms that it began with.
         findings: by site.
+        timed: how many of them were timed now.
+        left: how many sites there was no time for.
         whole: quartiles of the whole network's time over that of the usual forms in the same round; None when
             no other forms were found.
-        complete: whether there was time for every site.
     """
 
     usual: Chooser = by_rule
     findings: Findings = field(default_factory=dict)
+    timed: int = 0
+    left: int = 0
     whole: tuple[float, float, float] | None = None
-    complete: bool = True
 
     @property
     def forms(self) -> dict[Site, str]:
@@ -93,12 +103,17 @@ class Tuning:
         return as_measured(self.forms, self.usual)
 
     def __str__(self) -> str:
-        timed = f"{len(self.findings)} sites timed" + ("" if self.complete else ", others not")
+        count = len(self.findings)
+        known = f"{count} of {count + self.left} sites known ({self.timed} timed now)"
+        more = "; run it again for the rest" if self.left else ""
         if self.whole is None:
-            return f"{timed}, the usual forms are best"
+            return f"{known}, no other form is faster{more}"
         low, middle, high = self.whole
-        kept = f"{len(self.forms)} take another form" if self.forms else "the usual forms stay"
-        return f"{timed}, {kept}: {middle:.3f} ({low:.3f}-{high:.3f}) of the time"
+        other = _changes(self.findings)
+        does = "in them" if self.forms else "in them, which is not enough"
+        return f"{known}, {len(other)} are faster in another form; the whole network takes {middle:.3f} " + (
+            f"({low:.3f}-{high:.3f}) of its time {does}{more}"
+        )
 
 
 def tune(
@@ -109,39 +124,56 @@ def tune(
     *,
     usual: Chooser = by_rule,
     known: Mapping[Site, Finding] | None = None,
+    keep: Callable[[Site, Finding], object] = lambda site, finding: None,
     budget: float = BUDGET,
 ) -> Tuning:
     """Time the forms of a network for images of (height, width), in one of `TUNED`.
 
-    A signal to stop, or the end of the budget in seconds, ends the search; what was found until then counts.
+    At the end of the budget in seconds no further site is timed; what was found until then counts.
 
     Args:
         usual: the forms to begin with, and to compare with.
         known: what was found before on this machine, and is not timed again.
+        keep: is given each finding that can be relied on, as soon as there is one.
     """
-    with StopRequest() as stop, temporary_folder(prefix="tune-") as folder:
+    with temporary_folder(prefix="tune-") as folder, _own_threads():
         ends = time.monotonic() + budget
         bench = _Bench(runtime, threads, folder)
         tuning = Tuning(usual)
         wanted = deploy(model, size, choose=usual).sites
-        for place in places_of(copy.deepcopy(model).float().eval().fuse(), size):
-            while site := _next_site(place, wanted, tuning):
-                found = (known or {}).get(site)
-                if found is None or next(iter(found.ratios)) != usual(site, wanted[site]):
-                    if stop.requested or time.monotonic() > ends:
-                        tuning.complete = False
-                        break
-                    found = bench.finding(place, site, wanted[site], tuning)
-                    LOGGER.debug(f"{place.name}: {site}: {found.ratios}")
-                tuning.findings[site] = found
-                if found.changes:
-                    LOGGER.info(f"{place.name}: {site}: {found}")
-                    wanted |= deploy(
-                        model, size, choose=_until_now(tuning)
-                    ).sites  # it may give rise to others
+        bar: tqdm[Any] = progress((), "sites", total=len(wanted), unit=" sites")
+        with bar:
+            for place in places_of(copy.deepcopy(model).float().eval().fuse(), size):
+                while site := _next_site(place, wanted, tuning):
+                    found = (known or {}).get(site)
+                    if found is None or next(iter(found.ratios)) != usual(site, wanted[site]):
+                        if time.monotonic() > ends:
+                            break
+                        found = bench.finding(place, site, wanted[site], tuning)
+                        tuning.timed += 1
+                        if not found.wide:
+                            keep(site, found)
+                        LOGGER.debug(f"{place.name}: {site}: {found.ratios}")
+                    tuning.findings[site] = found
+                    bar.update()
+                    if found.changes:
+                        LOGGER.info(f"{place.name}: {site}: {found}")
+                        # it may give rise to others
+                        wanted |= deploy(model, size, choose=_until_now(tuning)).sites
         if _changes(tuning.findings):
             tuning.whole = bench.whole(model, size, tuning)
+        tuning.left = len(set(deploy(model, size, choose=_until_now(tuning)).sites) - set(tuning.findings))
     return tuning
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Torch has one number of threads for all; afterwards it is as it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _changes(findings: Mapping[Site, Finding]) -> dict[Site, str]:
@@ -169,16 +201,14 @@ class _Bench:
         for form in sorted(forms, key=lambda form: form != usual):
             folded = fold(place.network, place.shape, _until_now(tuning, {site: form}))
             calls[form] = self.call(folded.network, image)
-        for call in calls.values():
-            call()
-        started = time.perf_counter()
-        for call in calls.values():
-            call()
-        least, most = ROUNDS
-        rounds = min(max(int(SECONDS / (time.perf_counter() - started)), least), most)
-        ratios = _ratios(calls, rounds)
-        quickest = min(ratios, key=lambda form: ratios[form][1])
-        return Finding(quickest if ratios[quickest][2] < 1 else usual, ratios)
+        rounds = _rounds(calls, SECONDS, ROUNDS)
+        for more in (1, 2):
+            ratios = _ratios(calls, more * rounds)
+            quickest = min(ratios, key=lambda form: ratios[form][1])
+            found = Finding(quickest if ratios[quickest][2] < 1 else usual, ratios)
+            if not found.wide:
+                return found
+        return Finding(usual, ratios)
 
     def whole(
         self, model: DetectionModel, size: tuple[int, int], tuning: Tuning
@@ -188,7 +218,7 @@ class _Bench:
         choices = {"usual": tuning.usual, "found": _until_now(tuning)}
         networks = {name: deploy(model, size, choose=choose) for name, choose in choices.items()}
         calls = {name: self.call(Predictions(network), image) for name, network in networks.items()}
-        return _ratios(calls, WHOLE_ROUNDS)["found"]
+        return _ratios(calls, _rounds(calls, WHOLE_SECONDS, WHOLE_ROUNDS))["found"]
 
     def call(self, network: nn.Module, image: torch.Tensor) -> Call:
         form = FORMATS[TUNED[self.runtime]]
@@ -197,6 +227,17 @@ class _Bench:
         told = {"stride": "32", "names": "{}", "dynamic": "false"}
         form.exporter(Job(network.float().eval(), image, target, told))
         return OPENERS[self.runtime](target, image.numpy(), self.threads)
+
+
+def _rounds(calls: Mapping[str, Callable[[], object]], seconds: float, limits: tuple[int, int]) -> int:
+    """How many rounds of calls fit into so many seconds, within limits."""
+    for call in calls.values():
+        call()  # the first one takes longer
+    started = time.perf_counter()
+    for call in calls.values():
+        call()
+    least, most = limits
+    return min(max(int(seconds / (time.perf_counter() - started)), least), most)
 
 
 def _until_now(tuning: Tuning, more: Mapping[Site, str] | None = None) -> Chooser:

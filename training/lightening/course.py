@@ -186,16 +186,19 @@ def steps_in(minutes: float, pair: Pair, course: Course) -> int:
     Workers make further batches meanwhile, as they will then.
     """
     times: dict[str, float] = {}
-    batches = course.batches()
+    batches, optimizer = course.batches(), course.state.optimizer
     pair.train(batch_statistics=False)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # which the course sets in every step
     for phase in (STAGES, WHOLE) if pair.cuts else (WHOLE,):
-        course.loss(next(batches), phase)[0].backward()  # the first one takes longer
         trials = []
-        for _ in range(TRIALS):
+        for _ in range(1 + TRIALS):
             started = time.perf_counter()
             course.loss(next(batches), phase)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad()  # of adapters, too
             trials.append(time.perf_counter() - started)
-        times[phase] = statistics.median(trials)  # other programs come and go
-        course.state.optimizer.zero_grad()  # of adapters, too
+        times[phase] = statistics.median(trials[1:])  # the first one takes longer; other programs come and go
+    optimizer.state.clear()
     step = STAGE_SHARE * times.get(STAGES, times[WHOLE]) + (1 - STAGE_SHARE) * times[WHOLE]
     return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving

@@ -287,7 +287,7 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, material: 
         return
     if not config.steps and steps < FEW_STEPS:
         warn(
-            f"{config.minutes:g} minutes hold {steps} steps here, too few to learn much from; give more "
+            f"--minutes {config.minutes:g} holds {steps} steps here, too few to learn much from; give more "
             "--minutes, or --steps; some hundreds do well"
         )
     pictures = material.pictures

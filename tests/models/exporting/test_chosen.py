@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from models.weights import load_model
 from tests.layouts import small
 from tests.models.exporting.command import call, left, refusal, session
 from tests.models.exporting.weights import lively, seeing, write_weights
+from utils import files
 
 onnx = pytest.importorskip("onnx")
 
@@ -30,9 +32,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        findings.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path.parent / "cache")
-    )
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path.parent / "cache"))
 
 
 def groups_of(weights: Path) -> list[int]:
@@ -61,7 +61,7 @@ def test_the_table_decides(weights: Path, tmp_path: Path, monkeypatch: pytest.Mo
     try:
         call(weights, "--include", "onnx", "--imgsz", "64", "--cpu", "avx512")
         assert set(groups_of(weights)) == {1}
-        assert told(weights) == "as measured in onnx on avx512, or by rule"
+        assert told(weights) == "as measured in onnx on avx512"
         call(weights, "--include", "onnx", "--imgsz", "64", "--cpu", "avx2")
         assert set(groups_of(weights)) > {1}
         monkeypatch.setattr(chosen, "instruction_set", lambda: "avx512")
@@ -86,7 +86,9 @@ def test_what_was_timed_decides(
         known.append(more["known"])
         sites = [site for site in sites_of(weights) if site.kind == "groups"]
         found = {site: Finding("1", {"2": (1.0, 1.0, 1.0), "1": FASTER}) for site in sites}
-        return Tuning(more["usual"], found, FASTER)
+        for site, one in found.items():
+            more["keep"](site, one)
+        return Tuning(more["usual"], found, whole=FASTER)
 
     monkeypatch.setattr(chosen, "tune", tuned)
     for _ in range(2):
@@ -94,7 +96,10 @@ def test_what_was_timed_decides(
     assert given == {"runtime": "onnx", "size": (64, 96), "threads": 3}
     assert not known[0]
     assert set(map(str, known[1])) == {str(site) for site in sites_of(weights) if site.kind == "groups"}
-    assert "0.800 (0.700-0.900) of the time" in told(weights)
+    assert "4 are faster in another form; the whole network takes 0.800 (0.700-0.900) of its time" in told(
+        weights
+    )
+    assert "; groups 16>16 k3x3/1 n4 @8x8: 1" in told(weights)
     assert "3 threads, 64x96 px)" in told(weights)
     printed = capsys.readouterr().out
     assert "timing equal forms" in printed
@@ -102,9 +107,11 @@ def test_what_was_timed_decides(
 
 
 def test_tuning_for_real(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.tuning.tune.SECONDS", 0.01)
+    monkeypatch.setattr("models.tuning.tune.ROUNDS", (2, 3))
+    monkeypatch.setattr("models.tuning.tune.WHOLE_ROUNDS", (2, 3))
+    monkeypatch.setattr(chosen, "tune", partial(chosen.tune, budget=2))
     call(weights, "--include", "onnx", "--imgsz", "64", "--tune")
-    assert "sites timed" in told(weights)
+    assert " of 22 sites known (" in told(weights)
 
 
 @pytest.mark.parametrize(

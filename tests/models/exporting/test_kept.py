@@ -19,8 +19,10 @@ from models.runtimes.config import InferenceConfig
 from models.runtimes.kept import networks
 from models.runtimes.opening import load_backend
 from models.weights import load_model
+from tests.layouts import small
+from tests.models.exporting.weights import lively, write_weights
+from utils import files
 from utils.errors import UserError
-from utils.files import ROOT
 
 pytest.importorskip("onnx")
 PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -29,8 +31,14 @@ PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path.parent / f"{tmp_path.name}-cache"
-    monkeypatch.setattr(places.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
     return folder / "networks"
+
+
+def sealed(network: Path) -> None:
+    network.parent.mkdir(parents=True, exist_ok=True)
+    network.touch()
+    (network.parent / places.SEAL).write_text(places.seal_of(network), encoding="ascii")
 
 
 @pytest.mark.parametrize("runtime", list(PACKAGES))
@@ -49,10 +57,9 @@ def test_a_network_is_written_once(
             torch.testing.assert_close(backend(image), model(image)[0], rtol=1e-4, atol=1e-3)
     monkeypatch.setattr(kept, "make", lambda *_: pytest.fail("written again"))
     assert kept_network(weights, runtime) == first
-    copy = weights.with_name("copy.pt")
+    copy = weights.with_name("ähnlich 2.pt")
     shutil.copy(weights, copy)
-    with pytest.raises(pytest.fail.Exception, match="written again"):  # its file has another name
-        kept_network(copy, runtime)
+    assert kept_network(copy, runtime) == first  # by what is in them
 
 
 def test_other_weights_code_or_machine_are_another_network(
@@ -60,9 +67,12 @@ def test_other_weights_code_or_machine_are_another_network(
 ) -> None:
     pytest.importorskip("onnxruntime")
     made = []
-    monkeypatch.setattr(
-        kept, "_write", lambda weights, runtime, target: made.append(target) or target.touch()
-    )
+
+    def write(weights: Path, digest: str, runtime: str, target: Path) -> None:
+        made.append(target)
+        sealed(target)
+
+    monkeypatch.setattr(kept, "_write", write)
     kept_network(weights, "onnx")
     kept_network(weights, "onnx")
     assert len(made) == 1
@@ -70,7 +80,7 @@ def test_other_weights_code_or_machine_are_another_network(
         patch.setattr(places, "instruction_set", lambda: "other")
         kept_network(weights, "onnx")
     with monkeypatch.context() as patch:
-        patch.setattr(places.importlib.metadata, "version", lambda name: "9.9")
+        patch.setattr(places, "version_of", lambda name: "9.9")
         kept_network(weights, "onnx")
     with weights.open("ab") as file:
         file.write(b" ")
@@ -78,14 +88,53 @@ def test_other_weights_code_or_machine_are_another_network(
     assert len({target.parent for target in made}) == len(made) == 4
 
 
+@pytest.mark.parametrize("runtime", list(PACKAGES))
+def test_a_damaged_one_is_made_again(runtime: str, weights: Path) -> None:
+    pytest.importorskip(PACKAGES[runtime])
+    network = kept_network(weights, runtime)
+    before = places.seal_of(network)
+    file = next(network.glob("*.bin")) if network.is_dir() else network
+    for damage in (lambda: file.write_bytes(file.read_bytes()[:-100]), file.unlink):
+        damage()
+        assert not places.is_whole(network)
+        assert kept_network(weights, runtime) == network
+        assert places.is_whole(network)
+    (network.parent / places.SEAL).unlink()  # of one that was killed while writing
+    kept_network(weights, runtime)
+    assert len(places.seal_of(network)) == len(before) == 64
+
+
+def test_weights_that_change_meanwhile_are_not_taken_for_what_they_were(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    before = weights.read_bytes()
+    other = write_weights(weights.with_name("other.pt"), lively(small("yolov5n"))).read_bytes()
+    load = kept.load_unchanged
+
+    def replaced(path: Path) -> object:
+        path.write_bytes(other)
+        return load(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "load_unchanged", replaced)
+        with pytest.raises(UserError, match="was written to while it was read; start again"):
+            kept_network(weights, "onnx")
+    weights.write_bytes(before)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        found, expected = load_backend(kept_network(weights, "onnx"))(image), load_model(weights)(image)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_those_that_were_used_longest_ago_go(
     weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(kept, "MOST_KEPT", 2)
-    monkeypatch.setattr(kept, "_write", lambda weights, runtime, target: target.touch())
+    monkeypatch.setattr(kept, "_write", lambda weights, digest, runtime, target: sealed(target))
     for number, name in enumerate("abc"):
-        (cache / name).mkdir(parents=True)
+        sealed(cache / name / "network.onnx")
         (cache / f"{name}.lock").touch()
         os.utime(cache / name, (number, number))
     target = kept_network(weights, "onnx")
@@ -134,12 +183,10 @@ def test_what_cannot_be(weights: Path, tmp_path: Path, cache: Path) -> None:
     config = InferenceConfig(weights=(str(weights),), runtime="onnx")
     with pytest.raises(UserError, match="--runtime onnx runs on the CPU; leave it out, or --device cuda"):
         config.open_weights(torch.device("cuda"), "data/digits.yaml")
-    with pytest.raises(UserError, match="--augment needs PyTorch weights"):
+    with pytest.raises(UserError, match="--augment needs PyTorch; leave out --runtime onnx"):
         detect.main(
             ["--weights", str(weights), "--runtime", "onnx", "--augment", "--nosave", "--imgsz", "64"]
         )
-    shutil.rmtree(cache.parent)
     cache.parent.write_text("in the way", encoding="utf-8")
-    with pytest.raises(OSError, match="cache"):
+    with pytest.raises(UserError, match="cannot be kept for onnx in the cache folder"):
         kept_network(weights, "onnx")
-    assert (ROOT / "data" / "images").is_dir()

@@ -202,6 +202,9 @@ def test_calls_side_by_side(name: str, calls: int, tmp_path: Path) -> None:
             assert backend.compiled.get_property("INFERENCE_NUM_THREADS") == 2
         assert load_backend(job.target, threads=1).calls == 1
         assert load_backend([job.target, job.target], threads=2, calls=2).calls == calls
+        if name == "onnx":
+            own = load_backend(job.target, threads=5, calls=3).session.get_session_options()
+            assert own.intra_op_num_threads == 3  # two beside the three that call
     finally:
         torch.set_num_threads(before)
     if calls > 1:

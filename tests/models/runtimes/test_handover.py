@@ -13,13 +13,14 @@ from torch import Tensor
 
 import detect
 from models.exporting.kept import kept_network
-from models.runtimes import handover, kept
+from models.runtimes import handover
 from models.runtimes.config import InferenceConfig
 from models.runtimes.handover import PIXELS, SCORE, Handover, differ
 from models.runtimes.onnx import OnnxBackend
 from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from tests.models.exporting.weights import write_weights
+from utils import files
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -36,7 +37,7 @@ def weights(tmp_path: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path.parent / f"{tmp_path.name}-cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))  # for child processes, too
-    monkeypatch.setattr(kept.platformdirs, "user_cache_dir", lambda *_, **__: str(folder / "lean5"))
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(folder / "lean5"))
     monkeypatch.setattr(handover, "AFTER", 4)
     return folder
 

@@ -14,6 +14,7 @@ from models.tuning import findings, machine
 from models.tuning.findings import cache_file, remember, remembered, table, usual
 from models.tuning.machine import Machine, instruction_set
 from models.tuning.tune import TUNED, Finding
+from utils import files
 from utils.errors import UserError
 
 HERE = Machine("onnx", "1.32.0", "a CPU", "avx512", 2)
@@ -23,7 +24,7 @@ FOUND = {SITE: Finding("1", {"2": (1.0, 1.0, 1.0), "1": (0.7, 0.72, 0.75)})}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(findings.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
     return tmp_path / "cache" / "forms.json"
 
 
@@ -39,11 +40,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_findings_are_kept_for_this_machine_alone(cache: Path) -> None:
     assert remembered(HERE) == {}
-    remember(HERE, FOUND)
+    remember(HERE, SITE, FOUND[SITE])
     assert cache_file() == cache
     assert remembered(HERE) == FOUND
     more = {Site.parse("sum 48>32 k1x1/1 n3 @160x160"): Finding("sum", {"sum": (1.0, 1.0, 1.0)})}
-    remember(HERE, more)
+    remember(HERE, *next(iter(more.items())))
     assert remembered(HERE) == FOUND | more
     for other in ("openvino", "1.33.0", "another", "avx2", 4):
         changed = [
@@ -61,12 +62,12 @@ def test_a_damaged_cache_is_no_more_than_an_empty_one(cache: Path, content: str)
     cache.parent.mkdir()
     cache.write_text(content.replace("X", str(HERE)), encoding="utf-8")
     assert remembered(HERE) == {}
-    remember(HERE, FOUND)
+    remember(HERE, SITE, FOUND[SITE])
     assert remembered(HERE) == FOUND
 
 
 def test_a_form_that_was_never_timed_is_not_believed(cache: Path) -> None:
-    remember(HERE, FOUND)
+    remember(HERE, SITE, FOUND[SITE])
     content = json.loads(cache.read_text(encoding="utf-8"))
     content[str(HERE)][str(SITE)]["form"] = "3"
     cache.write_text(json.dumps(content), encoding="utf-8")
@@ -75,8 +76,28 @@ def test_a_form_that_was_never_timed_is_not_believed(cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_told(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache.parent.write_text("no folder", encoding="utf-8")
-    remember(HERE, FOUND)
+    remember(HERE, SITE, FOUND[SITE])
     assert "what was measured cannot be kept for the next time" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unknown(*_: object, **__: object) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(files.platformdirs, "user_cache_dir", unknown)
+    assert remembered(HERE) == {}
+    remember(HERE, SITE, FOUND[SITE])
+    remember(HERE, SITE, FOUND[SITE])
+    told = capsys.readouterr().err
+    assert told.count("there is no home folder, and XDG_CACHE_HOME is not set") == 1
+
+
+def test_a_package_under_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise machine.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine.importlib.metadata, "version", missing)
+    assert Machine.here("torch", 1).version == torch.__version__
 
 
 def test_the_table_is_whole() -> None:

@@ -48,7 +48,15 @@ class TimedCourse:
     def __init__(self, seconds: dict[str, float]) -> None:
         self.seconds, self.now, self.seen = seconds, 0.0, set[str]()
         self.weight, self.adapter = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
-        self.state = SimpleNamespace(optimizer=torch.optim.SGD([self.weight, self.adapter]))
+        course = self
+
+        class TimedSGD(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:
+                course.now += course.seconds["step"]
+                super().step(closure)
+
+        optimizer = TimedSGD([self.weight, self.adapter], momentum=0.9, weight_decay=0.1)
+        self.state = SimpleNamespace(optimizer=optimizer)
 
     def batches(self) -> itertools.repeat[None]:
         return itertools.repeat(None)
@@ -75,10 +83,11 @@ class TimedPair:
     ],
 )
 def test_minutes_become_steps(cuts: dict[int, int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = TimedCourse({STAGES: 1.0, WHOLE: 2.0})
+    timed = TimedCourse({STAGES: 0.75, WHOLE: 1.75, "step": 0.25})
     monkeypatch.setattr(course.time, "perf_counter", lambda: timed.now)
     assert steps_in(10, cast(Any, TimedPair(cuts)), cast(Course, timed)) == expected
     assert timed.weight.grad is timed.adapter.grad is None and float(timed.weight.detach()) == 1
+    assert not timed.state.optimizer.state  # the course begins as if nothing had been
     assert steps_in(0.001, cast(Any, TimedPair(cuts)), cast(Course, timed)) == 2
 
 
