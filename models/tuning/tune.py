@@ -80,7 +80,7 @@ class Tuning:
         usual: the forms that it began with.
         findings: by site.
         timed: how many of them were timed now.
-        left: how many sites there was no time for.
+        left: how many sites there was no time for, as far as is known.
         whole: quartiles of the whole network's time over that of the usual forms in the same round; None when
             no other forms were found.
     """
@@ -144,10 +144,12 @@ def tune(
         bar: tqdm[Any] = progress((), "sites", total=len(wanted), unit=" sites")
         with bar:
             for place in places_of(copy.deepcopy(model).float().eval().fuse(), size):
-                while site := _next_site(place, wanted, tuning):
+                while sites := _sites_left(place, wanted, tuning):
+                    site = sites[0]
                     found = (known or {}).get(site)
                     if found is None or next(iter(found.ratios)) != usual(site, wanted[site]):
                         if time.monotonic() > ends:
+                            tuning.left += len(sites)
                             break
                         found = bench.finding(place, site, wanted[site], tuning)
                         tuning.timed += 1
@@ -162,7 +164,6 @@ def tune(
                         wanted |= deploy(model, size, choose=_until_now(tuning)).sites
         if _changes(tuning.findings):
             tuning.whole = bench.whole(model, size, tuning)
-        tuning.left = len(set(deploy(model, size, choose=_until_now(tuning)).sites) - set(tuning.findings))
     return tuning
 
 
@@ -180,11 +181,11 @@ def _changes(findings: Mapping[Site, Finding]) -> dict[Site, str]:
     return {site: found.form for site, found in findings.items() if found.changes}
 
 
-def _next_site(place: Place, wanted: Mapping[Site, tuple[str, ...]], tuning: Tuning) -> Site | None:
-    """A site of a place, with the forms as they are found until now, that has not been looked at."""
+def _sites_left(place: Place, wanted: Mapping[Site, tuple[str, ...]], tuning: Tuning) -> list[Site]:
+    """The sites of a place, with the forms as they are found until now, that have not been looked at."""
     sites = fold(place.network, place.shape, _until_now(tuning)).sites
     left = [site for site in sites if site in wanted and site not in tuning.findings]
-    return min(left, key=lambda site: ORDER.index(site.kind), default=None)
+    return sorted(left, key=lambda site: ORDER.index(site.kind))
 
 
 class _Bench:

@@ -130,7 +130,7 @@ def test_every_kind_is_tried() -> None:
     assert {case[0] for case in CASES} == set(KINDS)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize(
     "variant",
     ["", "-csphet", "-csppc", "-slimneck", "-c3dual", "-fasternet-backbone", "-shufflenetv2", "-dsconv"],
