@@ -65,7 +65,7 @@ class Config(NetworkConfig):
     batch: int = flag(1, "images per call", rule=at_least(1))
     baseline: str = flag("", "name of the network to compare with; default: the first")
     int8: str = flag("", "data yaml: also time the form of eight-bit integers, calibrated on its images")
-    rule: bool = flag(False, "also the forms that a network has by rule, without data/forms.yaml")
+    rule: bool = flag(False, "also the forms that a network has by rule, without data/forms/cpu.yaml")
     tune: bool = flag(
         False, "also in the forms that are fastest here, timed first (90 s a network and runtime)"
     )

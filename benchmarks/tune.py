@@ -1,9 +1,9 @@
 """Which of equal forms are fastest here, site by site, in the runtimes that people deploy.
 
     python benchmark.py tune --cfg yolov5n-csphet yolov5n-c3dual --runtimes onnx openvino
-    python benchmark.py tune --cfg yolov5n-csphet yolov5n-c3dual --table     # into data/forms.yaml
+    python benchmark.py tune --cfg yolov5n-csphet yolov5n-c3dual --table     # into data/forms/cpu.yaml
 
-What was timed on this machine before is not timed again. `data/forms.yaml` decides where nobody measures:
+What was timed on this machine before is not timed again. `data/forms/cpu.yaml` decides where nobody measures:
 with `--table` its entries for these runtimes and this kind of CPU are completed by what is found.
 """
 
@@ -44,7 +44,7 @@ class Config(ModelsConfig):
         ("onnx", "openvino"), f"some of {', '.join(TUNED)}", rule=one_of(tuple(TUNED))
     )
     seconds: float = flag(BUDGET, "longest time for a network in a runtime", rule=at_least(1))
-    table: bool = flag(False, "write what is found into data/forms.yaml")
+    table: bool = flag(False, "write what is found into data/forms/cpu.yaml")
 
 
 def run(config: Config) -> None:
@@ -83,7 +83,7 @@ def rows(found: Findings) -> list[tuple[str, ...]]:
 
 
 def write_table(machine: Machine, found: Findings) -> None:
-    """Complete the entry of `data/forms.yaml` for a runtime and kind of CPU."""
+    """Complete the entry of `data/forms/cpu.yaml` for a runtime and kind of CPU."""
     key = (machine.runtime, machine.instructions)
     entries = {(entry["runtime"], entry["instructions"]): entry for entry in table()}
     entry = entries.setdefault(

@@ -8,7 +8,7 @@ from models.runtimes.base import MOST_THREADS
 from utils.errors import UserError
 from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, CommandConfig, at_least, between, flag, one_of
 
-KINDS_OF_CPU = ("avx2", "avx512", "other")  # those of data/forms.yaml, and any other
+KINDS_OF_CPU = ("avx2", "avx512", "other")  # those of data/forms/cpu.yaml, and any other
 # flags of YOLOv5 that ask for something that is not made here, and what there is instead
 REFUSED_FLAGS = {
     "keras": "TensorFlow formats are not written; use --include litert",

@@ -33,7 +33,7 @@ def place_of(digest: str, runtime: str) -> Path:
     instructions.
     """
     versions = [version_of(name) for name in (*WRITERS, PACKAGES[runtime])]
-    code = checksum([*sorted((ROOT / "models").rglob("*.py")), ROOT / "data" / "forms.yaml"])
+    code = checksum([*sorted((ROOT / "models").rglob("*.py")), ROOT / "data" / "forms" / "cpu.yaml"])
     parts = [digest, runtime, *versions, code, instruction_set()]
     key = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
     return networks() / key / FILES[runtime]

@@ -1,4 +1,4 @@
-"""What was measured before: by us, in `data/forms.yaml`, and on this machine, in the user's cache folder."""
+"""What was measured before: by us, in `data/forms/cpu.yaml`, and on this machine, in the user's cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from utils.errors import UserError
 from utils.files import ROOT, user_cache, write_text
 from utils.reading import read_bytes, read_yaml
 
-TABLE = ROOT / "data" / "forms.yaml"
+TABLE = ROOT / "data" / "forms" / "cpu.yaml"
 MOST_BYTES = 16 << 20  # of the cache
 FAR = 2.0  # doublings of channels and of the map's sides in all, beyond which a measurement says nothing
 
@@ -49,7 +49,7 @@ def _entry(runtime: str, instructions: str) -> dict[str, Any]:
 
 @functools.cache
 def table() -> list[dict[str, Any]]:
-    """The entries of `data/forms.yaml`: runtime, instructions, machine, and forms by site.
+    """The entries of `data/forms/cpu.yaml`: runtime, instructions, machine, and forms by site.
 
     Raises:
         UserError: it is damaged.
