@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-
 from utils.errors import UserError
 from utils.interrupt import on_cut_off
 
@@ -64,6 +62,8 @@ def user_cache() -> Path:
     Raises:
         OSError: the system does not know where; XDG_CACHE_HOME, or LOCALAPPDATA on Windows, can say it.
     """
+    import platformdirs
+
     try:
         return Path(platformdirs.user_cache_dir("lean5", appauthor=False))
     except RuntimeError as error:  # no home, as of a container's user whom nobody knows

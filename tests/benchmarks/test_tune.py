@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import platformdirs
 import pytest
 import yaml
 
@@ -14,7 +15,6 @@ from models.tuning import findings
 from models.tuning import tune as tuning
 from models.tuning.findings import table
 from models.tuning.machine import instruction_set
-from utils import files
 from utils.errors import UserError
 
 TIMING = ["--imgsz", "64", "--threads", "1", "--runtimes", "torch"]
@@ -23,7 +23,7 @@ TIMING = ["--imgsz", "64", "--threads", "1", "--runtimes", "torch"]
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A table and a cache of our own, and little patience."""
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
     monkeypatch.setattr(tuning, "SECONDS", 0.01)
     monkeypatch.setattr(tuning, "ROUNDS", (2, 3))
     monkeypatch.setattr(tuning, "WHOLE_ROUNDS", (2, 3))

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 
 from models.deploy import deploy
@@ -18,7 +19,6 @@ from models.weights import load_model
 from tests.layouts import small
 from tests.models.exporting.command import call, left, refusal, session
 from tests.models.exporting.weights import lively, seeing, write_weights
-from utils import files
 
 onnx = pytest.importorskip("onnx")
 
@@ -32,7 +32,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path.parent / "cache"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path.parent / "cache"))
 
 
 def groups_of(weights: Path) -> list[int]:
@@ -103,7 +103,7 @@ def test_what_was_timed_decides(
     assert "3 threads, 64x96 px)" in told(weights)
     printed = capsys.readouterr().out
     assert "timing equal forms" in printed
-    assert "Ctrl-C keeps the best so far" in printed
+    assert "what is timed is kept, also after Ctrl-C" in printed
 
 
 def test_tuning_for_real(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_tuning_for_real(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("models.tuning.tune.WHOLE_ROUNDS", (2, 3))
     monkeypatch.setattr(chosen, "tune", partial(chosen.tune, budget=2))
     call(weights, "--include", "onnx", "--imgsz", "64", "--tune")
-    assert " of 22 sites known (" in told(weights)
+    assert " sites known (" in told(weights)
 
 
 @pytest.mark.parametrize(

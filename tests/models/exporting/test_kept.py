@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import platformdirs
 import pytest
 import torch
 
@@ -21,7 +22,6 @@ from models.runtimes.opening import load_backend
 from models.weights import load_model
 from tests.layouts import small
 from tests.models.exporting.weights import lively, write_weights
-from utils import files
 from utils.errors import UserError
 
 pytest.importorskip("onnx")
@@ -31,7 +31,7 @@ PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path.parent / f"{tmp_path.name}-cache"
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(folder))
     return folder / "networks"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import platformdirs
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from models.runtimes.onnx import OnnxBackend
 from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from tests.models.exporting.weights import write_weights
-from utils import files
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -37,7 +37,7 @@ def weights(tmp_path: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path.parent / f"{tmp_path.name}-cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))  # for child processes, too
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(folder / "lean5"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(folder / "lean5"))
     monkeypatch.setattr(handover, "AFTER", 4)
     return folder
 

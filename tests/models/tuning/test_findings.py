@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 import torch
 
@@ -14,7 +15,6 @@ from models.tuning import findings, machine
 from models.tuning.findings import cache_file, remember, remembered, table, usual
 from models.tuning.machine import Machine, instruction_set
 from models.tuning.tune import TUNED, Finding
-from utils import files
 from utils.errors import UserError
 
 HERE = Machine("onnx", "1.32.0", "a CPU", "avx512", 2)
@@ -24,7 +24,7 @@ FOUND = {SITE: Finding("1", {"2": (1.0, 1.0, 1.0), "1": (0.7, 0.72, 0.75)})}
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
     return tmp_path / "cache" / "forms.json"
 
 
@@ -84,7 +84,7 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     def unknown(*_: object, **__: object) -> str:
         raise RuntimeError("could not determine the home directory")
 
-    monkeypatch.setattr(files.platformdirs, "user_cache_dir", unknown)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", unknown)
     assert remembered(HERE) == {}
     remember(HERE, SITE, FOUND[SITE])
     remember(HERE, SITE, FOUND[SITE])
