@@ -140,15 +140,15 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     writer = os.getpid()
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.lean5-tmp")
-        whole = False
+        whole = made = False
 
-        def finish() -> None:
-            temporary.replace(path) if whole else temporary.unlink()  # noqa: B023 - of this round
+        def finish() -> None:  # when the process is ended by force
+            temporary.replace(path) if whole else temporary.unlink(missing_ok=True)  # noqa: B023 - of this round
 
-        new = temporary.open("xb")  # outside of `try`: a file that was there is not ours to delete
         try:
-            with on_cut_off(finish):
-                with new as file:
+            with on_cut_off(finish):  # before there is a file
+                with temporary.open("xb") as file:
+                    made = True
                     if not _claim(file):
                         continue
                     yield file
@@ -164,8 +164,9 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         except BaseException as error:
             if os.getpid() != writer:
                 raise  # of a fork; the file is its parent's
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            if made:  # a file that was there is not ours to delete
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(path)  # a write knows only its handle
             raise

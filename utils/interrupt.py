@@ -32,6 +32,7 @@ AGAIN, MOMENT = 255, 0.02  # what stands for a lost exception; seconds until it 
 CLEANING = 1.5  # seconds that saving and removing temporary files may take then: the disk may be what hangs
 
 _clean_ups: dict[object, Callable[[], object]] = {}
+_ending = threading.Event()  # by force
 
 
 class Stopped(BaseException):
@@ -168,7 +169,12 @@ class Watch:
 
 @contextmanager
 def on_cut_off(clean: Callable[[], object]) -> Iterator[None]:
-    """Context in which `clean` is called, by another thread, before the process is ended by force."""
+    """Context in which `clean` is called, by another thread, before the process is ended by force.
+
+    Once that has begun nobody enters any more: what a thread left then would stay.
+    """
+    if _ending.is_set():
+        time.sleep(2 * CLEANING)  # which nobody survives
     key = object()
     _clean_ups[key] = clean
     try:
@@ -186,6 +192,7 @@ def _signal_main_thread(number: int) -> None:
 
 
 def _cut_off() -> None:
+    _ending.set()
     for clean in reversed(list(_clean_ups.values())):
         with contextlib.suppress(Exception):  # each has its chance
             clean()

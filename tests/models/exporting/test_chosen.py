@@ -106,6 +106,7 @@ def test_what_was_timed_decides(
     assert "what is timed is kept, also after Ctrl-C" in printed
 
 
+@pytest.mark.slow
 def test_tuning_for_real(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.tuning.tune.ROUNDS", (2, 3))
     monkeypatch.setattr("models.tuning.tune.WHOLE_ROUNDS", (2, 3))

@@ -163,6 +163,7 @@ def test_detect_finds_the_same(
     assert f"with {weights} ({library}, cpu)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", list(PACKAGES))
 def test_val_measures_the_same(runtime: str, weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     pytest.importorskip(PACKAGES[runtime])

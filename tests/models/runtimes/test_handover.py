@@ -82,6 +82,7 @@ def test_it_goes_on_where_the_network_cannot_be_written(weights: Path, cache: Pa
     assert "then" not in backend.title
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_the_other_gives_something_else(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
