@@ -32,7 +32,7 @@ AGAIN, MOMENT = 255, 0.02  # what stands for a lost exception; seconds until it 
 CLEANING = 1.5  # seconds that saving and removing temporary files may take then: the disk may be what hangs
 
 _clean_ups: dict[object, Callable[[], object]] = {}
-_ending = threading.Event()  # by force
+_cleaner = 0  # the thread that calls them, once the process is ended by force
 
 
 class Stopped(BaseException):
@@ -171,9 +171,9 @@ class Watch:
 def on_cut_off(clean: Callable[[], object]) -> Iterator[None]:
     """Context in which `clean` is called, by another thread, before the process is ended by force.
 
-    Once that has begun nobody enters any more: what a thread left then would stay.
+    Once that has begun no other thread enters any more: what it left then would stay.
     """
-    if _ending.is_set():
+    if _cleaner not in (0, threading.get_ident()):
         time.sleep(2 * CLEANING)  # which nobody survives
     key = object()
     _clean_ups[key] = clean
@@ -192,7 +192,8 @@ def _signal_main_thread(number: int) -> None:
 
 
 def _cut_off() -> None:
-    _ending.set()
+    global _cleaner
+    _cleaner = threading.get_ident()
     for clean in reversed(list(_clean_ups.values())):
         with contextlib.suppress(Exception):  # each has its chance
             clean()

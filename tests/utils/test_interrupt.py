@@ -150,6 +150,42 @@ def test_a_file_that_is_whole_takes_its_place_although_the_disk_hangs(tmp_path: 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"whole"}
 
 
+SAVES = """
+from utils.files import atomic_write
+from utils.interrupt import on_cut_off
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 3
+BEGUN, HELD = threading.Event(), threading.Lock()
+HELD.acquire()
+def late():
+    BEGUN.wait()
+    with atomic_write(Path(sys.argv[1], 'late')) as file:
+        file.write(b'x')
+        time.sleep(60)
+def save():
+    BEGUN.set()
+    time.sleep(1)  # the other one has its chance
+    with atomic_write(Path(sys.argv[1], 'saved')) as file:
+        file.write(b'whole')
+def main():
+    threading.Thread(target=late).start()
+    with on_cut_off(save):
+        print('ready', flush=True)
+        while True:
+            try:
+                HELD.acquire()
+            except BaseException:
+                pass
+"""
+
+
+def test_a_clean_up_writes_and_nobody_else_does(tmp_path: Path) -> None:
+    process = begin(SAVES, tmp_path)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"saved": b"whole"}
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     process = begin(
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -230,6 +266,7 @@ def test_an_exception_that_got_lost_is_raised_again() -> None:
 def test_clean_ups_are_called_while_they_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     monkeypatch.setattr(interrupt, "_clean_ups", {})  # those of this process are needed yet
+    monkeypatch.setattr(interrupt, "_cleaner", 0)
     monkeypatch.setattr(interrupt.os, "write", lambda handle, text: called.append("told"))
     with (
         on_cut_off(lambda: called.append("folder")),
