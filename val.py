@@ -7,6 +7,7 @@ python val.py --weights best.pt --data coco128.yaml --task study
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -72,7 +73,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup_console()
     device = select_device(config.device)
     spec = load_data_spec(config.data, needed=(split_of(config),))
-    backend = config.open_weights(device, config.data)
+    with contextlib.closing(config.open_weights(device, config.data)) as backend:
+        run(config, backend, spec)
+
+
+def run(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
+    """Validate, or study, a network."""
     check_classes(config, backend, spec)
     folder = increment_path(Path(config.project) / config.name, config.exist_ok)
     if config.task == "study":

@@ -27,7 +27,6 @@ import numpy as np
 from benchmarks.complexity import check_side
 from benchmarks.networks import (
     FORMS,
-    RUNTIMES,
     Candidate,
     NetworkConfig,
     candidates_of,
@@ -40,6 +39,7 @@ from benchmarks.timings import ALIGN, ALLOWED, MARK, Timing, tables
 from models.exporting.formats import INT8_FORMATS
 from models.exporting.int8 import Calibration, quantise
 from models.exporting.job import example
+from models.tuning.calls import RUNTIMES
 from models.tuning.tune import TUNED
 from models.yolo import DetectionModel
 from utils.console import setup_console

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from models.exporting.formats import FORMATS, check_needs
 from models.exporting.job import Job
 from models.exporting.network import exported_network
 from models.runtimes.base import MOST_THREADS
-from models.tuning.findings import remember, remembered, usual
-from models.tuning.machine import PACKAGES, Machine, processor_name, version_of
-from models.tuning.tune import Tuning, tune
+from models.runtimes.machine import PACKAGES, processor_name, version_of
+from models.tuning.calls import RUNTIMES
+from models.tuning.findings import tune_here, usual
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.console import LOGGER
@@ -31,7 +30,6 @@ from utils.errors import UserError
 from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
 from utils.optional import check_installed
 
-RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
 PROFILED = ("onnx", "openvino")
 # forms, and what follows the name of a network
 FORMS = {"deployed": "", "rule": " (by rule)", "tuned": " (tuned)", "public": " (public)", "int8": " (INT8)"}
@@ -150,25 +148,13 @@ def in_forms(
         elif form == "rule":
             network = exported_network(model, size)
         elif form == "tuned":
-            tuning = tuned(name, model, runtime, config)
+            LOGGER.info(name)
+            tuning = tune_here(model, runtime, size, config.threads, usual=choose)
             network = exported_network(model, size, choose=tuning.chooser)
         cost = None if form == "int8" else measure(network, image)
         wants = model.multiple, model.channels
         found.append(Candidate(name, form, parameters, flops, cost, network, *wants))
     return found
-
-
-def tuned(name: str, model: DetectionModel, runtime: str, config: NetworkConfig) -> Tuning:
-    """The forms of a network that are fastest here; what is known of this machine is not timed again."""
-    machine = Machine.here(runtime, config.threads)
-    size = (config.imgsz, config.imgsz)
-    LOGGER.info(f"{name}: timing equal forms in {machine}, {config.imgsz} px")
-    tuning = tune(
-        model, runtime, size, config.threads,
-        usual=usual(runtime), known=remembered(machine), keep=partial(remember, machine),
-    )  # fmt: skip
-    LOGGER.info(f"{name}: {tuning}")
-    return tuning
 
 
 def title_of(source: Path) -> str:

@@ -10,16 +10,15 @@ with `--table` its entries for these runtimes and this kind of CPU are completed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import yaml
 
 from benchmarks.networks import ModelsConfig, check_packages, models_of
 from benchmarks.pages import console_table
 from models.folding.forms import KINDS
-from models.tuning.findings import TABLE, remember, remembered, table
-from models.tuning.machine import Machine
-from models.tuning.tune import BUDGET, TUNED, Findings, tune
+from models.runtimes.machine import Machine
+from models.tuning.findings import TABLE, table, tune_here
+from models.tuning.tune import BUDGET, TUNED, Findings
 from utils.console import LOGGER, setup_console
 from utils.files import write_text
 from utils.flags import at_least, flag, one_of
@@ -40,9 +39,7 @@ HEAD = """\
 class Config(ModelsConfig):
     """Time equal forms of networks."""
 
-    runtimes: tuple[str, ...] = flag(
-        ("onnx", "openvino"), f"some of {', '.join(TUNED)}", rule=one_of(tuple(TUNED))
-    )
+    runtimes: tuple[str, ...] = flag(("onnx", "openvino"), f"some of {', '.join(TUNED)}", rule=one_of(TUNED))
     seconds: float = flag(BUDGET, "longest time for a network in a runtime", rule=at_least(1))
     table: bool = flag(False, "write what is found into data/forms/cpu.yaml")
 
@@ -61,12 +58,8 @@ def run(config: Config) -> None:
         machine = Machine.here(runtime, config.threads)
         found: Findings = {}
         for name, model in models.items():
-            LOGGER.info(f"{name} in {machine}, {config.imgsz} px")
-            tuning = tune(
-                model, runtime, size, config.threads,
-                known=remembered(machine), keep=partial(remember, machine), budget=config.seconds,
-            )  # fmt: skip
-            LOGGER.info(f"{name}: {tuning}")
+            LOGGER.info(name)
+            tuning = tune_here(model, runtime, size, config.threads, budget=config.seconds)
             found |= {site: one for site, one in tuning.findings.items() if not one.wide}
         print(f"\n{machine}\n{console_table(rows(found), 'lll')}")
         if config.table:

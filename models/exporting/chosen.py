@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from models.exporting.config import ExportConfig
 from models.exporting.formats import Format
 from models.folding.forms import Chooser, by_rule
-from models.tuning.findings import is_measured, remember, remembered, usual
-from models.tuning.machine import Machine, instruction_set
-from models.tuning.tune import BUDGET, tune
+from models.runtimes.machine import Machine, instruction_set
+from models.tuning.findings import is_measured, tune_here, usual
 from models.yolo import DetectionModel
-from utils.console import LOGGER
 from utils.errors import UserError
 
-RUNTIMES = {"torchscript": "torch", "onnx": "onnx", "openvino": "openvino"}  # by format, those that are timed
+TIMED_IN = {"torchscript": "torch", "onnx": "onnx", "openvino": "openvino"}  # by format, those that are timed
 UNTIMED = ("dynamic", "half", "int8", "no_deploy")  # flags of what is not timed
 
 
@@ -33,8 +29,8 @@ class Choice:
 def check_tunable(config: ExportConfig, formats: Sequence[Format]) -> None:
     """Raise a UserError when `--tune` is asked for what is not timed."""
     for form in formats:
-        if form.name not in RUNTIMES:
-            raise UserError(f"--tune is for {', '.join(RUNTIMES)}; leave it out for {form.name}")
+        if form.name not in TIMED_IN:
+            raise UserError(f"--tune is for {', '.join(TIMED_IN)}; leave it out for {form.name}")
     for flag in UNTIMED:
         if getattr(config, flag):
             name = flag.replace("_", "-")
@@ -45,7 +41,7 @@ def check_tunable(config: ExportConfig, formats: Sequence[Format]) -> None:
 
 def chosen(model: DetectionModel, form: Format, size: tuple[int, int], config: ExportConfig) -> Choice:
     """The forms for a format; with `--tune` after measuring them."""
-    runtime = RUNTIMES.get(form.name)
+    runtime = TIMED_IN.get(form.name)
     if runtime is None:
         return Choice(by_rule, "by rule")
     kind = config.cpu or instruction_set()
@@ -54,16 +50,8 @@ def chosen(model: DetectionModel, form: Format, size: tuple[int, int], config: E
         if is_measured(runtime, kind):
             return Choice(choose, f"as measured in {runtime} on {kind}")
         return Choice(choose, f"by rule, as nothing was measured in {runtime} on {kind}")
-    machine = Machine.here(runtime, config.threads or os.cpu_count() or 1)
-    LOGGER.info(
-        f"{form.name}: timing equal forms in {machine}, {size[0]}x{size[1]} px, up to {BUDGET:g} s; "
-        "what is timed is kept, also after Ctrl-C"
-    )
-    started = time.perf_counter()
-    tuning = tune(
-        model, runtime, size, machine.threads,
-        usual=choose, known=remembered(machine), keep=partial(remember, machine),
-    )  # fmt: skip
-    LOGGER.info(f"{form.name}: {tuning}, found in {time.perf_counter() - started:.0f} s")
+    threads = config.threads or os.cpu_count() or 1
+    tuning = tune_here(model, runtime, size, threads, usual=choose)
     forms = "".join(f"; {site}: {name}" for site, name in tuning.forms.items())
-    return Choice(tuning.chooser, f"{tuning} ({machine}, {size[0]}x{size[1]} px){forms}")
+    where = f"{Machine.here(runtime, threads)}, {size[0]}x{size[1]} px"
+    return Choice(tuning.chooser, f"{tuning} ({where}){forms}")

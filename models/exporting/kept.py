@@ -11,9 +11,11 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from models.exporting.config import ExportConfig
 from models.exporting.formats import FORMATS, check_needs
@@ -45,7 +47,7 @@ def kept_network(weights: Path, runtime: str) -> Path:
     try:
         target = place_of(digest, runtime)
         networks().mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent.with_suffix(".lock")):  # two commands may want it at once
+        with _locked(target.parent.with_suffix(".lock")):
             if not is_whole(target):
                 _write(weights, digest, runtime, target)
             target.parent.touch()
@@ -58,6 +60,21 @@ def kept_network(weights: Path, runtime: str) -> Path:
     return target
 
 
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Two commands may want the same network at once; one waits."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting for another command that writes the same network", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _write(weights: Path, digest: str, runtime: str, target: Path) -> None:
     model, source = load_unchanged(weights)
     if source != digest:
@@ -65,7 +82,7 @@ def _write(weights: Path, digest: str, runtime: str, target: Path) -> None:
     print(f"writing {weights} for {runtime}, to be used again: {target}", flush=True)
     model.requires_grad_(False)
     shutil.rmtree(target.parent, ignore_errors=True)
-    target.parent.mkdir()
+    target.parent.mkdir(exist_ok=True)
     try:
         config, form = ExportConfig(include=(runtime,), dynamic=True), FORMATS[runtime]
         told = metadata(source, model, SIZE, config)
@@ -109,4 +126,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    run_command(lambda: print(kept_network(Path(sys.argv[1]), sys.argv[2])))
+    run_command(lambda: kept_network(Path(sys.argv[1]), sys.argv[2]))

@@ -124,6 +124,8 @@ def in_its_forms(job: Job, form: Format, place: Path, model: DetectionModel, siz
     )
     network = WithSuppression(network, config).eval() if config.nms else network
     told = {} if config.no_deploy else {"forms": choice.why}
+    if told and not config.tune:  # which has told already
+        LOGGER.info(f"{form.name}: forms {choice.why}")
     return dataclasses.replace(job, network=network, target=place, metadata=job.metadata | told)
 
 

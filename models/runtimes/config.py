@@ -53,10 +53,13 @@ class InferenceConfig(CommandConfig):
         """
         weights = [find_weights(name) for name in self.weights or ("",)]
         on_cpu, runtime = device.type == "cpu", self.runtime
-        if runtime == "auto" and (not on_cpu or self.augment or (images is not None and images < AFTER)):
+        short = images is not None and images < AFTER
+        if runtime == "auto" and (not on_cpu or self.augment or self.dnn or short):
             runtime = "torch"
         files = weights
         if runtime in FILES:
+            if self.dnn:
+                raise UserError(f"--dnn and --runtime {runtime} exclude each other; leave one out")
             if not on_cpu:
                 raise UserError(f"--runtime {runtime} runs on the CPU; leave it out, or --device {device}")
             kept = importlib.import_module("models.exporting.kept")  # start-up stays short

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.runtimes.base import Backend
-from models.runtimes.onnx import OnnxBackend
-from models.runtimes.openvino import OpenVINOBackend
+from models.runtimes.base import Backend, checksum
+from models.runtimes.kept import place_of
+from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from utils.console import warn
 from utils.errors import UserError
@@ -23,7 +23,6 @@ from utils.files import ROOT
 AFTER = 256  # images, after which the network is written for the other runtime: short work ends before
 # most difference of a box at 640 pixels, where the rounding of single precision makes 0.002, and of a score
 PIXELS, SCORE = 0.01, 1e-4
-OPENERS = {"onnx": OnnxBackend, "openvino": OpenVINOBackend}
 
 
 class Handover(Backend):
@@ -51,7 +50,7 @@ class Handover(Backend):
         self.second: Backend | None = None
         self.over = False  # whether it is settled who goes on
         self._seen = 0
-        self._child: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
@@ -63,7 +62,7 @@ class Handover(Backend):
     def close(self) -> None:
         """End the process that writes, if it still does."""
         self.over = True
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None:
             assert self._child.stdin is not None
             self._child.stdin.close()  # upon which it ends and cleans up
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -83,22 +82,21 @@ class Handover(Backend):
                     cwd=ROOT,
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
                     stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    text=True,
                 )
         elif self._child.poll() is not None:
             self.over = True
-            told, _ = self._child.communicate()
             if self._child.returncode == 0:
-                self._try(Path(told.splitlines()[-1]), images)
+                self._try(images)
 
-    def _try(self, file: Path, images: Tensor) -> None:
-        """Take the network of a file as the second, if it gives what the first does."""
+    def _try(self, images: Tensor) -> None:
+        """Take what was written as the second, if it gives what the first does."""
         try:
-            second = OPENERS[self.runtime](file, self.device, False, self.threads, self.calls)
+            file = place_of(checksum([self.weights]), self.runtime)
+            second = load_backend(file, threads=self.threads, calls=self.calls)
             found, expected = second(images), self.first(images)
-        except UserError as error:
+        except (UserError, OSError) as error:
             warn(f"{self.runtime} cannot take over: {error}")
             return
         if differ(found, expected, max(images.shape[2:])):

@@ -8,7 +8,7 @@ import importlib.util
 from pathlib import Path
 
 from models.runtimes.base import checksum
-from models.tuning.machine import PACKAGES, instruction_set, version_of
+from models.runtimes.machine import PACKAGES, instruction_set, version_of
 from utils.files import ROOT, user_cache
 
 # runtimes, the quicker one first, and what a network is called in the folder that is its own

@@ -68,6 +68,7 @@ def open_ncnn(path: Path, image: np.ndarray, threads: int) -> Call:
     return torch.inference_mode()(lambda: backend(images))
 
 
+RUNTIMES = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx", "ncnn": "ncnn"}  # and what each reads
 OPENERS = {"torch": open_torch, "onnx": open_onnx, "openvino": open_openvino, "ncnn": open_ncnn}
 
 

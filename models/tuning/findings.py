@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from filelock import FileLock
 
 from models.folding.forms import Chooser, Site, by_rule
-from models.tuning.machine import Machine, instruction_set
-from models.tuning.tune import Finding, Findings
+from models.runtimes.machine import Machine, instruction_set
+from models.tuning.tune import BUDGET, Finding, Findings, Tuning, tune
+from models.yolo import DetectionModel
 from utils.console import LOGGER, warn
 from utils.errors import UserError
 from utils.files import ROOT, user_cache, write_text
@@ -85,6 +87,30 @@ def _distance(site: Site, other: Site) -> float:
 
 
 # ---- on this machine ----
+
+
+def tune_here(
+    model: DetectionModel,
+    runtime: str,
+    size: tuple[int, int],
+    threads: int,
+    *,
+    usual: Chooser = by_rule,
+    budget: float = BUDGET,
+) -> Tuning:
+    """`tune` with what is known of this machine, which what is found is added to; says what it does."""
+    machine = Machine.here(runtime, threads)
+    LOGGER.info(
+        f"timing equal forms in {machine}, {size[0]}x{size[1]} px, up to {budget:g} s; "
+        "what is timed is kept, also after Ctrl-C"
+    )
+    started = time.perf_counter()
+    keep = functools.partial(remember, machine)
+    tuning = tune(
+        model, runtime, size, threads, usual=usual, known=remembered(machine), keep=keep, budget=budget
+    )
+    LOGGER.info(f"{tuning}, found in {time.perf_counter() - started:.0f} s")
+    return tuning
 
 
 def cache_file() -> Path:

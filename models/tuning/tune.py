@@ -25,18 +25,17 @@ from models.exporting.job import Job, example
 from models.exporting.network import Predictions
 from models.folding.checked import fold
 from models.folding.forms import KINDS, Chooser, Site, as_measured, by_rule
-from models.tuning.calls import OPENERS, Call, measure
+from models.tuning.calls import OPENERS, RUNTIMES, Call, measure
 from models.tuning.places import Place, places_of
 from models.yolo import DetectionModel
 from utils.console import LOGGER, progress
 from utils.files import temporary_folder
 
-# runtimes, and the format in which each reads a network here
-TUNED = {"torch": "torchscript", "onnx": "onnx", "openvino": "onnx"}
+TUNED = ("torch", "onnx", "openvino")  # runtimes
 BUDGET = 90.0  # seconds
 SECONDS, ROUNDS, WARMUP = 0.6, (5, 100), 3  # that the forms of a site are timed
 WHOLE_SECONDS, WHOLE_ROUNDS = 4.0, (5, 40)  # and the whole network in both
-WIDE = 0.3  # between the quartiles of a ratio
+WIDE = 0.3  # between the quartiles of a ratio, of its median
 QUARTILES = (25, 50, 75)
 ORDER = list(KINDS)
 
@@ -56,7 +55,7 @@ class Finding:
     @property
     def wide(self) -> bool:
         """Whether times varied too much to say anything, as on a machine with other work."""
-        return max(high - low for low, _, high in self.ratios.values()) > WIDE
+        return max((high - low) / middle for low, middle, high in self.ratios.values()) > WIDE
 
     @property
     def changes(self) -> bool:
@@ -103,8 +102,9 @@ class Tuning:
         return as_measured(self.forms, self.usual)
 
     def __str__(self) -> str:
-        count = len(self.findings)
+        count, wide = len(self.findings), sum(found.wide for found in self.findings.values())
         known = f"{count} of {count + self.left} sites known ({self.timed} timed now)"
+        known += f", {wide} of them varied too much to say anything" if wide else ""
         more = "; run it again for the rest" if self.left else ""
         if self.whole is None:
             return f"{known}, no other form is faster{more}"
@@ -222,7 +222,7 @@ class _Bench:
         return _ratios(calls, _rounds(calls, WHOLE_SECONDS, WHOLE_ROUNDS))["found"]
 
     def call(self, network: nn.Module, image: torch.Tensor) -> Call:
-        form = FORMATS[TUNED[self.runtime]]
+        form = FORMATS[RUNTIMES[self.runtime]]
         target = self.folder / f"{self._written}{form.suffix}"
         self._written += 1
         told = {"stride": "32", "names": "{}", "dynamic": "false"}

@@ -195,10 +195,11 @@ def steps_in(minutes: float, pair: Pair, course: Course) -> int:
         for _ in range(1 + TRIALS):
             started = time.perf_counter()
             course.loss(next(batches), phase)[0].backward()
+            optimizer.zero_grad(set_to_none=False)  # of adapters, too; a step that is not finite would stay
             optimizer.step()
-            optimizer.zero_grad()  # of adapters, too
             trials.append(time.perf_counter() - started)
         times[phase] = statistics.median(trials[1:])  # the first one takes longer; other programs come and go
+    optimizer.zero_grad()
     optimizer.state.clear()
     step = STAGE_SHARE * times.get(STAGES, times[WHOLE]) + (1 - STAGE_SHARE) * times[WHOLE]
     return max(round(minutes * 60 * 0.9 / step), 2)  # a tenth is for measuring and saving

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 MOMENTUM = 0.95
-RELATIVE = 0.3  # root mean square of an orthogonal step of rate 1, for a square matrix of any size
+RELATIVE = 0.3  # root mean square of a step at rate 1, for a matrix of any shape and full rank
 LEAST_SIDE = (
     16  # of a weight as a matrix; below, and for depthwise filters, there is nothing to make orthogonal
 )

@@ -32,7 +32,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: str(tmp_path.parent / "cache"))
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda *_, **__: f"{tmp_path}-cache")
 
 
 def groups_of(weights: Path) -> list[int]:
@@ -52,7 +52,7 @@ def told(weights: Path) -> str:
 def test_the_table_decides(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sites = [site for site in sites_of(weights) if site.kind == "groups"]
     forms = "".join(f", '{site}': '1'" for site in sites)[2:]
-    path = tmp_path.parent / "forms.yaml"
+    path = tmp_path.with_name(f"{tmp_path.name}-forms.yaml")
     path.write_text(
         f"- {{runtime: onnx, instructions: avx512, machine: m, forms: {{{forms}}}}}", encoding="utf-8"
     )
@@ -90,7 +90,7 @@ def test_what_was_timed_decides(
             more["keep"](site, one)
         return Tuning(more["usual"], found, whole=FASTER)
 
-    monkeypatch.setattr(chosen, "tune", tuned)
+    monkeypatch.setattr(findings, "tune", tuned)
     for _ in range(2):
         call(weights, "--include", "onnx", "--imgsz", "64", "96", "--tune", "--threads", "3")
     assert given == {"runtime": "onnx", "size": (64, 96), "threads": 3}
@@ -110,7 +110,7 @@ def test_what_was_timed_decides(
 def test_tuning_for_real(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.tuning.tune.ROUNDS", (2, 3))
     monkeypatch.setattr("models.tuning.tune.WHOLE_ROUNDS", (2, 3))
-    monkeypatch.setattr(chosen, "tune", partial(chosen.tune, budget=2))
+    monkeypatch.setattr(findings, "tune", partial(findings.tune, budget=2))
     call(weights, "--include", "onnx", "--imgsz", "64", "--tune")
     assert " sites known (" in told(weights)
 

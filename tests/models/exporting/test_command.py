@@ -14,10 +14,10 @@ import yaml
 
 import detect
 from models.exporting.job import example
+from models.runtimes.machine import instruction_set
 from models.runtimes.opening import load_backend
 from models.runtimes.openvino import shared_core
 from models.tuning.findings import is_measured
-from models.tuning.machine import instruction_set
 from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.layouts import DISTINCT, small

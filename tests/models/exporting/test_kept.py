@@ -88,7 +88,7 @@ def test_other_weights_code_or_machine_are_another_network(
     assert len({target.parent for target in made}) == len(made) == 4
 
 
-@pytest.mark.parametrize("runtime", list(PACKAGES))
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_damaged_one_is_made_again(runtime: str, weights: Path) -> None:
     pytest.importorskip(PACKAGES[runtime])
     network = kept_network(weights, runtime)
@@ -184,6 +184,8 @@ def test_what_cannot_be(weights: Path, tmp_path: Path, cache: Path) -> None:
     config = InferenceConfig(weights=(str(weights),), runtime="onnx")
     with pytest.raises(UserError, match="--runtime onnx runs on the CPU; leave it out, or --device cuda"):
         config.open_weights(torch.device("cuda"), "data/digits.yaml")
+    with pytest.raises(UserError, match="--dnn and --runtime onnx exclude each other"):
+        detect.main(["--weights", str(weights), "--runtime", "onnx", "--dnn", "--nosave", "--imgsz", "64"])
     with pytest.raises(UserError, match="--augment needs PyTorch; leave out --runtime onnx"):
         detect.main(
             ["--weights", str(weights), "--runtime", "onnx", "--augment", "--nosave", "--imgsz", "64"]

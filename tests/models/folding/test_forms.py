@@ -16,6 +16,7 @@ from models.deploy import deploy
 from models.folding.checked import KEPT, fold
 from models.folding.forms import KINDS, Chooser, Site, as_measured, by_rule
 from models.yolo import DetectionModel
+from tests.models.folding.test_rules import Net
 
 SITE = Site("groups", 16, 32, (3, 5), 2, 4, (80, 160))
 
@@ -29,40 +30,29 @@ def always(kind: str, form: str) -> Chooser:
     return choose
 
 
-class C3Entries(nn.Module):
+def two_entries() -> Net:
     """Two convolutions of one map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 24, 1), nn.Conv2d(40, 8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.c(torch.cat((self.a(x).relu(), self.b(x).relu()), 1))
-        return y
+    return Net(
+        lambda n, x: n.c(torch.cat((n.a(x).relu(), n.b(x).relu()), 1)),
+        a=nn.Conv2d(16, 16, 1),
+        b=nn.Conv2d(16, 24, 1),
+        c=nn.Conv2d(40, 8, 1),
+    )
 
 
-class Halves(nn.Module):
+def two_halves() -> Net:
     """A convolution whose output is read in two slices."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(16, 32, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)
+    def flow(n: Net, x: Tensor) -> Tensor:
+        y = n.a(x).relu()
+        return torch.cat((n.b(y[:, :16]), n.c(y[:, 16:])), 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.a(x).relu()
-        return torch.cat((self.b(y[:, :16]), self.c(y[:, 16:])), 1)
+    return Net(flow, a=nn.Conv2d(16, 32, 1), b=nn.Conv2d(16, 16, 3), c=nn.Conv2d(16, 16, 3))
 
 
-class Enlarged(nn.Module):
+def enlarged() -> nn.Module:
     """A map that is enlarged for a 1x1 convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.up, self.b = nn.Conv2d(16, 16, 3), nn.Upsample(scale_factor=2), nn.Conv2d(16, 8, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.b(self.up(self.a(x)))
-        return y
+    return nn.Sequential(nn.Conv2d(16, 16, 3), nn.Upsample(scale_factor=2), nn.Conv2d(16, 8, 1))
 
 
 def layers(kind: type, groups: int | None = None) -> Callable[[nn.Module], int]:
@@ -96,12 +86,12 @@ CASES = [
         ("depthwise", layers(nn.Conv2d, 16), 1),
         ("dense", layers(nn.Conv2d, 1), 1),
     ),
-    ("sum", C3Entries(), 16, ("sum", layers(nn.Conv2d), 4), ("one", layers(nn.Conv2d), 3)),
-    ("entries", C3Entries(), 16, ("apart", out_of_first, 16), ("one", out_of_first, 40)),
-    ("slices", Halves(), 16, ("apart", out_of_first, 16), ("cut", out_of_first, 32)),
+    ("sum", two_entries(), 16, ("sum", layers(nn.Conv2d), 4), ("one", layers(nn.Conv2d), 3)),
+    ("entries", two_entries(), 16, ("apart", out_of_first, 16), ("one", out_of_first, 40)),
+    ("slices", two_halves(), 16, ("apart", out_of_first, 16), ("cut", out_of_first, 32)),
     ("pools", SPPF(32, 32), 32, ("chain", first_kernel, 5), ("beside", first_kernel, 13)),
     ("partial", PConv(16), 16, ("apart", out_of_first, 4), ("one", out_of_first, 16)),
-    ("upsample", Enlarged(), 16, ("before", ends_enlarged, 1), ("after", ends_enlarged, 0)),
+    ("upsample", enlarged(), 16, ("before", ends_enlarged, 1), ("after", ends_enlarged, 0)),
 ]
 
 

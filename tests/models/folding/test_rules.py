@@ -13,7 +13,10 @@ from models.folding.checked import fold
 
 
 class Net(nn.Module):
-    """Layers by name, and a forward pass that is given as a function of them and the input."""
+    """Layers by name, and a forward pass that is given as a function of them and the input.
+
+    It is here, where `shuffle_channels` is: torch.fx wraps functions in the globals of `forward` alone.
+    """
 
     def __init__(self, flow: Callable[[Net, Tensor], Tensor], **layers: nn.Module) -> None:
         super().__init__()

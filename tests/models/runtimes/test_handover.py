@@ -21,6 +21,7 @@ from models.runtimes.onnx import OnnxBackend
 from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from tests.models.exporting.weights import write_weights
+from utils.errors import UserError
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -147,6 +148,11 @@ def test_auto_is_for_long_work(weights: Path, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr("models.runtimes.config.installed", list)
         assert type(opened(weights, None)) is PyTorchBackend
     kept_network(weights, "onnx")
+    config = InferenceConfig(weights=(str(weights),), runtime="auto", dnn=True)
+    with pytest.raises(
+        UserError, match=r"--dnn runs \.onnx files"
+    ):  # nobody has asked for the one that is kept
+        config.open_weights(CPU, "data/digits.yaml")
     assert type(opened(weights, 3)) is PyTorchBackend
     backend = opened(weights, 4)  # it is there already
     assert isinstance(backend, OnnxBackend)

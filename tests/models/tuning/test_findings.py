@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from models.folding.forms import Site
-from models.tuning import findings, machine
+from models.runtimes import machine
+from models.runtimes.machine import Machine, instruction_set
+from models.tuning import findings
 from models.tuning.findings import cache_file, remember, remembered, table, usual
-from models.tuning.machine import Machine, instruction_set
 from models.tuning.tune import TUNED, Finding
 from utils.errors import UserError
 

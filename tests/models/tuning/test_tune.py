@@ -14,20 +14,10 @@ from models.tuning import tune as module
 from models.tuning.places import NARROW, places_of
 from models.tuning.tune import Finding, tune
 from models.yolo import DetectionModel
+from tests.models.tuning.network import CFG
 
 SIZE = (64, 64)
 SAME = (1.0, 1.0, 1.0)
-CFG = {
-    "nc": 2, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": [[10, 13, 16, 30, 33, 23]],
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [32, 3, 2]], [-1, 1, "CSPHet", [32]],
-        [-1, 1, "Conv", [64, 3, 2]], [-1, 1, "CSPHet", [64]],
-    ],
-    "head": [
-        [-1, 1, "nn.Upsample", [None, 2, "nearest"]], [[-1, 2], 1, "Concat", [1]], [-1, 1, "CSPHet", [32]],
-        [[7], 1, "Detect", ["nc", "anchors"]],
-    ],
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

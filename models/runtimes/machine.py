@@ -1,4 +1,4 @@
-"""What a measurement hangs on: runtime and its version, the CPU and its instructions, and the threads."""
+"""What speed depends on: the runtime and its version, the CPU and its instructions, and the threads."""
 
 from __future__ import annotations
 
