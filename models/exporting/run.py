@@ -104,7 +104,10 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
     for form, place in zip(formats, places):
         if place not in done and place not in failed:  # onnx and tensorrt share a file
             try:
-                done[place] = make(in_its_forms(job, form, place, model, size), form, model)
+                formed = in_its_forms(job, form, place, model, size)
+                done[place] = make(formed, form, model)
+                if "forms" in formed.metadata and not config.tune:  # which has told already
+                    LOGGER.info(f"{form.name}: forms {formed.metadata['forms']}")
                 LOGGER.info(str(done[place]))
             except UserError as error:
                 if len(formats) == 1:
@@ -124,8 +127,6 @@ def in_its_forms(job: Job, form: Format, place: Path, model: DetectionModel, siz
     )
     network = WithSuppression(network, config).eval() if config.nms else network
     told = {} if config.no_deploy else {"forms": choice.why}
-    if told and not config.tune:  # which has told already
-        LOGGER.info(f"{form.name}: forms {choice.why}")
     return dataclasses.replace(job, network=network, target=place, metadata=job.metadata | told)
 
 
