@@ -14,16 +14,12 @@ python benchmark.py report --latency latency.json --accuracy runs/benchmark/bccd
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import sys
 from collections.abc import Sequence
 
-from utils.errors import UserError, run_command
-from utils.flags import parse_flags
+from utils.errors import run_command
+from utils.flags import run_subcommand
 
-# each is a module with a configuration class `Config` and a function `run(config)`
-SUBCOMMANDS = {
+SUBCOMMANDS = {  # see `run_subcommand`
     "complexity": "benchmarks.complexity",
     "ledger": "benchmarks.ledger",
     "docs": "benchmarks.docs",
@@ -36,17 +32,7 @@ SUBCOMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(__doc__.strip())
-        return
-    name, *flags = words
-    if name not in SUBCOMMANDS:
-        near = difflib.get_close_matches(name, SUBCOMMANDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SUBCOMMANDS)}"
-        raise UserError(f"unknown subcommand '{name}'; {hint}")
-    module = importlib.import_module(SUBCOMMANDS[name])  # each loads only what it needs
-    module.run(parse_flags(module.Config, flags, command=f"benchmark.py {name}"))
+    run_subcommand("benchmark.py", __doc__, SUBCOMMANDS, argv)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import importlib
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+
+from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
 
@@ -128,6 +132,34 @@ def parse_flags(
         parser.error(str(error))
     object.__setattr__(made, "typed", frozenset(typed))  # the configuration is frozen for everybody else
     return made
+
+
+def run_subcommand(
+    command: str, usage: str, subcommands: Mapping[str, str], argv: Sequence[str] | None = None
+) -> None:
+    """Run what the first word of a command line names.
+
+    Args:
+        command: its name in messages, such as `benchmark.py`.
+        usage: what `--help` prints.
+        subcommands: modules by name, each with a configuration class `Config` and a function `run(config)`;
+            only the one that is named is imported.
+        argv: the command line; `None` reads that of the process.
+
+    Raises:
+        UserError: an unknown subcommand.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage.strip())
+        return
+    name, *flags = words
+    if name not in subcommands:
+        near = difflib.get_close_matches(name, subcommands, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(subcommands)}"
+        raise UserError(f"unknown subcommand '{name}'; {hint}")
+    module = importlib.import_module(subcommands[name])
+    module.run(parse_flags(module.Config, flags, command=f"{command} {name}"))
 
 
 def of_saved(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
