@@ -3,6 +3,7 @@
 python val.py                                            # the newest best.pt on the embedded digits
 python val.py --weights yolov5n.pt --data coco.yaml --imgsz 640
 python val.py --weights best.pt --data coco128.yaml --task study
+torchrun --nproc_per_node 2 val.py --weights best.pt --data coco.yaml
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.data.spec import DataSpec, load_data_spec
 from utils.device import select_device
+from utils.distributed import (
+    Process,
+    broadcast,
+    join_group,
+    leave_group,
+    main_first,
+    noticing_losses,
+    once_per_machine,
+    this_process,
+)
 from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
@@ -70,24 +81,34 @@ class ValConfig(InferenceConfig):
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(ValConfig, argv)
-    setup_console()
-    device = select_device(config.device)
-    spec = load_data_spec(config.data, needed=(split_of(config),))
-    with contextlib.closing(config.open_weights(device, config.data)) as backend:
-        run(config, backend, spec)
+    process = this_process()
+    setup_console(process.is_main)
+    device = select_device(config.device, process.local_rank, process.world_size)
+    join_group(process, device)
+    try:
+        with noticing_losses():
+            spec = main_first(lambda: load_data_spec(config.data, needed=(split_of(config),)), process)
+            with contextlib.closing(config.open_weights(device, config.data)) as backend:
+                run(config, backend, spec, process)
+            leave_group(together=True)
+    finally:
+        leave_group()
 
 
-def run(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
-    """Validate, or study, a network."""
+def run(config: ValConfig, backend: Backend, spec: DataSpec, process: Process) -> None:
+    """Validate, or study, a network; several processes share the images, and the main one writes."""
     check_classes(config, backend, spec)
-    folder = increment_path(Path(config.project) / config.name, config.exist_ok)
+    place = Path(config.project) / config.name
+    folder = broadcast(increment_path(place, config.exist_ok) if process.is_main else place)
     if config.task == "study":
-        study(config, backend, spec, folder)
+        study(config, backend, spec, folder, process)
         return
     if config.task == "speed":
         config = dataclasses.replace(config, conf_thres=0.25, iou_thres=0.45, noplots=True)
-    loader = open_loader(config, backend, spec, folder)
-    conclude(config, backend, loader, validate(config, backend, spec, folder, loader), folder)
+    loader = open_loader(config, backend, spec, folder, process)
+    result = validate(config, backend, spec, folder, loader, process)
+    if process.is_main:
+        conclude(config, backend, loader, result, folder)
 
 
 def conclude(
@@ -119,15 +140,19 @@ def check_classes(config: ValConfig, backend: Backend, spec: DataSpec) -> None:
         )
 
 
-def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, loader: Loader) -> Evaluation:
+def validate(
+    config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, loader: Loader, process: Process
+) -> Evaluation:
     """Validate on the images of `open_loader` and write what the flags ask for into `folder`."""
     names = spec.classes(config.single_cls)
+    if not process.is_main:  # the main process writes
+        config = dataclasses.replace(config, save_txt=False, save_json=False, noplots=True)
     if config.save_hybrid:
         warn(
             "--save-hybrid counts the labels among the detections: P, R and mAP say nothing about the weights"
         )
     labels = None
-    if config.save_txt or config.save_hybrid:
+    if process.is_main and (config.save_txt or config.save_hybrid):
         labels = LabelFiles(folder / "labels", loader.dataset.index.paths(), config.save_conf)
     coco = CocoJson(spec.names) if config.save_json else None
 
@@ -163,7 +188,8 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, 
             on_image=on_image,
             on_batch=pictures.validation_batch,
         )
-        report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
+        if process.is_main:
+            report_validation(result, folder, plots=not config.noplots, verbose=config.verbose)
     if labels is not None:
         LOGGER.info(f"{result.report['images']} label files in {folder / 'labels'}")
     if coco is not None:
@@ -172,15 +198,21 @@ def validate(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, 
     return result
 
 
-def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> Loader:
-    """The images of the split, in rectangular batches where the runtime takes any shape."""
+def open_loader(
+    config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, process: Process
+) -> Loader:
+    """The process's images of the split, in rectangular batches where the runtime takes any shape."""
     split = split_of(config)
     config.tell_size(backend, (config.imgsz, config.imgsz))
-    index = build_index(getattr(spec, split), spec.names, single_cls=config.single_cls, strict=config.strict)
+    sources, single = getattr(spec, split), config.single_cls
+    index = once_per_machine(
+        lambda: build_index(sources, spec.names, single_cls=single, strict=config.strict), process
+    )
     LOGGER.info(f"{split}: {index.report.summary()}")
     if index.report.nothing_to_learn:
         warn(f"no labels to use in {split}, so P, R and mAP mean nothing: {index.report.nothing_to_learn}")
-    index.report.write_report(folder)
+    if process.is_main:
+        index.report.write_report(folder)
     dataset = DetectionDataset(
         index,
         image_size(config, backend),
@@ -190,7 +222,13 @@ def open_loader(config: ValConfig, backend: Backend, spec: DataSpec, folder: Pat
         channels=backend.channels,
         pad=0.5 if backend.any_shape else 0.0,
     )
-    return Loader(dataset, workers=config.workers, shuffle=False)
+    return Loader(
+        dataset,
+        workers=config.workers,
+        shuffle=False,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
 
 
 def image_size(config: ValConfig, backend: Backend) -> int:
@@ -202,16 +240,18 @@ def image_size(config: ValConfig, backend: Backend) -> int:
     return backend.shape[0]
 
 
-def study(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path) -> None:
+def study(config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, process: Process) -> None:
     """Accuracy and speed over image sizes: `study.csv` and `study.png`."""
     rows = []
     if backend.shape:
         raise UserError(f"--task study needs weights that take any size; these take {backend.shape} only")
     for size in STUDY_SIZES:
         at_size = dataclasses.replace(config, imgsz=size, iou_thres=0.7, noplots=True)
-        loader = open_loader(at_size, backend, spec, folder)
-        result = validate(at_size, backend, spec, folder, loader)
+        loader = open_loader(at_size, backend, spec, folder, process)
+        result = validate(at_size, backend, spec, folder, loader, process)
         rows.append([size, *result.summary(), *result.report["speed_ms_per_image"].values()])
+    if not process.is_main:
+        return
     plot_study(np.array(rows), folder)
     sizes = f"{len(rows)} sizes from {STUDY_SIZES[0]} to {STUDY_SIZES[-1]}"
     conclude(config, backend, loader, result, folder, sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 import val
-from models.exporting import run
+from models.exporting import run as exporting
 from models.exporting.quiet import quiet
+from tests.detectors import detector
 from tests.models.exporting.weights import write_weights
+from tests.training_runs import TWO, run
 from utils.errors import Incomplete, UserError
 
 
@@ -117,6 +120,38 @@ def test_outputs(
         assert checked == pytest.approx(report["mAP50_95"], abs=0.015)
 
 
+def test_two_processes_measure_what_one_does(dense_data: Path, tmp_path: Path) -> None:
+    """The same numbers to the last digit, the same files, and an image that nobody can read, told once."""
+    data = tmp_path / "data"
+    shutil.copytree(dense_data.parent, data)
+    yaml = data / "squares.yaml"
+    yaml.write_text(f"path: {data}\ntrain: images/val\nval: images/train\nnames: [a, b]\n", encoding="utf-8")
+    weights = write_weights(tmp_path / "best.pt", detector("a", "b"))
+    damaged = data / "images" / "train" / "7.png"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 3] ^= 0xFF  # its head is whole, so that the scan takes it
+    damaged.write_bytes(content)
+    flags = ("--weights", str(weights), "--data", str(yaml), "--imgsz", "128", "--batch-size", "4")
+    saves = ("--save-json", "--save-txt", "--project", str(tmp_path), "--workers", "0")
+    reports = {}
+    for name, start in (("one", (sys.executable,)), ("two", TWO)):
+        done = run(*flags, *saves, "--name", name, command=(*start, "val.py"))
+        assert done.returncode == 1, done.stderr
+        assert (done.stdout + done.stderr).count("7.png") == 1
+        assert done.stdout.count("mAP50-95\n") == 1
+        reports[name] = json.loads((tmp_path / name / "metrics.json").read_text(encoding="utf-8"))
+        assert set(reports[name].pop("speed_ms_per_image")) == {"pre-process", "inference", "NMS"}
+    assert reports["one"]["images"] == 31 and reports["one"]["labels"] == 31 * 12
+    assert reports["two"] == reports["one"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for file in ("predictions.json", "labels.json"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+    labels = sorted(path.name for path in (one / "labels").iterdir())
+    assert sorted(path.name for path in (two / "labels").iterdir()) == labels
+    assert all((one / "labels" / n).read_bytes() == (two / "labels" / n).read_bytes() for n in labels)
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+
+
 def test_bad_input_is_a_users_error(official_weights: Path, tiny_data: Path, tmp_path: Path) -> None:
     common = ["--weights", str(official_weights), "--project", str(tmp_path), "--imgsz", "64"]
     with pytest.raises(UserError, match=r"the weights know 80 classes and .*squares.yaml has 2"):
@@ -183,7 +218,7 @@ def test_weights_that_take_one_size(
     pytest.importorskip("onnx")
     weights = write_weights(tmp_path / "best.pt")
     with quiet():
-        run.export(weights, run.ExportConfig(include=("onnx",), imgsz=(64,)))
+        exporting.export(weights, exporting.ExportConfig(include=("onnx",), imgsz=(64,)))
     flags = ("--data", str(tiny_data), "--project", str(tmp_path), "--noplots", "--single-cls")
     scores = []
     for dnn in ((), ("--dnn",)):

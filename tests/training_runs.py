@@ -14,7 +14,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = (sys.executable, "train.py")
-PAIR = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+PAIR = (*TWO, "train.py")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", **os.environ}
 
 

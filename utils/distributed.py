@@ -1,7 +1,8 @@
-"""Data-parallel training under `torchrun`: who am I, and the few things that processes have to agree on.
+"""Work of several processes under `torchrun`: who am I, and the few things that processes have to agree on.
 
 Every function does the obvious thing in a single process, so that callers need no special case.
-Tested with two gloo processes on CPU; NCCL on CUDA follows the same path but is untested here.
+Tested with two gloo processes on CPU; NCCL on CUDA follows the same path but is untested here
+(`benchmark.py gpu` tests it).
 """
 
 from __future__ import annotations
@@ -96,6 +97,15 @@ def broadcast(value: T) -> T:
     return box[0]
 
 
+def from_all(value: T) -> list[T]:
+    """The value of every process, by rank, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, value)
+    return told
+
+
 def main_first(make: Callable[[], T], process: Process) -> T:
     """What `make` returns, called by the main process before the others, which then find its files."""
     if not process.is_main:
@@ -123,8 +133,7 @@ def once_per_machine(make: Callable[[], T], process: Process) -> T:
             made = make()
         except UserError as failure:  # the others wait to be told
             error = failure
-    told: list[Any] = [None] * process.world_size
-    dist.all_gather_object(told, (error, pickle.dumps(made)))
+    told = from_all((error, pickle.dumps(made)))
     for fault, _ in told:
         if fault is not None:
             raise fault

@@ -90,6 +90,10 @@ class Loader:
             images = np.concatenate([order[positions, None], partners[positions]], axis=1)
             yield BatchKey(self.epoch, number, positions, images)
 
+    def places(self) -> list[int]:
+        """Where the images that the next iteration gives, one after the other, stand in the epoch's order."""
+        return [int(place) for key in self.keys() for place in key.positions]
+
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         count = len(self.dataset)
         if self.weights is not None:

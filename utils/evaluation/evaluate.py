@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from utils.data.batch import Batch
 from utils.data.loader import Loader
 from utils.detections.results import STAGES
 from utils.device import memory_format, synchronise
+from utils.distributed import from_all
 from utils.evaluation.metrics import SUMMARY, ClassMetrics, ConfusionMatrix, DetectionMetrics
 from utils.losses.detection import DetectionLoss
 from utils.nms import non_max_suppression
@@ -101,18 +103,22 @@ def evaluate(
 ) -> Evaluation:
     """Detect on all images of a loader and compare with their labels.
 
-    Suppression and matching of a batch run in a thread while the network works on the next one.
+    Suppression of a batch runs in a thread while the network works on the next one. Where a loader
+    shares its images with other processes, each detects on its own, and all compare what was found by any, in
+    the order of the images: the result is that of one process.
 
     Args:
         infer: maps (B, C, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
         names: class index to name.
         criterion: measures the loss, from the logits.
-        on_image: called once for each image that could be read, in order.
+        on_image: called once for each image that could be read, in order, of other processes too.
         on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
-            the batch.
+            the batch; of this process.
     """
-    metrics, confusion = DetectionMetrics(names), ConfusionMatrix(len(names))
-    scorer = _Scorer(metrics, confusion, options or EvaluationOptions(), on_image, on_batch)
+    comparison = _Comparison(DetectionMetrics(names), ConfusionMatrix(len(names)), on_image)
+    shared = loader.world_size > 1
+    mine: list[ImageResult | str] = []
+    scorer = _Scorer(options or EvaluationOptions(), mine.append if shared else comparison.add, on_batch)
     clocks = dict.fromkeys(STAGES, 0.0)
     losses = torch.zeros(3, device=device)
     with _suppression_queue() as suppression:
@@ -127,11 +133,16 @@ def evaluate(
             if criterion is not None:
                 losses += criterion(logits, targets)[1]
             suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
-    result = metrics.compute()
+    if shared:
+        told = from_all((list(zip(loader.places(), mine, strict=True)), clocks))
+        for _, found in sorted((pair for pairs, _ in told for pair in pairs), key=itemgetter(0)):
+            comparison.add(found)
+        clocks = {stage: sum(each[stage] for _, each in told) for stage in STAGES}
+    result = comparison.metrics.compute()
     speeds = {stage: seconds / max(result.images, 1) * 1e3 for stage, seconds in clocks.items()}
     report = result.as_dict() | {"speed_ms_per_image": speeds}
     mean = (losses / max(len(loader), 1)).tolist()
-    return Evaluation(result, confusion, report, mean, scorer.unreadable)
+    return Evaluation(result, comparison.confusion, report, mean, comparison.unreadable)
 
 
 @contextmanager
@@ -149,15 +160,33 @@ def _suppression_queue() -> Iterator[JobQueue]:
 
 
 @dataclass(frozen=True)
-class _Scorer:
-    """Turns raw predictions into detections and compares them with the labels."""
+class _Comparison:
+    """Compares what was found on images with their labels."""
 
     metrics: DetectionMetrics
     confusion: ConfusionMatrix
-    options: EvaluationOptions
     on_image: Callable[[ImageResult], None] | None
-    on_batch: Callable[[int, Batch, list[Tensor]], None] | None
     unreadable: list[str] = field(default_factory=list)
+
+    def add(self, found: ImageResult | str) -> None:
+        """Add the next image, or the path of one that could not be read."""
+        if isinstance(found, str):
+            self.unreadable.append(found)
+            return
+        detections, labels = found.detections.numpy(), found.labels.numpy()
+        self.metrics.update(detections, labels)
+        self.confusion.update(detections, labels)
+        if self.on_image is not None:
+            self.on_image(found)
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Turns raw predictions into detections on the source images, and hands them on in order."""
+
+    options: EvaluationOptions
+    hand_on: Callable[[ImageResult | str], None]
+    on_batch: Callable[[int, Batch, list[Tensor]], None] | None
 
     @torch.inference_mode()
     def add(
@@ -180,26 +209,23 @@ class _Scorer:
         for index, found in enumerate(detections):
             if self.options.single_cls:
                 found[:, 5] = 0
-            self._compare(batch, index, found.cpu(), per_image[index].cpu())
+            self.hand_on(_on_source(batch, index, found.cpu(), per_image[index].cpu()))
         if self.on_batch is not None:
             self.on_batch(number, batch, detections)
 
-    def _compare(self, batch: Batch, index: int, found: Tensor, labels: Tensor) -> None:
-        """Compare one image's detections and labels where it matters: on the source image."""
-        seen = (int(batch.images.shape[2]), int(batch.images.shape[3]))
-        shapes = batch.shapes[index]
-        if shapes is None:
-            self.unreadable.append(batch.paths[index])
-            return
-        source, ((vertical, horizontal), pad) = shapes
-        ratio = horizontal, vertical
-        detections, truth = found.clone(), labels.clone()
-        detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)
-        truth[:, 1:] = scale_boxes(xywh_to_xyxy(labels[:, 1:]), seen, source, ratio, pad)
-        self.metrics.update(detections.numpy(), truth.numpy())
-        self.confusion.update(detections.numpy(), truth.numpy())
-        if self.on_image is not None:
-            self.on_image(ImageResult(batch.paths[index], source, detections, truth))
+
+def _on_source(batch: Batch, index: int, found: Tensor, labels: Tensor) -> ImageResult | str:
+    """An image's detections and labels where it matters, on the source; its path if it is unreadable."""
+    seen = (int(batch.images.shape[2]), int(batch.images.shape[3]))
+    path, shapes = batch.paths[index], batch.shapes[index]
+    if shapes is None:
+        return path
+    source, ((vertical, horizontal), pad) = shapes
+    ratio = horizontal, vertical
+    detections, truth = found.clone(), labels.clone()
+    detections[:, :4] = scale_boxes(found[:, :4], seen, source, ratio, pad)
+    truth[:, 1:] = scale_boxes(xywh_to_xyxy(labels[:, 1:]), seen, source, ratio, pad)
+    return ImageResult(path, source, detections, truth)
 
 
 @contextmanager
