@@ -185,7 +185,7 @@ LONG_BATCH = """
 import ctypes, os, signal, sys, torch
 import train, utils.interrupt
 from utils.errors import run_command
-utils.interrupt.PATIENCE = 0.5
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 30  # a disk may be busy
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
 backward, calls = torch.Tensor.backward, []
 def long(self, *args, **more):

@@ -75,7 +75,7 @@ def test_a_signal_ends_a_command(number: signal.Signals, program: str) -> None:
 # a thread that the interpreter waits for when it ends
 STUCK = """
 from utils.files import atomic_write, temporary_folder
-utils.interrupt.PATIENCE = 0.5
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 30  # a disk may be busy
 HELD = threading.Lock()
 HELD.acquire()
 threading.Thread(target=HELD.acquire).start()
@@ -104,7 +104,7 @@ def test_what_does_not_end_is_cut_off(number: signal.Signals, tmp_path: Path) ->
 NATIVE = """
 import ctypes
 from utils.files import atomic_write, temporary_folder
-utils.interrupt.PATIENCE = 0.5
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 30  # a disk may be busy
 LIBC, MUTEX = ctypes.CDLL(None), ctypes.create_string_buffer(128)
 def main():
     with temporary_folder(Path(sys.argv[1])) as folder, atomic_write(Path(sys.argv[1], 'half')) as file:
@@ -127,7 +127,7 @@ def test_native_code_is_cut_off(tmp_path: Path) -> None:
 
 WRITES = """
 from utils.files import atomic_write
-utils.interrupt.PATIENCE = 0.5
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 30  # a disk may be busy
 def hang(handle):
     while True:  # deaf to the exception of the signal
         try:
@@ -153,7 +153,7 @@ def test_a_file_that_is_whole_takes_its_place_although_the_disk_hangs(tmp_path: 
 SAVES = """
 from utils.files import atomic_write
 from utils.interrupt import on_cut_off
-utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 3
+utils.interrupt.PATIENCE, utils.interrupt.CLEANING = 0.5, 30  # a disk may be busy
 BEGUN, HELD = threading.Event(), threading.Lock()
 HELD.acquire()
 def late():
@@ -169,9 +169,9 @@ def save():
 def main():
     threading.Thread(target=late).start()
     with on_cut_off(save):
-        print('ready', flush=True)
-        while True:
+        while True:  # deaf to the exception of the signal
             try:
+                print('ready', flush=True)
                 HELD.acquire()
             except BaseException:
                 pass
