@@ -39,7 +39,7 @@ from training.lightening.config import LightenConfig
 from training.lightening.material import Material
 from training.lightening.measure import agreement, true_map
 from training.lightening.setup import Lightening, set_up
-from training.resume import resumed
+from training.resume import restarted, resumed
 from training.run_folder import RunFolder
 from utils.console import LOGGER, setup_console
 from utils.data.images import ImageError
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_group(process, device)
     try:
         with noticing_losses():
+            config = restarted(config, process)
             go_on(config, process) if config.resume else start_anew(config, process)
             leave_group(together=True)
     finally:

@@ -34,7 +34,7 @@ from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
 from training.optim import Schedule
-from training.resume import resumed
+from training.resume import restarted, resumed
 from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, write_results
 from training.setup import (
     build_model,
@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_group(process, device)
     try:
         with noticing_losses():
+            config = restarted(config, process)
             if config.evolve is not None:
                 run_evolution(config, process, device)
             elif config.resume:
@@ -321,7 +322,7 @@ def hyperparameters(config: TrainConfig) -> Hyperparameters:
 def open_run(config: TrainConfig, process: Process) -> RunFolder:
     """A new run folder, made by the main process and known to all."""
     if process.is_main:
-        return broadcast(RunFolder.create(config.project, config.name, config.exist_ok))
+        return broadcast(RunFolder.create(config.project, config.name, config.exist_ok, process.job))
     return broadcast(RunFolder(Path()))
 
 

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(config.device, process.local_rank, process.world_size)
     join_group(process, device)
     try:
-        with noticing_losses():
+        with noticing_losses("start again"):
             spec = main_first(lambda: load_data_spec(config.data, needed=(split_of(config),)), process)
             with contextlib.closing(config.open_weights(device, config.data)) as backend:
                 run(config, backend, spec, process)

@@ -26,8 +26,8 @@ from utils.flags import at_least, flag, one_of
 HEAD = """\
 # Which of equal forms of a folded network is fastest, by runtime and kind of CPU, as it was measured: what
 # `export.py` takes without `--tune`. A site that is not here takes the form of its nearest, or the rule's.
-# models/folding/forms.py says what the names mean. ARM has not been measured; there the rules hold, as they do
-# with AVX2 nearly everywhere. Written by
+# models/folding/forms.py says what the names mean. ARM has not been measured; there the rules hold, as nearly
+# everywhere with AVX2. Written by
 # `python benchmark.py tune --table --cfg yolov5n yolov5n-gsconv yolov5n-gsconv-all yolov5n-slimneck`
 # `yolov5n-slimneck-paper yolov5n-slimneckc yolov5n-shufflenetv2 yolov5n-csppc yolov5n-c3dual yolov5n-c3het`
 # `yolov5n-csphet yolov5n-dsconv yolov5n-fasternet-backbone yolov5n-lcnet-backbone`

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from tests.training_runs import (
     ENVIRONMENT,
     PAIR,
     ROOT,
+    TWO,
     assert_same_run,
     rows,
     run,
@@ -33,7 +35,7 @@ from training.config import TrainConfig
 from training.resume import resumed
 from utils.data.batch import BatchKey
 from utils.data.dataset import DetectionDataset
-from utils.distributed import Process
+from utils.distributed import OWN_STORE, Process
 from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
 from utils.flags import parse_flags
@@ -262,7 +264,68 @@ def test_the_death_of_a_process_ends_the_other(arguments: Arguments, tmp_path: P
     os.kill(int(children[rank - 2]), signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: another training process has ended" in said
+    assert "error: another process of this run has ended" in said
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(child) for child in path.read_text(encoding="utf-8").split()]
+
+
+@pytest.fixture
+def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, OWN_STORE, "1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_torchrun_starts_a_run_again_that_lost_a_process(arguments: Arguments, tmp_path: Path) -> None:
+    flags = (*arguments, "--batch-size", "2", "--epochs", "6")
+    assert torchrun(*flags, "--name", "whole").returncode == 0
+    elastic = (*PAIR[:-1], "--max-restarts", "1", PAIR[-1])
+    process = start(*flags, "--name", "killed", command=elastic)
+    results = tmp_path / "killed" / "results.csv"
+    wait_until(lambda: results.is_file() and len(rows(results)) >= 2, process)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    assert process.wait() == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"whole", "killed"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_two_nodes_of_which_one_is_lost_and_comes_back(arguments: Arguments, tmp_path: Path) -> None:
+    """Two agents of torchrun that meet at an address, a process each; the second dies with its process."""
+    flags = (*arguments, "--batch-size", "2", "--epochs", "6")
+    assert torchrun(*flags, "--name", "whole").returncode == 0
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "job")
+    node = (*TWO[:3], "--nnodes", "2", "--nproc_per_node", "1", "--max-restarts", "3", *meeting, "train.py")
+    first = start(*flags, "--name", "nodes", command=node)
+    time.sleep(2)  # whoever comes first keeps the address
+    second = start(*flags, "--name", "nodes", command=node)
+    try:
+        results = tmp_path / "nodes" / "results.csv"
+        wait_until(lambda: results.is_file() and len(rows(results)) >= 2, first)
+        lost = children(second)
+        second.kill()
+        for process in lost:
+            os.kill(process, signal.SIGKILL)
+        second.wait()
+        second = start(*flags, "--name", "nodes", command=node)
+        assert (first.wait(240), second.wait(240)) == (0, 0)
+    finally:
+        for agent in (first, second):
+            agent.terminate()
+    assert_same_run(tmp_path / "whole", tmp_path / "nodes")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"whole", "nodes"}
 
 
 def test_patience_ends_a_run_for_good(

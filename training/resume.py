@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from training.config import RunConfig
 from training.run_folder import RunFolder, newest_checkpoint
 from utils.checkpoints.files import read_checkpoint
-from utils.distributed import Process
+from utils.console import LOGGER
+from utils.distributed import Process, broadcast, from_all
 from utils.errors import UserError
 from utils.flags import of_saved
 from utils.hyperparameters import Hyperparameters, checked
@@ -49,6 +50,22 @@ def resumed(
     if path.resolve().parent.name != "weights":
         raise UserError(f"{path} is not in the weights folder of a run; put it back to resume it")
     return config, saved_hyp(content["hyp"]), RunFolder(path.resolve().parents[1]), content
+
+
+def restarted(config: ConfigType, process: Process) -> ConfigType:
+    """The settings of a run that may be one that `torchrun --max-restarts` has started again, after a process
+    or a machine was lost: then they resume what the same job has saved, if there is anything.
+    """
+    if config.resume or not any(from_all(process.restarts)):  # a machine that came back counts from 0
+        return config
+    run = RunFolder.of_job(config.project, process.job) if process.is_main else None
+    last = broadcast(str(run.last) if run is not None and run.last.is_file() else "")
+    if not last:
+        return config
+    LOGGER.info(f"torchrun has started the processes again; they go on with {last}")
+    again: ConfigType = dataclasses.replace(config, resume=last)  # type: ignore[type-var]  # it is one
+    object.__setattr__(again, "typed", config.typed)
+    return again
 
 
 def with_saved(config: ConfigType, saved: Mapping[str, Any], path: Path) -> ConfigType:

@@ -22,6 +22,9 @@ RESULT_COLUMNS = (
     "metrics/mAP_0.5", "metrics/mAP_0.5:0.95", "val/box_loss", "val/obj_loss", "val/cls_loss",
     "x/lr0", "x/lr1", "x/lr2",
 )  # fmt: skip
+JOB = (
+    ".torchrun"  # the file in a run's folder that names the job of torchrun, by which it knows its run again
+)
 TEACHER_COLUMN = "train/teacher_error"  # the last one, of runs with a teacher
 
 
@@ -32,15 +35,27 @@ class RunFolder:
     root: Path
 
     @classmethod
-    def create(cls, project: str, name: str, exist_ok: bool) -> RunFolder:
+    def create(cls, project: str, name: str, exist_ok: bool, job: str = "") -> RunFolder:
         """A new folder `project/name`, numbered when that is taken, with its `weights` folder.
+
+        Args:
+            job: how `torchrun` calls it, for `of_job`.
 
         Raises:
             UserError: it cannot be created.
         """
         run = cls(increment_path(Path(project) / name, exist_ok))
         run.last.parent.mkdir(exist_ok=True)
+        if job:
+            write_text(run.root / JOB, job)
         return run
+
+    @classmethod
+    def of_job(cls, project: str, job: str) -> RunFolder | None:
+        """The newest folder in `project` that was created for a job."""
+        marks = [mark for mark in Path(project).glob(f"*/{JOB}") if mark.read_text(encoding="utf-8") == job]
+        newest = max(marks, key=lambda mark: mark.stat().st_mtime, default=None)
+        return None if newest is None else cls(newest.parent)
 
     @property
     def last(self) -> Path:

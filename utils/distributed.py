@@ -20,19 +20,30 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.console import warn
 from utils.errors import UserError
 
 T = TypeVar("T")
+OWN_STORE = (
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # where 1, torchrun opens a new store whenever it starts them
+)
 LONGEST_WAIT = datetime.timedelta(hours=3)
 
 
 @dataclass(frozen=True)
 class Process:
-    """This process among those that train together."""
+    """This process among those that train together.
+
+    Attributes:
+        job: how `torchrun` calls the work of all of them, also after it has started them again.
+        restarts: how often it has, as far as this machine knows.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    job: str = ""
+    restarts: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -42,20 +53,32 @@ class Process:
 
 def this_process() -> Process:
     """This process as `torchrun` announces it in the environment; the only one without it."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    told = os.environ
+    job, restarts = told.get("TORCHELASTIC_RUN_ID", ""), int(told.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    world_size = int(told.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        return Process()
-    return Process(int(os.environ["RANK"]), world_size, int(os.environ.get("LOCAL_RANK", "0")))
+        return Process(job=job, restarts=restarts)
+    return Process(int(told["RANK"]), world_size, int(told.get("LOCAL_RANK", "0")), job, restarts)
 
 
 def join_group(process: Process, device: torch.device) -> None:
     """Meet the other processes, when there are any."""
     if process.world_size == 1:
         return
+    if process.is_main and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and _store_is_kept():
+        warn(f"--max-restarts: processes that start again may miss each other; use {OWN_STORE}=1 torchrun …")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # the others wait while the main process scans or validates
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+
+
+def _store_is_kept() -> bool:
+    """Whether torchrun's processes meet where those before them have left their addresses.
+
+    A process that comes first then takes the address of one that is gone (torch 2.10 to 2.14).
+    """
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get(OWN_STORE) != "1"
 
 
 def leave_group(together: bool = False) -> None:
@@ -67,15 +90,13 @@ def leave_group(together: bool = False) -> None:
 
 
 @contextmanager
-def noticing_losses() -> Iterator[None]:
+def noticing_losses(cure: str = "continue with --resume") -> Iterator[None]:
     """Context in which the death of another process is a `UserError`: its connections break."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise UserError(
-                "another process of this run has ended, see its message; continue with --resume"
-            ) from error
+            raise UserError(f"another process of this run has ended, see its message; {cure}") from error
         raise
 
 

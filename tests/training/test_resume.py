@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.resume import resumed
+from training.resume import restarted, resumed
+from training.run_folder import JOB, RunFolder
 from utils.checkpoints.files import write_checkpoint
 from utils.distributed import Process
 from utils.errors import UserError
@@ -25,7 +26,7 @@ SAVED = dataclasses.asdict(TrainConfig(epochs=7, freeze=(1, 2), workers=3)) | {"
 def run_of(project: Path, name: str = "exp", **changes: Any) -> Path:
     """A run's last.pt that holds what resuming looks at before the weights."""
     path = project / name / "weights" / "last.pt"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "model": {"weight": torch.zeros(1)},
         "yaml": {},
@@ -51,6 +52,25 @@ def test_settings_and_hyperparameters_are_those_of_the_run(tmp_path: Path) -> No
     assert hyp == Hyperparameters(lr0=0.5)
     assert folder.root == path.resolve().parents[1] and folder.last == path.resolve()
     assert content["resume"] == {"processes": 1}
+
+
+def test_a_job_that_torchrun_started_again_goes_on_with_its_run(tmp_path: Path) -> None:
+    project = ("--project", str(tmp_path), "--workers", "0")
+    config = typed(*project)
+    for moment, (name, job) in enumerate((("old", "a"), ("exp", "a"), ("exp2", "b"))):
+        run = RunFolder.create(str(tmp_path), name, exist_ok=False, job=job)
+        os.utime(run.root / JOB, (moment, moment))
+    again = Process(job="a", restarts=1)
+    assert restarted(config, again) is config  # nothing has been saved
+    last = run_of(tmp_path, "exp")
+    run_of(tmp_path, "exp2")
+    found = restarted(config, again)
+    assert found.resume == str(last)
+    assert "workers" in found.typed
+    for process in (Process(job="a"), Process(job="c", restarts=1), Process()):
+        assert restarted(config, process) is config
+    chosen = typed("--resume", str(last), *project)
+    assert restarted(chosen, again) is chosen
 
 
 def test_the_newest_run_is_resumed_when_none_is_named(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def set_up(
 
     def folder() -> RunFolder:
         if not made:
-            made.append(run or RunFolder.create(config.project, config.name, config.exist_ok))
+            made.append(run or RunFolder.create(config.project, config.name, config.exist_ok, process.job))
         return made[0]
 
     try:
