@@ -19,7 +19,7 @@ FLOORS = (
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
     "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
-    "litert_torch", "ai_edge_litert",
+    "litert_torch", "ai_edge_litert", "defusedxml",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.data.report import Fault
 from utils.errors import UserError
+from utils.reading import read_bytes
 
 ROUNDING = 1e-3  # an edge this far outside the image comes from printed decimals, not from a mistake
 MOST_BYTES, MOST_ROWS = 8 << 20, 100_000  # of a label file
@@ -32,6 +33,16 @@ def label_path(image: str) -> str:
     path = (f"{before}/labels/{after}" if found else after)[1:]
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{name.rpartition('.')[0] or name}.txt"
+
+
+def is_yolo(path: str) -> bool:
+    """Whether the first row of a text file could be one of labels."""
+    try:
+        content = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+        fields = next((line.split() for line in content.splitlines() if line.strip()), [])
+        return len(fields) >= 5 and all(math.isfinite(float(value)) for value in fields)
+    except (OSError, ValueError):  # of which a UserError is one
+        return False
 
 
 def parse_labels(content: bytes, classes: int) -> Labels:
