@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +36,7 @@ def label_path(image: str) -> str:
     return f"{folder}{slash}{name.rpartition('.')[0] or name}.txt"
 
 
-def is_yolo(path: str) -> bool:
+def is_yolo(path: str | os.PathLike[str]) -> bool:
     """Whether the first row of a text file could be one of labels."""
     try:
         content = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
@@ -100,6 +101,8 @@ def _parse_sound_boxes(content: bytes, classes: int) -> Labels | None:
     try:
         table = np.array(rows, dtype=np.float64)
     except ValueError:
+        return None
+    if not np.isfinite(table).all():
         return None
     cls, centre, size = table[:, 0], table[:, 1:3], table[:, 3:5]
     inside = (centre - size / 2 >= -ROUNDING).all() and (centre + size / 2 <= 1 + ROUNDING).all()

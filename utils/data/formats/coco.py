@@ -49,8 +49,9 @@ def read_coco(path: Path, content: Any) -> Annotations:
     files = {}
     for position, image in enumerate(images, start=1):
         try:
-            name = file_name(image.get("file_name") if isinstance(image, dict) else image)
-            key = _key(image.get("id"))
+            if not isinstance(image, dict):
+                raise Broken("broken annotation", f"{repr(image)[:40]} is no picture")
+            name, key = file_name(image.get("file_name")), _key(image.get("id"))
         except Broken as broken:
             gatherer.fault(broken.kind, f"picture {position}: {broken.detail}", place)
             continue

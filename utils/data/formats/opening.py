@@ -36,6 +36,7 @@ YOLO, VOC, LABELME = "YOLO text", "Pascal VOC xml", "Labelme json"
 SUFFIXES = (".json", ".xml", ".csv", ".data")  # of files that may tell of many pictures
 MOST_CANDIDATES = 3  # files of one such suffix in a folder that are opened to see what they are
 LOOKED_AT = 50  # pictures of which an annotation is looked for
+OPENED = 3  # annotations of single pictures that are opened to see what they are
 PER_PICTURE: dict[
     str, tuple[str, Callable[[Path], bool], Callable[[Sequence[tuple[str, str]]], Annotations]]
 ] = {
@@ -94,7 +95,7 @@ def open_source(path: Path) -> Source:
     if any(map(os.path.exists, labels)):
         return Source(path, YOLO, images, labels)
     beside = [f"{os.path.splitext(image)[0]}.txt" for image in images]  # noqa: PTH122
-    if (first := _first(beside)) and is_yolo(first):
+    if any(map(is_yolo, _there(beside))):
         return Source(path, "YOLO text beside the pictures", images, beside)
     other = (_in_folder(path) if path.is_dir() else None) or _beside(path, images)
     if other is None and path.is_dir() and not images:
@@ -112,7 +113,7 @@ def key_of(sources: Sequence[Source], names: Mapping[int, str]) -> int | str:
 
 def names_of(sources: Sequence[Path]) -> dict[int, str]:
     """The classes of some sources by number: in the order of their formats, else sorted by name; empty when
-    none of them names its classes, as YOLO text does not.
+    none of them names its classes, as YOLO text without a `classes.txt` does not.
 
     Raises:
         UserError: a file cannot be read.
@@ -124,11 +125,20 @@ def names_of(sources: Sequence[Path]) -> dict[int, str]:
         source = open_source(path)
         if source.kind.startswith(darknet.KIND):
             found.update(dict.fromkeys(darknet.names(path)))
-        elif source.read is not None:
+        elif source.read is None:
+            found.update(dict.fromkeys(_class_list(source)))
+        else:
             annotations = source.read()
             ordered &= annotations.ordered
             found.update(dict.fromkeys(annotations.names))
     return dict(enumerate(found if ordered else sorted(found)))
+
+
+def _class_list(source: Source) -> list[str]:
+    """The lines of the `classes.txt` that labelling tools write beside YOLO text; empty without one."""
+    folders = {Path(path).parent for path in (*source.labels[:1], *source.images[:1])}
+    places = (folder / "classes.txt" for start in sorted(folders) for folder in (start, start.parent))
+    return next((read_lines(place) for place in places if place.is_file()), [])
 
 
 def _suffix(path: str) -> str:
@@ -219,17 +229,17 @@ def _in_folder(folder: Path) -> Source | None:
     return found[0] if found else None
 
 
-def _first(files: Sequence[str]) -> str:
-    """The first file of these that is there; empty when none is."""
-    return next((file for file in files[:LOOKED_AT] if file and os.path.isfile(file)), "")  # noqa: PTH113
+def _there(files: Sequence[str]) -> list[Path]:
+    """Some of these files that are there, to see what they are: a single one may be broken."""
+    return [Path(file) for file in files[:LOOKED_AT] if file and os.path.isfile(file)][:OPENED]  # noqa: PTH113
 
 
 def _beside(path: Path, images: list[str]) -> Source | None:
     """Pictures with an annotation each."""
     for suffix, (kind, is_one, read) in PER_PICTURE.items():
         for rule in RULES[suffix]:
-            first = _first([annotation_path(image, suffix, rule) for image in images[:LOOKED_AT]])
-            if first and is_one(Path(first)):
+            files = [annotation_path(image, suffix, rule) for image in images[:LOOKED_AT]]
+            if any(is_one(file) for file in _there(files)):
                 labels = [annotation_path(image, suffix, rule) for image in images]
                 pairs = list(zip(images, labels))
                 return Source(path, kind, images, labels, read=partial(read, pairs))
@@ -240,7 +250,7 @@ def _without_pictures(folder: Path) -> Source | None:
     """A folder of annotations whose pictures lie elsewhere."""
     for suffix, (_, is_one, _) in PER_PICTURE.items():
         files = sorted(folder.rglob(f"*{suffix}"))
-        if files and is_one(files[0]):
+        if any(is_one(file) for file in files[:OPENED]):
             return _of_pictures(folder, files, suffix)
     return None
 
