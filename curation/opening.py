@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from utils.data.formats.opening import names_of
 from utils.data.index import DatasetIndex, build_index
-from utils.data.spec import SPLITS, YAMLS, DataSpec, load_data_spec
+from utils.data.spec import SPLITS, DataSpec, find_yaml, load_data_spec
 from utils.errors import UserError
 from utils.files import expand
 
@@ -21,7 +21,7 @@ def open_data(path: str) -> DataSpec:
     given = expand(path)
     alone = given.suffix.lower() in SINGLE and given.is_file()
     if given.is_dir():
-        alone = not any((folder / name).is_file() for folder in (given, given / given.name) for name in YAMLS)
+        alone = find_yaml(given) is None
     if not alone:
         listed = load_data_spec(path, needed=())
         needed = tuple(split for split in SPLITS[:2] if getattr(listed, split))

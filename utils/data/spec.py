@@ -89,13 +89,23 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
     return DataSpec(file=file, root=bases[0], names=names, **splits)
 
 
+def find_yaml(folder: Path) -> Path | None:
+    """The data yaml of a folder, also in the one folder in it, as unpacked zips have it; None without one."""
+    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    places = (place / name for place in (folder, *(inner if len(inner) == 1 else [])) for name in YAMLS)
+    return next((place for place in places if place.is_file()), None)
+
+
 def _in_folder(path: str | Path) -> Path | None:
-    """The data yaml of a folder, which may lie in a folder of the same name inside it."""
+    """The data yaml of what is a folder.
+
+    Raises:
+        UserError: it has none.
+    """
     folder = expand(path)
     if not folder.is_dir():
         return None
-    places = [inner / name for inner in (folder, folder / folder.absolute().name) for name in YAMLS]
-    found = next((place for place in places if place.is_file()), None)
+    found = find_yaml(folder)
     if found is None:
         raise UserError(
             f"folder '{path}' has no data.yaml; write one with train, val and names, or name yours"

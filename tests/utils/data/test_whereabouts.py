@@ -78,10 +78,10 @@ def test_a_folder_stands_for_its_yaml(unzipped: Path, tmp_path: Path) -> None:
     write(unzipped, YAMLS["valid"][0])
     assert load_data_spec(unzipped).val == load_data_spec(unzipped / "data.yaml").val
     (tmp_path / "outer").mkdir()
-    unzipped.rename(tmp_path / "outer" / "outer")  # a zip that was unpacked into a folder of its own name
-    assert load_data_spec(tmp_path / "outer").train == (tmp_path / "outer/outer/train/images",)
+    unzipped.rename(tmp_path / "outer" / "inner")  # a zip that was unpacked into a folder of its own
+    assert load_data_spec(tmp_path / "outer").train == (tmp_path / "outer/inner/train/images",)
     with pytest.raises(UserError, match=r"has no data.yaml; write one with train, val and names"):
-        load_data_spec(tmp_path / "outer/outer/train")
+        load_data_spec(tmp_path / "outer/inner/train")
 
 
 def test_a_folder_inside_one_of_the_same_name(

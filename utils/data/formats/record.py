@@ -21,6 +21,7 @@ MOST_CLASSES = 10_000
 LONGEST_NAME = 200  # letters of a class name
 SAME_HULL = 0.1  # pixels that the box around a polygon may differ from the box that is given
 SAME_SHAPE = 0.02  # relative difference of two aspect ratios up to which one picture is the other one scaled
+NONE = np.zeros((0, 2))  # the polygon of an object without one
 FRACTIONS = (1.0, 1.0)  # the extent of boxes that are given in parts of the picture
 
 
@@ -166,7 +167,7 @@ class Gatherer:
         for name in names:
             self.number_of(name)
         self.faults: list[Fault] = []
-        self._rows: dict[str, list[tuple[int, int, Sequence[float], Any]]] = {}
+        self._rows: dict[str, list[tuple[int, int, Sequence[float], np.ndarray]]] = {}
         self._about: dict[str, tuple[str, tuple[float, float] | None]] = {}
 
     def number_of(self, name: object) -> int:
@@ -188,7 +189,8 @@ class Gatherer:
 
     def add(self, name: str, number: int, cls: int, box: Sequence[float], polygon: Any = None) -> None:
         """An object on a picture that was told of: x1, y1, x2, y2, and corners (k, 2) where it has some."""
-        self._rows[name].append((number, cls, box, polygon))
+        corners = NONE if polygon is None else np.array(polygon, np.float64)
+        self._rows[name].append((number, cls, box, corners))
 
     def fault(self, kind: str, detail: str, place: str, line: int = 0) -> None:
         self.faults.append(Fault(kind, line, printable(detail)[:200], place))
@@ -206,14 +208,13 @@ class Gatherer:
         rows = self._rows[name]
         place, extent = self._about[name]
         classes = np.array([row[1] for row in rows], np.int64)
-        none = np.zeros((0, 2))
         return Annotated(
             path=name,
             extent=extent,
             boxes=np.array([row[2] for row in rows], np.float64).reshape(-1, 4),
             classes=renumber[classes] if len(rows) else classes,
             numbers=np.array([row[0] for row in rows], np.int64),
-            polygons=[none if row[3] is None else np.array(row[3], np.float64) for row in rows],
+            polygons=[row[3] for row in rows],
             place=place,
             counted=self.counted,
         )
