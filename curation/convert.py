@@ -14,7 +14,7 @@ from typing import Literal
 
 from curation.opening import open_data, open_splits
 from curation.writing import WRITERS, Folder, Shot, make_folder, shots
-from utils.console import LOGGER, progress, setup_console
+from utils.console import LOGGER, printable, progress, setup_console
 from utils.errors import UserError
 from utils.flags import CommandConfig, flag, not_empty
 
@@ -42,6 +42,8 @@ def run(config: Config) -> None:
     if Path(config.out).exists():  # told before the work
         raise UserError(f"--out: '{config.out}' exists and is not touched; name another, or move it away")
     spec = open_data(config.data)
+    if odd := next((name for name in spec.names.values() if printable(name) != name), None):
+        raise UserError(f"{spec.file}: names: {odd!r} has characters that no file format takes; rename it")
     splits = open_splits(spec, config.strict)
 
     def fill(root: Path, place: Path) -> None:

@@ -196,18 +196,28 @@ def _write(
         paths = [index.path(int(i)) for i in part]
         if not paths:
             continue
-        list_file = root / f"{split}.txt"
-        write_text(list_file, "".join(f"{Path(path).absolute()}\n" for path in paths), durable=False)
-        found = [Path(label) for label in open_source(list_file).labels]
-        listed[split] = list_file.name
-        if found != [Path(labels[path]).absolute() for path in paths]:
-            list_file.unlink()
+        lines = "".join(f"{Path(path).absolute()}\n" for path in paths)
+        listed[split] = f"{split}.txt"
+        if not _is_enough(root / listed[split], lines, [labels[path] for path in paths]):
             listed[split] = f"{split}.json"
             content = coco_content(
                 spec.names, shots(_subset(index, part)), lambda shot: str(Path(shot.source).absolute())
             )
             write_text(root / listed[split], json.dumps(content), durable=False)
     folder.describe({"train": [], "val": [], **listed})
+
+
+def _is_enough(file: Path, lines: str, labels: Sequence[str]) -> bool:
+    """Write a list of pictures, and keep it when their labels are found by it."""
+    try:
+        write_text(file, lines, durable=False)
+    except UnicodeEncodeError:  # names whose bytes are no text
+        return False
+    found = [Path(label) for label in open_source(file).labels]
+    if found == [Path(label).absolute() for label in labels]:
+        return True
+    file.unlink()
+    return False
 
 
 def _subset(index: DatasetIndex, part: np.ndarray) -> DatasetIndex:

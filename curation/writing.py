@@ -76,6 +76,9 @@ class Folder:
         """Put a picture into a folder; returns its name there, which no other has up to the suffix."""
         taken = self.taken.setdefault(folder, set())
         stem, suffix = os.path.splitext(os.path.basename(shot.source))  # noqa: PTH119, PTH122
+        stem = (
+            stem if printable(stem) == stem else printable(stem).replace("?", "_")
+        )  # bytes that are no text
         number, name = 2, stem
         while name.lower() in taken:
             number, name = number + 1, f"{stem}_{number}"

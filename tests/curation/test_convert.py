@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -183,6 +185,28 @@ def test_bad_flags(flags: list[str], complaint: str, capsys: pytest.CaptureFixtu
     with pytest.raises((SystemExit, UserError)) as caught:
         dataset.main(["convert", *flags])
     assert complaint in f"{caught.value} {capsys.readouterr().err}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    source = FORMATS["yolo"][0](tmp_path / "source")
+    text(tmp_path / "source/classes.txt", "cat\ndog\n")
+    for folder, suffix in (("images", "png"), ("labels", "txt")):
+        odd = os.fsdecode(b"\xff") + f".{suffix}"
+        (tmp_path / "source" / folder / f"a.{suffix}").rename(tmp_path / "source" / folder / odd)
+    for to in ("yolo", "voc", "coco"):
+        file = convert(source, to, tmp_path / to)
+        assert sorted(Path(path).name for path in read(file, "train").paths()) == ["_.png", "b.png"]
+    dataset.main(["split", "--data", str(source), "--out", str(tmp_path / "parts"), "--ratios", "0.5", "0.5"])
+    indexes = [read(tmp_path / "parts/data.yaml", split) for split in ("train", "val")]
+    assert sorted(len(index.boxes) for index in indexes) == [0, 2]
+
+
+def test_names_that_no_format_takes(tmp_path: Path) -> None:
+    source = FORMATS["yolo"][0](tmp_path / "source")
+    file = text(tmp_path / "data.yaml", f'train: {source}\nnames: [cat, "d\\x01g"]\n')
+    with pytest.raises(UserError, match="has characters that no file format takes"):
+        convert(file, "voc", tmp_path / "out")
 
 
 def test_labels_without_names(tmp_path: Path) -> None:

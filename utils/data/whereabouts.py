@@ -48,6 +48,12 @@ def _readings(source: str) -> Iterator[tuple[str, str]]:
         plain = re.sub(r"^(\.{1,2}/)+", "", text)
         found.append((plain, [*why, "without the leading ../"]))
     for tail, reasons in list(found):
+        parts = tail.split("/")
+        if parts.count("images") == 1 and len(parts) > 1:  # images/train for train/images, and vice versa
+            place = max(parts.index("images"), 1)
+            turned = [*parts[: place - 1], parts[place], parts[place - 1], *parts[place + 1 :]]
+            found.append(("/".join(turned), [*reasons, "two folders the other way round"]))
+    for tail, reasons in list(found):
         for other, name in _renamed(tail):
             found.append((other, [*reasons, name]))
     yield from ((tail, "; ".join(reasons)) for tail, reasons in found)

@@ -48,6 +48,10 @@ YAMLS = {
         "path: elsewhere\ntrain: train/images\nval: valid/images\nnames: [cat, dog]\n",
         "relative to ",
     ),
+    "other way round": (
+        "train: images/train\nval: images/val\nnames: [cat, dog]\n",
+        "two folders the other way round; 'valid' for 'val'",
+    ),
     "several at once": (
         "train: C:\\x\\train\\images\nval: C:\\x\\val\\images\nnames: [cat, dog]\n",
         "\\ read as /; the last parts of a path of another machine; 'valid' for 'val'",
