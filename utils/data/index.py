@@ -39,9 +39,8 @@ CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
 Found: TypeAlias = tuple[dict[str, np.ndarray], list[Fault]]  # arrays as in `DatasetIndex`, and all faults
 
-Row: TypeAlias = (
-    str | Annotated | None
-)  # a label file, what another format says of the image, or nothing to use
+# what tells of the boxes of an image: a label file, another format, or nothing that can be used
+Row: TypeAlias = str | Annotated | None
 
 
 @dataclass
@@ -156,9 +155,10 @@ def build_index(
     labels = [label for source in opened for label in source.labels]
     if not images:
         raise UserError(no_images(sources))
-    foreign = [source for source in opened if source.kind != YOLO]
-    for source in foreign:
-        LOGGER.info(source.said)
+    usual = all(source.kind == YOLO for source in opened)
+    for source in opened:
+        if source.kind != YOLO:
+            LOGGER.info(source.said)
     key = label_cache.fingerprint(images, labels, key_of(opened, names))
     file = label_cache.cache_file(sources, labels[0])
     found = label_cache.load(file, key, ARRAYS) if cache else None
@@ -168,11 +168,11 @@ def build_index(
             label_cache.save(file, key, *found)
     arrays, faults = found
     empty = int((np.diff(arrays["offsets"]) == 0).sum())
-    faults = [*faults, *([] if foreign else find_orphans(sources, labels))]
+    faults = [*faults, *(find_orphans(sources, labels) if usual else [])]
     report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
     above = f"class {len(names)}, "  # as the detail of a class that is one too large begins
-    slip = "" if foreign or not report.is_suspicious else explain_slip(labels, names)
-    if slip:
+    texts = report.is_suspicious and all(source.read is None for source in opened)
+    if texts and (slip := explain_slip(labels, names)):
         report.nothing_to_learn = slip
     elif not report.boxes:
         report.nothing_to_learn = found_instead_of_labels(images, labels, faults)

@@ -14,7 +14,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 
 SHOWN = 3  # names in a message
-SUSPICIOUS = 0.2  # share of rows
+SUSPICIOUS = 0.2  # share of rows with a fault above which there may be one cause
 LEFT_OUT = "image left out"
 # kind of fault -> what was done about it
 ACTIONS = {

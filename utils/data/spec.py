@@ -122,7 +122,7 @@ def _of_darknet(file: Path) -> dict[str, Any]:
 
 def _names_of_labels(file: Path, content: dict[str, Any], sources: list[Path]) -> dict[int, str]:
     """The classes of a yaml without `names`: those that files of annotations bring along."""
-    there = [source for source in sources if source.exists()]
+    there = [source for source in dict.fromkeys(sources) if source.exists()]
     names = names_of(there)
     if not names:
         return _names(file, content)  # says what a yaml has to have

@@ -37,7 +37,7 @@ def read_labelme(pairs: Sequence[tuple[str, str]]) -> Annotations:
         pairs: the path of each picture and of its annotation, which need not exist: no objects then.
     """
     gatherer, others, place = Gatherer("shape"), Counter[str](), ""
-    for picture, file in pairs:
+    for picture, file in dict.fromkeys(pairs):  # a list may have one twice
         try:
             content = read_json(Path(file))
             if not is_labelme(content):

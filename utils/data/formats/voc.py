@@ -34,7 +34,7 @@ def read_voc(pairs: Sequence[tuple[str, str]]) -> Annotations:
         pairs: the path of each picture and of its annotation, which need not exist: no objects then.
     """
     gatherer, difficult, first = Gatherer("object"), 0, ""
-    for picture, file in pairs:
+    for picture, file in dict.fromkeys(pairs):  # a list may have one twice
         try:
             root = read_xml(Path(file), MOST_BYTES)
         except FileNotFoundError:

@@ -87,6 +87,11 @@ def test_a_changed_file_invalidates_the_cached_index(
     assert len(scans) == 3
 
 
+def test_a_picture_that_a_list_has_twice(tmp_path: Path) -> None:
+    index = build_index([text(voc(tmp_path), "a\nb\na\n")], NAMES, cache=False)
+    assert np.diff(index.offsets).tolist() == [2, 0, 2] and not index.report.faults
+
+
 def test_several_sources_of_several_formats(tmp_path: Path) -> None:
     sources = [FORMATS[kind][0](tmp_path / kind) for kind in ("yolo", "coco", "labelme")]
     index = build_index(sources, NAMES, cache=False)
