@@ -23,11 +23,14 @@ def open_data(path: str) -> DataSpec:
     if given.is_dir():
         alone = find_yaml(given) is None
     if not alone:
-        listed = load_data_spec(path, needed=())
-        needed = tuple(split for split in SPLITS[:2] if getattr(listed, split))
+        spec = load_data_spec(path, needed=())
+        needed = tuple(split for split in SPLITS[:2] if getattr(spec, split))
         if not needed:
-            raise UserError(f"{listed.file}: names neither train nor val")
-        return load_data_spec(path, needed=needed)
+            raise UserError(f"{spec.file}: names neither train nor val")
+        missing = any(not source.exists() for split in needed for source in getattr(spec, split))
+        return (
+            load_data_spec(path, needed=needed) if missing else spec
+        )  # which makes them, or says what is amiss
     names = names_of([given])
     if not names:
         raise UserError(
