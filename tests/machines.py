@@ -34,7 +34,8 @@ class Tests:
 # what reads and writes text and files, names them, or starts processes
 TEXT = Tests(
     quick=("test_docs.py", "benchmarks/test_docs.py", "benchmarks/test_report.py", "models/test_cfg.py",
-           "training/test_setup.py", "utils/checkpoints", "utils/data", "utils/detections", "test_detect.py"),
+           "training/test_setup.py", "utils/checkpoints", "utils/data", "utils/detections", "test_detect.py",
+           "curation"),
     more=("benchmarks", "models/exporting", "models/runtimes", "test_console.py", "test_hubconf.py",
           "test_lighten.py", "test_lighten_search.py", "test_train.py", "test_train_teacher.py",
           "test_val.py", "training", "utils"),

@@ -19,7 +19,7 @@ FLOORS = (
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
     "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
-    "litert_torch", "ai_edge_litert",
+    "litert_torch", "ai_edge_litert", "defusedxml",
 }  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def modules() -> dict[str, ast.Module]:
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
             file.read_text(encoding="utf-8")
         )
-        for file in (*files, *(ROOT / "benchmarks").rglob("*.py"))
+        for file in (*files, *(f for room in ("benchmarks", "curation") for f in (ROOT / room).rglob("*.py")))
     }
 
 

@@ -13,6 +13,8 @@ from utils.data.report import ACTIONS, Fault
 from utils.errors import UserError
 from utils.reading import read_lines
 
+MOST_UP = 3  # folders above a list that its entries may be relative to
+
 
 def list_images(sources: Iterable[Path]) -> list[str]:
     """All image paths of `sources`, each source sorted, in the order of the sources.
@@ -46,8 +48,14 @@ def _read_list(file: Path) -> list[str]:
     entries = read_lines(file)
     relative = [line for line in entries if not os.path.isabs(line)]  # noqa: PTH117
     # The first entry decides for all: two look-ups for each of 100 000 lines would take longer than the scan.
-    beside = bool(relative) and ((file.parent / relative[0]).exists() or not Path(relative[0]).exists())
-    return [os.path.normpath(file.parent / line) if beside else os.path.normpath(line) for line in entries]
+    base = _base_of_list(file, relative[0]) if relative else Path()
+    return [os.path.normpath(base / line) for line in entries]
+
+
+def _base_of_list(file: Path, entry: str) -> Path:
+    """The folder that an entry is relative to: of the list, the working directory, or one above the list."""
+    bases = [file.parent, Path(), *file.absolute().parents[1:MOST_UP]]
+    return next((base for base in bases if os.path.exists(base / entry)), file.parent)  # noqa: PTH110
 
 
 def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
@@ -64,6 +72,21 @@ def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
     return faults
 
 
+def no_images(sources: Sequence[Path]) -> str:
+    """What to say of sources without an image: what is there instead, and which folder may be meant."""
+    places = ", ".join(f"'{source}'" for source in sources)
+    said = f"no images found in {places}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
+    for folder in (source for source in sources if source.is_dir()):
+        texts = sum(1 for _ in folder.rglob("*.txt"))
+        before, found, after = f"{folder}".replace(os.sep, "/").rpartition("/labels")
+        images = Path(f"{before}/images{after}") if found else folder.parent / "images"
+        if texts and images.is_dir():
+            said += (
+                f"; it has {texts} .txt files: name the folder of the images, '{images}', not of the labels"
+            )
+    return said
+
+
 def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults: Sequence[Fault]) -> str:
     """Why a split has no box: where the labels of its images should be, and what is there.
 
@@ -71,6 +94,9 @@ def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults
         labels: the label file that each image would have.
         faults: of the scan.
     """
+    unknown = next((fault for fault in faults if fault.kind == "unknown class"), None)
+    if unknown is not None:
+        return f"its classes are not those of the data yaml: {unknown.detail}"
     dropped = [fault for fault in faults if ACTIONS[fault.kind] == "row dropped"]
     if dropped:
         (kind, count), first = Counter(fault.kind for fault in dropped).most_common(1)[0], dropped[0]

@@ -18,13 +18,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from utils.console import progress
+from utils.console import LOGGER, progress
 from utils.data import label_cache
-from utils.data.folders import find_orphans, found_instead_of_labels, list_images
-from utils.data.images import IMAGE_SUFFIXES, ImageError, image_shape
-from utils.data.labels import MOST_BYTES, ROUNDING, Labels, label_path, parse_labels
-from utils.data.report import Fault, LabelReport
+from utils.data.folders import find_orphans, found_instead_of_labels, no_images
+from utils.data.formats.opening import YOLO, Source, key_of, open_source
+from utils.data.formats.record import Annotated, Broken
+from utils.data.images import ImageError, image_shape
+from utils.data.labels import MOST_BYTES, ROUNDING, Labels, parse_labels
+from utils.data.report import MEANT, Fault, LabelReport
 from utils.data.shared import SharedArray
+from utils.data.slips import explain_slip
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
 from utils.pipeline import outcome
@@ -35,6 +38,9 @@ SLIPS, SLIP_SHARE = 2, 0.01  # so many rows, or such a share, may name a class t
 CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
 Found: TypeAlias = tuple[dict[str, np.ndarray], list[Fault]]  # arrays as in `DatasetIndex`, and all faults
+
+# what tells of the boxes of an image: a label file, another format, or nothing that can be used
+Row: TypeAlias = str | Annotated | None
 
 
 @dataclass
@@ -135,7 +141,7 @@ def build_index(
 
     Args:
         sources: folders (searched recursively), list files (`.txt`, one path a line, relative to the file's
-            folder or to the working directory), or single images.
+            folder or to the working directory), single images, or files of annotations: `formats/opening.py`.
         names: class number -> name; labels with other classes are dropped.
         single_cls: every label becomes class 0, after the check against `names`.
         strict: any fault is an error.
@@ -144,33 +150,41 @@ def build_index(
     Raises:
         UserError: no usable image, or with `strict` any fault.
     """
-    images = list_images(sources)
+    opened = [open_source(source) for source in sources]
+    images = [image for source in opened for image in source.images]
+    labels = [label for source in opened for label in source.labels]
     if not images:
-        places = ", ".join(f"'{source}'" for source in sources)
-        raise UserError(f"no images found in {places}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}")
-    labels = [label_path(image) for image in images]
-    key = label_cache.fingerprint(images, labels, len(names))
+        raise UserError(no_images(sources))
+    usual = all(source.kind == YOLO for source in opened)
+    for source in opened:
+        if source.kind != YOLO:
+            LOGGER.info(source.said)
+    key = label_cache.fingerprint(images, labels, key_of(opened, names))
     file = label_cache.cache_file(sources, labels[0])
     found = label_cache.load(file, key, ARRAYS) if cache else None
     if found is None or not _is_sound(found[0], images, len(names)):
-        found = _scan(images, labels, len(names))
+        found = _scan_all(opened, names)
         if cache:
             label_cache.save(file, key, *found)
     arrays, faults = found
     empty = int((np.diff(arrays["offsets"]) == 0).sum())
-    faults = [*faults, *find_orphans(sources, labels)]
+    faults = [*faults, *(find_orphans(sources, labels) if usual else [])]
     report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
     above = f"class {len(names)}, "  # as the detail of a class that is one too large begins
-    if not report.boxes:
+    texts = report.is_suspicious and all(source.read is None for source in opened)
+    if texts and (slip := explain_slip(labels, names)):
+        report.nothing_to_learn = slip
+    elif not report.boxes:
         report.nothing_to_learn = found_instead_of_labels(images, labels, faults)
     elif (arrays["boxes"][:, 0] > 0).all() and sum(fault.detail.startswith(above) for fault in faults) > max(
         SLIPS, report.boxes * SLIP_SHARE
     ):
         report.nothing_to_learn = f"classes seem to count from 1: {above}but none of class 0, the first name"
     index = DatasetIndex(**arrays, names=names, report=report)
-    first = faults[0] if faults else None
+    wrong = [fault for fault in faults if fault.kind not in MEANT]
+    first = wrong[0] if wrong else None
     if strict and first:
-        total = f"{len(faults)} faults in all, fatal with --strict"
+        total = f"{len(wrong)} faults in all, fatal with --strict"
         raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
     if first and not len(index):
         raise UserError(f"none of {len(images)} images can be used; the first: {first.place}: {first.kind}")
@@ -227,7 +241,18 @@ def _is_sound(arrays: dict[str, np.ndarray], images: Sequence[str], classes: int
     return bool(known) and paths <= set(map(os.fsencode, images))
 
 
-def _scan(images: list[str], labels: list[str], classes: int) -> Found:
+def _scan_all(sources: Sequence[Source], names: dict[int, str]) -> Found:
+    """Scan the images of all sources, with the labels as files or as annotations."""
+    parts = [source.rows(names) for source in sources]
+    arrays, faults = _scan(
+        [image for source in sources for image in source.images],
+        [row for rows, _ in parts for row in rows],
+        len(names),
+    )
+    return arrays, [*(fault for _, found in parts for fault in found), *faults]
+
+
+def _scan(images: list[str], labels: Sequence[Row], classes: int) -> Found:
     """Threads wait for the disk together; for a large set, processes parse together as well."""
     chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
     cores = os.cpu_count() or 1
@@ -243,7 +268,7 @@ def _scan(images: list[str], labels: list[str], classes: int) -> Found:
     return _concatenate(parts)
 
 
-def _scan_chunk(images: list[str], labels: list[str], classes: int) -> Found:
+def _scan_chunk(images: list[str], labels: Sequence[Row], classes: int) -> Found:
     paths: list[bytes] = []
     shapes: list[tuple[int, int]] = []
     rows: list[Labels] = []
@@ -268,8 +293,10 @@ def _scan_chunk(images: list[str], labels: list[str], classes: int) -> Found:
     return arrays, faults
 
 
-def _scan_one(image: str, label: str, classes: int) -> tuple[tuple[int, int] | None, Labels]:
+def _scan_one(image: str, label: Row, classes: int) -> tuple[tuple[int, int] | None, Labels]:
     """Height and width of an image, None when it cannot be used, and its labels with all faults."""
+    if label is None:  # told of already
+        return None, Labels()
     try:
         shape = image_shape(image)
     except ImageError as error:
@@ -278,14 +305,21 @@ def _scan_one(image: str, label: str, classes: int) -> tuple[tuple[int, int] | N
         detail = f"{shape[1]}x{shape[0]} pixels, at least {SMALLEST_SIDE} a side are needed"
         return None, Labels(faults=[Fault("image too small", 0, detail, image)])
     labels = Labels()
+    file = label if isinstance(label, str) else label.place
     try:
-        labels = parse_labels(read_bytes(label, MOST_BYTES), classes)
+        content = read_bytes(label, MOST_BYTES) if isinstance(label, str) else label.label_text(shape)
+        labels = parse_labels(content, classes)
     except FileNotFoundError:
         pass
+    except Broken as broken:
+        return None, Labels(faults=[Fault(broken.kind, 0, broken.detail, image)])
     except (OSError, UserError) as error:
         detail = getattr(error, "strerror", None) or str(error)
-        return None, Labels(faults=[Fault("unreadable label file", 0, detail, label)])
-    labels.faults = [fault._replace(file=label) for fault in labels.faults]
+        return None, Labels(faults=[Fault("unreadable label file", 0, detail, file)])
+    if isinstance(label, str):
+        labels.faults = [fault._replace(file=label) for fault in labels.faults]
+    else:
+        labels.faults = [label.named(fault) for fault in labels.faults]
     return shape, labels
 
 

@@ -26,8 +26,12 @@ _ZIP_ERRORS = (struct.error, ArithmeticError, RuntimeError, LookupError, MemoryE
 SUFFIX = ".lean5-index.npz"
 
 
-def fingerprint(images: Sequence[str], labels: Sequence[str], classes: int) -> str:
-    """A hash over name, size and modification time of every image and label file; another one: stale."""
+def fingerprint(images: Sequence[str], labels: Sequence[str], classes: int | str) -> str:
+    """A hash over name, size and modification time of every image and label file; another one: stale.
+
+    Args:
+        classes: how many there are, and whatever else the scan depends on.
+    """
     digest = hashlib.blake2b(f"{VERSION} {classes}".encode(), digest_size=16)
     for pair in zip(images, labels):
         for path in pair:

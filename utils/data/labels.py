@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from utils.data.report import Fault
 from utils.errors import UserError
+from utils.reading import read_bytes
 
 ROUNDING = 1e-3  # an edge this far outside the image comes from printed decimals, not from a mistake
 MOST_BYTES, MOST_ROWS = 8 << 20, 100_000  # of a label file
@@ -32,6 +34,16 @@ def label_path(image: str) -> str:
     path = (f"{before}/labels/{after}" if found else after)[1:]
     folder, slash, name = path.rpartition("/")
     return f"{folder}{slash}{name.rpartition('.')[0] or name}.txt"
+
+
+def is_yolo(path: str | os.PathLike[str]) -> bool:
+    """Whether the first row of a text file could be one of labels."""
+    try:
+        content = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
+        fields = next((line.split() for line in content.splitlines() if line.strip()), [])
+        return len(fields) >= 5 and all(math.isfinite(float(value)) for value in fields)
+    except (OSError, ValueError):  # of which a UserError is one
+        return False
 
 
 def parse_labels(content: bytes, classes: int) -> Labels:
@@ -89,6 +101,8 @@ def _parse_sound_boxes(content: bytes, classes: int) -> Labels | None:
     try:
         table = np.array(rows, dtype=np.float64)
     except ValueError:
+        return None
+    if not np.isfinite(table).all():
         return None
     cls, centre, size = table[:, 0], table[:, 1:3], table[:, 3:5]
     inside = (centre - size / 2 >= -ROUNDING).all() and (centre + size / 2 <= 1 + ROUNDING).all()

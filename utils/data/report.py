@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 
 SHOWN = 3  # names in a message
+SUSPICIOUS = 0.2  # share of rows with a fault above which there may be one cause
 LEFT_OUT = "image left out"
 # kind of fault -> what was done about it
 ACTIONS = {
@@ -34,7 +35,16 @@ ACTIONS = {
     "out of bounds": "row dropped",
     "slightly out of bounds": "clipped",
     "duplicate row": "row dropped",
+    # of other formats than YOLO text
+    "unknown class": "boxes left out",
+    "broken annotation": "left out",
+    "picture of another shape": LEFT_OUT,
+    "picture twice": "the first one counts",
+    "crowd": "left out",
+    "difficult": "left out",
+    "other shape": "left out",
 }
+MEANT = ("crowd", "difficult", "other shape")  # said, but as its makers meant it: no fault for --strict
 
 
 class Fault(NamedTuple):
@@ -64,6 +74,13 @@ class LabelReport:
     def counts(self) -> dict[str, int]:
         """Number of faults by kind, most frequent first."""
         return dict(Counter(fault.kind for fault in self.faults).most_common())
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether so many rows were dropped or clipped that something is wrong with all of them."""
+        changed = sum(ACTIONS[fault.kind] in ("row dropped", "clipped") for fault in self.faults)
+        dropped = sum(ACTIONS[fault.kind] == "row dropped" for fault in self.faults)
+        return changed > SUSPICIOUS * (self.boxes + dropped)
 
     def summary(self) -> str:
         """A table for the terminal: one line when all is well, otherwise one line for each kind of fault."""

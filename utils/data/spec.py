@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.console import LOGGER
 from utils.data.digits import generate_digits
+from utils.data.formats import darknet
+from utils.data.formats.opening import names_of
+from utils.data.whereabouts import VALIDATION, search
 from utils.errors import UserError
 from utils.files import ROOT, expand, find_file
 from utils.reading import read_yaml
 
 SPLITS = ("train", "val", "test")
+YAMLS = ("data.yaml", "data.yml", "dataset.yaml")  # in a folder that stands for a data set
 GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
 
 
@@ -39,6 +45,10 @@ class DataSpec:
 def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -> DataSpec:
     """Read a data yaml, looked up in `data/` too and with or without its suffix.
 
+    A folder stands for the `data.yaml` in it, and Darknet's `obj.data` for the yaml that it could be. A split
+    may be a file of annotations in another format (`formats/opening.py`); without `names` the classes come
+    from there. A path that is not there as written is looked for by the rules of `whereabouts.py`.
+
     A relative `path` in it refers to the working directory, the repository root or the yaml's own folder: the
     first of them where it exists. Without `path`, so does each split. A `download:` key is never executed; a
     `generator:` key names one of `GENERATORS`, which makes the images below the repository root (or at an
@@ -50,13 +60,15 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
     Raises:
         UserError: the file, a key, a class or the images of a needed split are missing or of the wrong type.
     """
-    file = find_file(path, (ROOT / "data",), ("", ".yaml", ".yml"))
-    content = read_yaml(file)
+    file = _in_folder(path) or find_file(path, (ROOT / "data",), ("", ".yaml", ".yml"))
+    content = _of_darknet(file) if file.suffix == ".data" else read_yaml(file)
     if not isinstance(content, dict):
         raise UserError(
             f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
         )
-    names = _names(file, content)
+    if not content.get("val"):
+        content["val"] = next((content[key] for key in VALIDATION if content.get(key)), None)
+    names = _names(file, content) if "names" in content else {}
     sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
     for split in needed:
         if not sources[split]:
@@ -72,7 +84,52 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         )
         for split in SPLITS
     }
+    if not names:
+        names = _names_of_labels(file, content, [source for split in SPLITS for source in splits[split]])
     return DataSpec(file=file, root=bases[0], names=names, **splits)
+
+
+def find_yaml(folder: Path) -> Path | None:
+    """The data yaml of a folder, also in the one folder in it, as unpacked zips have it; None without one."""
+    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    places = (place / name for place in (folder, *(inner if len(inner) == 1 else [])) for name in YAMLS)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _in_folder(path: str | Path) -> Path | None:
+    """The data yaml of what is a folder.
+
+    Raises:
+        UserError: it has none.
+    """
+    folder = expand(path)
+    if not folder.is_dir():
+        return None
+    found = find_yaml(folder)
+    if found is None:
+        raise UserError(
+            f"folder '{path}' has no data.yaml; write one with train, val and names, or name yours"
+        )
+    return found
+
+
+def _of_darknet(file: Path) -> dict[str, Any]:
+    """What a data yaml in place of an `obj.data` would have."""
+    lists = {split: darknet.list_of(file, split) for split in SPLITS}
+    content = {split: str(place.absolute()) for split, place in lists.items() if place is not None}
+    return {**content, "names": darknet.names(file)}
+
+
+def _names_of_labels(file: Path, content: dict[str, Any], sources: list[Path]) -> dict[int, str]:
+    """The classes of a yaml without `names`: those that files of annotations bring along."""
+    there = [source for source in dict.fromkeys(sources) if source.exists()]
+    names = names_of(there)
+    if not names:
+        return _names(file, content)  # says what a yaml has to have
+    LOGGER.info(
+        "%s: has no names; %d classes by the labels: %s", file, len(names), reprlib.repr([*names.values()])
+    )
+    return _names(file, {**content, "names": names})
 
 
 def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -84,6 +141,10 @@ def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
             f"{file}: key 'names' must be a list of class names, or a mapping from 0, 1, … to them"
         )
     for number, name in names.items():
+        if isinstance(number, str) and isinstance(name, int) and not isinstance(name, bool):
+            raise UserError(
+                f"{file}: names: '{number}: {name}' is the wrong way round; write '{name}: {number}'"
+            )
         if isinstance(number, bool) or not isinstance(number, int):
             raise UserError(f"{file}: names: class number {number!r} is not an integer")
         if not isinstance(name, str | int | float) or isinstance(name, bool):
@@ -142,6 +203,9 @@ def _locate(
     for candidate in candidates:
         if candidate.exists():
             return candidate
+    if (found := search(source, [file.parent, *bases])) is not None:
+        LOGGER.info("%s: %s: '%s' is not there as written; took %s (%s)", file, split, source, *found)
+        return found[0]
     if not needed:
         return candidates[0]
     places = ", ".join(f"'{candidate}'" for candidate in dict.fromkeys(candidates))

@@ -1,0 +1,65 @@
+"""Convert a data set to YOLO text, Pascal VOC's XML or COCO's JSON.
+
+Any format that training reads is taken: a data yaml, a folder, a file of annotations. Boxes come out equal,
+classes in their order, pictures without objects too. What is wrong with the labels is told and left out, and
+listed in `<split>_label_report.csv`. Nothing that exists is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from curation.opening import open_data, open_splits
+from curation.writing import WRITERS, Folder, Shot, make_folder, shots
+from utils.console import LOGGER, printable, progress, setup_console
+from utils.errors import UserError
+from utils.flags import CommandConfig, flag, not_empty
+
+
+@dataclass(frozen=True)
+class Config(CommandConfig):
+    """Convert a data set to YOLO text, Pascal VOC's XML or COCO's JSON."""
+
+    data: str = flag(
+        "", "data yaml, folder or file of annotations, in any format that is read", rule=not_empty
+    )
+    to: Literal["yolo", "voc", "coco"] = flag("yolo", "format to write")
+    out: str = flag("", "folder to make; it must not exist", rule=not_empty)
+    pictures: Literal["link", "copy"] = flag("link", "link to the pictures, or copy them")
+    strict: bool = flag(False, "treat label faults as errors")
+
+
+def run(config: Config) -> None:
+    """Write the data set and say what is in it.
+
+    Raises:
+        UserError: the data cannot be read, or `--out` exists.
+    """
+    setup_console()
+    if Path(config.out).exists():  # told before the work
+        raise UserError(f"--out: '{config.out}' exists and is not touched; name another, or move it away")
+    spec = open_data(config.data)
+    if odd := next((name for name in spec.names.values() if printable(name) != name), None):
+        raise UserError(f"{spec.file}: names: {odd!r} has characters that no file format takes; rename it")
+    splits = open_splits(spec, config.strict)
+
+    def fill(root: Path, place: Path) -> None:
+        folder = Folder(root, place, spec.names, copy=config.pictures == "copy")
+        listed = {}
+        for split, index in splits.items():
+            LOGGER.info(f"{split}: {index.report.summary()}")
+            listed[split] = WRITERS[config.to](folder, split, _shown(shots(index), split, len(index)))
+            index.report.write_report(root, f"{split}_label_report.csv")
+        folder.describe({"train": [], "val": [], **listed})
+
+    place = make_folder(config.out, fill)
+    if config.to == "voc" and any(index.has_polygons for index in splits.values()):
+        LOGGER.info("polygons became the boxes around them: Pascal VOC's XML has none")
+    LOGGER.info(f"{len(spec.names)} classes; {place / 'data.yaml'} is the data set as {config.to}")
+
+
+def _shown(pictures: Iterable[Shot], split: str, total: int) -> Iterator[Shot]:
+    yield from progress(pictures, f"writing {split}", total=total, unit=" pictures")

@@ -1,0 +1,54 @@
+"""Opening a data set of any format: a data yaml, what can stand for one, or a single source."""
+
+from __future__ import annotations
+
+from utils.data.formats.opening import names_of
+from utils.data.index import DatasetIndex, build_index
+from utils.data.spec import SPLITS, DataSpec, find_yaml, load_data_spec
+from utils.errors import UserError
+from utils.files import expand
+
+SINGLE = (".json", ".xml", ".csv", ".txt")  # files that are a source by themselves
+
+
+def open_data(path: str) -> DataSpec:
+    """The splits of a data yaml, of a folder with one, or of an `obj.data`; a folder without one or a file of
+    annotations is all `train`.
+
+    Raises:
+        UserError: it is not there, or nobody knows what its classes are called.
+    """
+    given = expand(path)
+    alone = given.suffix.lower() in SINGLE and given.is_file()
+    if given.is_dir():
+        alone = find_yaml(given) is None
+    if not alone:
+        spec = load_data_spec(path, needed=())
+        needed = tuple(split for split in SPLITS[:2] if getattr(spec, split))
+        if not needed:
+            raise UserError(f"{spec.file}: names neither train nor val")
+        missing = any(not source.exists() for split in needed for source in getattr(spec, split))
+        return (
+            load_data_spec(path, needed=needed) if missing else spec
+        )  # which makes them, or says what is amiss
+    names = names_of([given])
+    if not names:
+        raise UserError(
+            f"'{path}': its labels have no class names; write them, one a line, to classes.txt beside these"
+        )
+    return DataSpec(file=given, root=given.absolute().parent, train=(given,), val=(), test=(), names=names)
+
+
+def open_splits(spec: DataSpec, strict: bool) -> dict[str, DatasetIndex]:
+    """The splits of a data set that are there, with their labels; nothing is written beside these.
+
+    Raises:
+        UserError: no usable image, or with `strict` any fault.
+    """
+    found = {}
+    for split in SPLITS:
+        sources = getattr(spec, split)
+        if sources and all(source.exists() for source in sources):
+            found[split] = build_index(sources, spec.names, strict=strict, cache=False)
+            found[split].report.check_usable(split)
+    return found

@@ -1,0 +1,27 @@
+"""Convert and split data sets.
+
+python dataset.py convert --data instances.json --to yolo --out datasets/mine  # from any format; or voc, coco
+python dataset.py split --data mine.yaml --ratios 0.8 0.1 0.1 --seed 0         # each class in its share
+
+`python dataset.py SUBCOMMAND --help` lists the flags of one; docs/datasets.md has the formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from utils.errors import run_command
+from utils.flags import run_subcommand
+
+SUBCOMMANDS = {  # see `run_subcommand`
+    "convert": "curation.convert",
+    "split": "curation.split",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    run_subcommand("dataset.py", __doc__, SUBCOMMANDS, argv)
+
+
+if __name__ == "__main__":
+    run_command(main)

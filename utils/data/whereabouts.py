@@ -1,0 +1,68 @@
+"""Where a split of a data yaml is when it is not where the yaml says: rules, told when they help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+VALIDATION = ("val", "valid", "validation")
+TOO_COMMON = {"images", "labels", "data", "dataset"}  # alone, such a name says nothing
+ABSOLUTE = re.compile(r"/|~|[A-Za-z]:/")
+
+
+def search(source: str, folders: Sequence[Path]) -> tuple[Path, str] | None:
+    """A place that exists for the path of a split, and the rule that led there.
+
+    Args:
+        source: the path as the yaml has it.
+        folders: that it may be relative to, best first; of them those that do not exist are of no use.
+    """
+    there = [folder for folder in folders if folder.is_dir()]
+    nested = [folder / folder.absolute().name for folder in there]
+    nested = [folder for folder in nested if folder.is_dir()]
+    for text, why in _readings(source):
+        for folder in there:
+            if (folder / text).exists():
+                return folder / text, why or f"relative to {folder}"
+        for folder in nested:
+            if (folder / text).exists():
+                return folder / text, "; ".join(
+                    filter(None, (why, "in a folder inside one of the same name"))
+                )
+    return None
+
+
+def _readings(source: str) -> Iterator[tuple[str, str]]:
+    """What may be meant by a path, and why, what is nearest to it first."""
+    found: list[tuple[str, list[str]]] = [(source, [])]
+    if "\\" in source:
+        found = [(source.replace("\\", "/"), ["\\ read as /"])]
+    text, why = found[0]
+    if ABSOLUTE.match(text):
+        parts = [part for part in text.split("/") if part]
+        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        found = [(tail, [*why, "the last parts of a path of another machine"]) for tail in tails]
+        found = [(tail, reasons) for tail, reasons in found if tail not in TOO_COMMON]
+    elif "../" in text:
+        plain = re.sub(r"^(\.{1,2}/)+", "", text)
+        found.append((plain, [*why, "without the leading ../"]))
+    for tail, reasons in list(found):
+        parts = tail.split("/")
+        if parts.count("images") == 1 and len(parts) > 1:  # images/train for train/images, and vice versa
+            place = max(parts.index("images"), 1)
+            turned = [*parts[: place - 1], parts[place], parts[place - 1], *parts[place + 1 :]]
+            found.append(("/".join(turned), [*reasons, "two folders the other way round"]))
+    for tail, reasons in list(found):
+        for other, name in _renamed(tail):
+            found.append((other, [*reasons, name]))
+    yield from ((tail, "; ".join(reasons)) for tail, reasons in found)
+
+
+def _renamed(path: str) -> Iterator[tuple[str, str]]:
+    """The path with another word for the folder of the validation split."""
+    parts = path.split("/")
+    for position, part in enumerate(parts):
+        for other in VALIDATION if part in VALIDATION else ():
+            if other != part:
+                yield "/".join([*parts[:position], other, *parts[position + 1 :]]), f"'{other}' for '{part}'"
