@@ -1,7 +1,7 @@
 """What is wrong with a data set: a page, a JSON file, and a line for each finding.
 
     python dataset.py check --data bccd.yaml
-    python dataset.py check --data bccd.yaml --imgsz 320 --cfg yolov5n-p2.yaml --strict
+    python dataset.py check --data bccd.yaml --imgsz 320 --cfg yolov5-p2.yaml --strict
     python dataset.py check --data bccd.yaml --weights runs/train/exp/weights/best.pt
 
 Near duplicates need the package imagehash; without it they are not looked for, and that is said.
@@ -74,11 +74,11 @@ def run(config: Config) -> Path:
         paths = [survey.path(number) for number in range(len(survey))]
         if backend is not None:
             check_classes(config, backend, survey.spec)
+        folder = increment_path(Path(config.project) / config.name, config.exist_ok)
         survey.prints = fingerprints(paths, imagehash)
         if backend is not None:
             survey.network = compare(config, backend, survey, paths)
     findings, sound, skipped = survey_findings(survey, KINDS)
-    folder = increment_path(Path(config.project) / config.name, config.exist_ok)
     page = write_findings(folder, config, survey, findings, sound, skipped)
     if config.json:
         write_text(Path(config.json), page.with_name("check.json").read_text(encoding="utf-8"))

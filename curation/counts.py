@@ -65,7 +65,7 @@ def split_counts(survey: Survey) -> dict[str, SplitCounts]:
 
 def class_counts(survey: Survey) -> list[dict[str, Any]]:
     """By class: its number, name, boxes by split and pictures that have it."""
-    counts = survey.counts()
+    counts = survey.counts
     pairs = np.unique(survey.picture_of * survey.spec.nc + survey.classes)  # a picture and a class each
     pictures = np.bincount(pairs % survey.spec.nc, minlength=survey.spec.nc)
     return [

@@ -1,8 +1,8 @@
 """What pictures hold and how they look, as hashes: by them equal and nearly equal ones are found.
 
 The look is the perceptual hash of `imagehash` with 256 bits: the signs of the lowest frequencies of a small
-grey picture. Measured on 506 photographs and microscope pictures: no two of them are closer than 88 bits, and
-a picture saved again, at half the size, stretched, brighter by a quarter or moved by 8 pixels is within 46.
+grey picture. Among 620 photographs and microscope pictures two of one scene are 26 bits apart and all others
+at least 88; a picture saved again, at half the size, stretched, brighter or moved by 8 pixels is within 46.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def write_findings(
     skipped: Sequence[Kind],
 ) -> Path:
     """Write check.json and check.html into a run's folder, and return the latter."""
-    words = ("python", "dataset.py", "check", *map(bare, arguments(config)))
+    words = ("python", "dataset.py", "check", *map(printable, map(bare, arguments(config))))
     record = {
         **WRITER,
         "date": datetime.date.today().isoformat(),
@@ -88,7 +88,7 @@ def page_of(
         TEMPLATE,
         TEMPLATES,
         record=record,
-        title=bare(str(survey.spec.file)),
+        title=printable(bare(str(survey.spec.file))),
         shown=shown,
         grades=grades,
         meanings=MEANINGS,

@@ -20,7 +20,7 @@ WIDTH = 6.4  # inches
 
 def class_balance(survey: Survey) -> Figure:
     """Boxes of each class, a mark for each split."""
-    counts = survey.counts()
+    counts = survey.counts
     order = np.argsort(counts.sum(axis=0), kind="stable")
     if len(order) > NAMED:
         order = np.concatenate([order[: NAMED // 2], order[-NAMED // 2 :]])

@@ -113,7 +113,7 @@ class Survey:
         """(M,) int: the picture of each box."""
         return np.repeat(np.arange(len(self)), self.per_picture)
 
-    @property
+    @cached_property
     def classes(self) -> np.ndarray:
         """(M,) int: class of each box."""
         return self.boxes[:, 0].astype(int)
@@ -176,6 +176,7 @@ class Survey:
     def split(self, picture: int) -> str:
         return self.splits[self.split_of[picture]]
 
+    @cached_property
     def counts(self) -> np.ndarray:
         """(splits, classes) int: boxes of each class in each split."""
         flat = self.split_of[self.picture_of] * self.spec.nc + self.classes

@@ -71,13 +71,13 @@ def run(config: Config) -> Path:
         results = ordered_map(pool, lambda job: draw(survey, *job, folder), jobs, depth=8)
         drawn = [one for one in results if one is not None]
     page = folder / "index.html"
-    words = ("python", "dataset.py", "view", *map(bare, arguments(config)))
+    words = ("python", "dataset.py", "view", *map(printable, map(bare, arguments(config))))
     write_text(
         page,
         render(
             TEMPLATE,
             TEMPLATES,
-            title=f"{bare(config.data)}, {config.split}",
+            title=printable(f"{bare(config.data)}, {config.split}"),
             wanted=printable(config.class_name),
             drawn=drawn,
             pictures=len(survey),

@@ -37,7 +37,7 @@ def absent_in_train(survey: Survey) -> Found:
     """Classes that are only to be found, never to be learnt."""
     if "train" not in survey.splits or len(survey.splits) < 2:
         return Found()
-    counts = survey.counts()
+    counts = survey.counts
     train = counts[survey.splits.index("train")]
     return _classes(survey, np.flatnonzero((train == 0) & (counts.sum(axis=0) > 0)))
 
@@ -46,19 +46,19 @@ def absent_in_val(survey: Survey) -> Found:
     """Classes that are learnt and never measured."""
     if not {"train", "val"} <= set(survey.splits):
         return Found()
-    counts = survey.counts()
+    counts = survey.counts
     train, val = (counts[survey.splits.index(split)] for split in ("train", "val"))
     return _classes(survey, np.flatnonzero((train > 0) & (val == 0)))
 
 
 def without_labels(survey: Survey) -> Found:
     """Classes that have a name and no label in any split."""
-    return _classes(survey, np.flatnonzero(survey.counts().sum(axis=0) == 0))
+    return _classes(survey, np.flatnonzero(survey.counts.sum(axis=0) == 0))
 
 
 def rare(survey: Survey) -> Found:
     """Classes with a few labels to learn from; with none there are other words for them."""
-    counts = survey.counts()[0]
+    counts = survey.counts[0]
     chosen = np.flatnonzero((counts > 0) & (counts < FEW))
     said = ", ".join(f"{survey.names[int(n)]} ({counts[n]})" for n in chosen[:8])
     found = _classes(survey, chosen)
@@ -67,7 +67,7 @@ def rare(survey: Survey) -> Found:
 
 def uneven(survey: Survey) -> Found:
     """Whether one class has very many times as many labels to learn from as another; counts the far ones."""
-    counts = survey.counts()[0]
+    counts = survey.counts[0]
     most = int(counts.argmax())
     chosen = np.flatnonzero((counts > 0) & (counts * UNEVEN < counts[most]))
     found = _classes(survey, chosen)
@@ -85,6 +85,6 @@ def _classes(survey: Survey, chosen: Iterable[int]) -> Found:
 def _about(survey: Survey, number: int) -> Example:
     """A class as an example: without a place."""
     counts = ", ".join(
-        f"{count} labels in {split}" for split, count in zip(survey.splits, survey.counts()[:, number])
+        f"{count} labels in {split}" for split, count in zip(survey.splits, survey.counts[:, number])
     )
     return Example("", name=survey.names[number], detail=counts, drawn=False)

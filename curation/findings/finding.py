@@ -129,14 +129,14 @@ def survey_findings(survey: Survey, kinds: tuple[Kind, ...]) -> tuple[list[Findi
             continue
         found.append(
             Finding(
-                kind.key,
-                kind.title,
-                outcome.grade or kind.grade,
-                outcome.count,
-                outcome.said,
-                kind.meaning,
-                kind.cure,
-                outcome.examples,
+                key=kind.key,
+                title=kind.title,
+                grade=outcome.grade or kind.grade,
+                count=outcome.count,
+                said=outcome.said,
+                meaning=kind.meaning,
+                cure=kind.cure,
+                examples=outcome.examples,
             )
         )
     return sorted(found, key=lambda finding: GRADES.index(finding.grade)), sound, skipped

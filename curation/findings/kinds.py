@@ -64,7 +64,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "class-balance", "classes far behind the most frequent", "note",
-        f"It has more than {classes.UNEVEN} times as many labels in train; rare classes are learnt late.",
+        f"It has more than {classes.UNEVEN} times their labels in train; rare classes are learnt late.",
         "add pictures of the rare ones; train.py --image-weights shows them more often", classes.uneven,
     ),
     Kind(

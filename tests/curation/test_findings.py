@@ -17,6 +17,7 @@ from curation.survey import Geometry, Survey, open_splits
 from tests.curation.planted import PLANTS, ROWS, Made
 from utils.boxes import box_iou
 from utils.data.report import ACTIONS, Fault
+from utils.files import ROOT
 
 NETWORK = ("likely-swapped", "likely-overlooked", "likely-misplaced", "likely-spurious")
 LOOKS = tuple(kind.key for kind in KINDS if kind.needs == "looks")
@@ -53,6 +54,13 @@ def test_every_kind_is_planted() -> None:
         *(key for key in PLANTS if not key.startswith("fault-")),
         *NETWORK,
     }
+
+
+def test_the_documentation_tells_of_every_kind() -> None:
+    page = (ROOT / "docs" / "dataset-check.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        if not kind.key.startswith("fault-"):
+            assert f"| {kind.title} (`{kind.key}`) | {kind.grade} | {kind.meaning} | {kind.cure} |" in page
 
 
 @pytest.mark.parametrize("key", PLANTS)
