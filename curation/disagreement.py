@@ -40,6 +40,7 @@ class Suspect:
         seen: class that the network gives.
         sure: confidence of the detection, 0 without one.
         overlap: IoU of label and detection, 0 without one of them.
+        place: x1, y1, x2, y2 of the detection where it is not `box`.
     """
 
     score: float
@@ -49,6 +50,7 @@ class Suspect:
     seen: int = -1
     sure: float = 0.0
     overlap: float = 0.0
+    place: tuple[float, ...] = ()
 
 
 @dataclass
@@ -111,12 +113,14 @@ class Disagreement:
                 spent |= other
                 if supported[row] < sure / 2:
                     score = sure - float(supported[row])
-                    facts = (cls, int(seen[best]), sure, float(overlap[row, best]))
-                    self.swapped.add(Suspect(score, picture, box, *facts))
+                    also = int(seen[best]), sure, float(overlap[row, best])
+                    self.swapped.add(Suspect(score, picture, box, cls, *also))
             elif elsewhere.any() and not supported[row]:
                 best = int(np.where(elsewhere, overlap[row], 0).argmax())
                 sure, shared = float(confidence[best]), float(overlap[row, best])
-                self.misplaced.add(Suspect(sure * (1 - shared), picture, box, cls, cls, sure, shared))
+                place = tuple(map(float, detections[best, :4]))
+                facts = (cls, cls, sure, shared, place)
+                self.misplaced.add(Suspect(sure * (1 - shared), picture, box, *facts))
             elif overlap[row].max(initial=0) < TOUCHING:
                 size = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5  # small objects are only hard to see
                 self.unseen.add(Suspect(size, picture, box, cls))

@@ -112,8 +112,10 @@ def drawings(survey: Survey) -> list[tuple[str, str, Markup]]:
     _, level = nearest_anchor(survey)
     finest = f"{survey.geometry.strides[0]:g}"
     recall = f"Best possible recall {recall_of(survey):.3f}."
+    half = plots.NAMED // 2
+    those = f", of the {half} most and the {half} least frequent" if survey.spec.nc > plots.NAMED else ""
     found = [
-        ("Class balance", "Boxes of each class in each split.", plots.class_balance(survey)),
+        ("Class balance", f"Boxes of each class in each split{those}.", plots.class_balance(survey)),
         (
             "Box sizes against the anchors",
             "Crosses: anchors. Dashed: a cell of each stride; what lies below "

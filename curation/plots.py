@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MARKERS = ("o", "D", "^")  # of the splits
 NAMED = 60  # classes that a drawing names; of more, the most frequent and the rarest
 CELLS = 48  # of a map
-WIDTH = 6.4  # inches
+WIDTH = 4.8  # inches: as wide as a telephone, so that letters keep their size there
 
 
 def class_balance(survey: Survey) -> Figure:
@@ -24,12 +24,12 @@ def class_balance(survey: Survey) -> Figure:
     order = np.argsort(counts.sum(axis=0), kind="stable")
     if len(order) > NAMED:
         order = np.concatenate([order[: NAMED // 2], order[-NAMED // 2 :]])
-    figure = new_figure(WIDTH, 1.1 + 0.2 * len(order))
+    figure = new_figure(WIDTH, 1.1 + 0.18 * len(order))
     axes = figure.add_subplot()
     rows = np.arange(len(order))
     axes.hlines(rows, 0, counts[:, order].max(axis=0), color=FAINT, linewidth=0.6)
     for split, marker, color, row in zip(survey.splits, MARKERS, (INK, ACCENT, FAINT), counts):
-        axes.plot(row[order], rows, marker, color=color, markersize=5, label=split, clip_on=False, zorder=3)
+        axes.plot(row[order], rows, marker, color=color, markersize=4.5, label=split, clip_on=False, zorder=3)
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -51,7 +51,7 @@ def class_balance(survey: Survey) -> Figure:
 
 def box_sizes(survey: Survey) -> Figure:
     """Widths and heights at the size of training, with anchors and the cells of each stride."""
-    figure = new_figure(WIDTH, 4.8)
+    figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
     sizes = np.maximum(survey.trained_sizes, 0.5)
     edges = np.geomspace(1, max(survey.imgsz * 1.1, sizes.max(initial=1)), CELLS + 1)
@@ -78,7 +78,7 @@ def box_sizes(survey: Survey) -> Figure:
 
 def positions(survey: Survey) -> Figure:
     """Where the centres of the boxes lie, in shares of the picture."""
-    figure = new_figure(WIDTH, 4.8)
+    figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
     edges = np.linspace(0, 1, CELLS + 1)
     density, _, _ = np.histogram2d(survey.boxes[:, 2], survey.boxes[:, 1], bins=(edges, edges))

@@ -165,6 +165,11 @@ class Survey:
         split = int(self.split_of[picture])
         return self.indices[self.splits[split]].labels(int(picture - self.starts[split]))
 
+    def polygons(self, picture: int) -> list[np.ndarray]:
+        """For each box of a picture its polygon, (k, 2) float32 x, y in shares of the picture; k may be 0."""
+        split = int(self.split_of[picture])
+        return self.indices[self.splits[split]].polygons(int(picture - self.starts[split]))
+
     def labelled(self, boxes: slice) -> np.ndarray:
         """(n, 5) class, x1, y1, x2, y2 in pixels of some boxes."""
         return np.concatenate([self.boxes[boxes, :1], self.xyxy[boxes]], axis=1)

@@ -16,34 +16,30 @@ from utils.pipeline import ordered_map, thread_pool
 SIDE, QUALITY = 240, 80  # pixels of the longer side, and of JPEG
 CONTEXT = 3.0  # what is shown around a box, in sides of the box
 LEAST = 0.25  # share of the picture's longer side that is shown, at least
-INNER, OUTER = (60, 220, 255), (20, 20, 20)  # blue, green, red: seen on any ground
+LABEL, SEEN, OUTER = (60, 220, 255), (255, 170, 80), (20, 20, 20)  # blue, green, red: seen on any ground
 
 Box = tuple[float, float, float, float]
 
 
 def thumbnails(examples: Sequence[Example]) -> list[list[str]]:
     """For each example its picture, then the one that it is compared with; none where one cannot be shown."""
-    jobs = [
-        (place, path, one.box if path == one.path else None)
-        for place, one in enumerate(examples)
-        if one.drawn
-        for path in (one.path, one.other)
-        if path
-    ]
-    shown: list[list[str]] = [[] for _ in examples]
+
+    def draw(one: Example) -> list[str]:
+        if not one.drawn:
+            return []
+        uris = [thumbnail(one.path, one.box, one.seen), thumbnail(one.other) if one.other else ""]
+        return list(filter(None, uris))
+
     with thread_pool(os.cpu_count() or 1) as pool:
-        drawn = ordered_map(pool, lambda job: thumbnail(job[1], job[2]), jobs, depth=8)
-        for (place, _, _), uri in zip(jobs, drawn):
-            if uri:
-                shown[place].append(uri)
-    return shown
+        return list(ordered_map(pool, draw, examples, depth=8))
 
 
-def thumbnail(path: str, box: Box | None = None) -> str:
+def thumbnail(path: str, box: Box | None = None, seen: Box | None = None) -> str:
     """A data URI of a picture, or of what is around a box in it; empty when it cannot be read.
 
     Args:
         box: x1, y1, x2, y2 in pixels.
+        seen: another one, in another colour.
     """
     try:
         image = read_image(path)
@@ -54,10 +50,11 @@ def thumbnail(path: str, box: Box | None = None) -> str:
     scale = SIDE / max(part.shape[:2])
     size = max(round(part.shape[1] * scale), 1), max(round(part.shape[0] * scale), 1)
     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if box is not None:
-        corners = [round((edge - start) * scale) for edge, start in zip(box, (left, top, left, top))]
-        for color, width in ((OUTER, 4), (INNER, 2)):
-            cv2.rectangle(part, (corners[0], corners[1]), (corners[2], corners[3]), color, width)
+    for one, inner in ((seen, SEEN), (box, LABEL)):
+        if one is not None:
+            corners = [round((edge - start) * scale) for edge, start in zip(one, (left, top, left, top))]
+            for color, width in ((OUTER, 4), (inner, 2)):
+                cv2.rectangle(part, (corners[0], corners[1]), (corners[2], corners[3]), color, width)
     return jpeg_uri(part)
 
 

@@ -25,6 +25,7 @@ from utils.detections.saving import NamesApart, write_image
 from utils.errors import Incomplete, UserError
 from utils.files import increment_path, safe_name, write_text
 from utils.flags import DATA_HELP, SEED, CommandConfig, arguments, at_least, flag, not_empty
+from utils.palette import class_color
 from utils.pipeline import ordered_map, thread_pool
 
 TEMPLATE = "view.html.j2"
@@ -127,7 +128,7 @@ def class_number(wanted: str, names: dict[int, str]) -> int:
 
 
 def draw(survey: Survey, picture: int, file: str, folder: Path) -> Drawn | None:
-    """Write a picture with its labels; None when it cannot be read."""
+    """Write a picture with its boxes, and polygons where labels have them; None when it cannot be read."""
     path, labels = survey.path(picture), survey.labels(picture)
     try:
         image = read_image(path)
@@ -142,6 +143,10 @@ def draw(survey: Survey, picture: int, file: str, folder: Path) -> Drawn | None:
     rows = np.ones((len(labels), 6), np.float32)
     rows[:, :4] = survey.xyxy[start : start + len(labels)] * scale
     rows[:, 5] = labels[:, 0]
+    for row, polygon in zip(labels, survey.polygons(picture)):
+        corners = (polygon * image.shape[1::-1]).round().astype(np.int32)
+        if len(corners):
+            cv2.polylines(image, [corners], isClosed=True, color=class_color(int(row[0])))
     write_image(folder / file, annotate(image, rows, survey.names, Style(confidences=False)))
     classes, counts = np.unique(labels[:, 0].astype(int), return_counts=True)
     content = ", ".join(f"{count} {survey.names[cls]}" for cls, count in zip(classes.tolist(), counts))

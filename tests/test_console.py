@@ -87,7 +87,7 @@ def test_train_val_and_detect(console: str, odd_data: Path, official_weights: Pa
 
 
 def test_help_on_a_console_of_ascii() -> None:
-    names = ("train.py", "val.py", "detect.py", "export.py", "lighten.py", "benchmark.py")
+    names = ("train.py", "val.py", "detect.py", "export.py", "lighten.py", "benchmark.py", "dataset.py")
     told = commands(*((name, "--help") for name in names), console="ascii")
     assert all(name in text for name, text in zip(names, told, strict=True))
 

@@ -94,7 +94,7 @@ def one_corner(survey: Survey) -> Found:
         return Found()
     said = (
         f"98 % of the centres lie between {low[0]:.2f} and {high[0]:.2f} across and between {low[1]:.2f} and "
-        f"{high[1]:.2f} down, {share:.0%} of the picture"
+        f"{high[1]:.2f} down, {100 * share:.0f} % of the picture"
     )
     return Found(len(survey.boxes), [], said)
 

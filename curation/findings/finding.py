@@ -29,6 +29,7 @@ class Example:
         name: class of the box.
         detail: what is special about this one.
         other: a picture that this one is compared with.
+        seen: x1, y1, x2, y2 of what a network sees there.
         drawn: whether `path` is a picture that can be shown.
     """
 
@@ -38,6 +39,7 @@ class Example:
     name: str = ""
     detail: str = ""
     other: str = ""
+    seen: tuple[float, float, float, float] | None = None
     drawn: bool = True
 
 
@@ -105,8 +107,9 @@ class Finding:
         examples = []
         for one in self.examples:
             values = {name: value for name, value in vars(one).items() if value and name != "drawn"}
-            if one.box:
-                values["box"] = [round(float(edge), 2) for edge in one.box]
+            for key, box in (("box", one.box), ("seen", one.seen)):
+                if box:
+                    values[key] = [round(edge, 2) for edge in box]
             examples.append(values)
         return {**vars(self), "examples": examples}
 

@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = (
         "part the pictures: python dataset.py split", pictures.missing_split,
     ),
     Kind(
-        "shared-files", "pictures of two splits", "error",
+        "shared-files", "pictures that two splits share", "error",
         "What is measured on pictures that were learnt from says nothing about new ones.",
         "take them out of one of the splits", pictures.shared_files,
     ),
@@ -79,7 +79,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "likely-misplaced", "boxes that seem to be badly drawn", "warning",
-        "The network sees the object of the label elsewhere, or of another size.",
+        "The network sees the object of the label elsewhere, or of another size (blue).",
         "look at them, the likeliest first", network.misplaced, needs="network",
     ),
     Kind(

@@ -43,6 +43,11 @@ def _ranked(survey: Survey, ranking: Ranking, detail: Callable[[Suspect], str]) 
     examples = []
     for one in ranking.ordered()[:LISTED]:
         place = survey.path(one.picture), survey.split(one.picture)
-        left, top, right, bottom = one.box
-        examples.append(Example(*place, (left, top, right, bottom), survey.names[one.cls], detail(one)))
+        text = survey.names[one.cls], detail(one)
+        examples.append(Example(*place, _corners(one.box), *text, seen=_corners(one.place)))
     return Found(ranking.count, examples)
+
+
+def _corners(box: tuple[float, ...]) -> tuple[float, float, float, float] | None:
+    """The four of them; None of no box."""
+    return (box[0], box[1], box[2], box[3]) if box else None

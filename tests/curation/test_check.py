@@ -14,7 +14,7 @@ import pytest
 
 import dataset
 from curation.survey import open_splits
-from tests.curation.planted import PLANTS, Made
+from tests.curation.planted import PLANTS, Made, blobs, jpeg
 from tests.detectors import content_of, detector
 from utils.checkpoints.files import write_checkpoint
 from utils.errors import UserError
@@ -130,6 +130,27 @@ def test_a_sound_data_set(tmp_path: Path) -> None:
     record = check(Made.sound().write(tmp_path), tmp_path / "run", "--strict", "--cfg", "yolov5n")
     assert record["findings"] == []
     assert "Nothing was found." in (tmp_path / "run" / "check.html").read_text(encoding="utf-8")
+
+
+def test_no_box_at_all(tmp_path: Path) -> None:
+    made = Made.sound()
+    made.rows = {place: [] for place in made.rows}
+    made.names = ["a $b", "ß"]
+    record = check(made.write(tmp_path), tmp_path / "run")
+    assert record["boxes"] == 0 and record["splits"]["val"]["backgrounds"] == 4
+    assert {finding["key"]: finding["count"] for finding in record["findings"]} == {
+        "nothing-to-learn": 2, "without-labels": 2
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux's")
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    made = Made.sound()
+    place = "train/b\udce4r"
+    made.files[place], made.rows[place] = jpeg(blobs(99)), ["0 0.5 0.5 1 1"]
+    record = check(made.write(tmp_path), tmp_path / "run")
+    assert record["findings"][0]["examples"][0]["path"].endswith("b\udce4r.jpg")
+    assert "train/b?r.jpg" in (tmp_path / "run" / "check.html").read_text(encoding="utf-8")
 
 
 def test_json_elsewhere(faulty: Path, tmp_path: Path) -> None:

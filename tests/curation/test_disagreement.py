@@ -71,6 +71,7 @@ def test_a_detection_speaks_for_one_label() -> None:
     found = compared([(0, *A), (0, *beside)], [(*SHIFTED, 0.8, 0)])
     assert list(found) == ["misplaced"]
     assert [suspect.box for suspect in found["misplaced"]] == [beside]
+    assert found["misplaced"][0].place == SHIFTED
 
 
 def test_the_likeliest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,12 +121,14 @@ def test_disagreement_becomes_findings(tmp_path: Path, geometry: Geometry) -> No
     box = (10.0, 10.0, 50.0, 40.0)
     survey.network.swapped.add(Suspect(0.8, 13, box, 0, 1, 0.8, 0.9))
     survey.network.overlooked.add(Suspect(0.7, 0, box, 1, 1, 0.7))
-    survey.network.misplaced.add(Suspect(0.4, 1, box, 0, 0, 0.6, 0.3))
+    survey.network.misplaced.add(Suspect(0.4, 1, box, 0, 0, 0.6, 0.3, (20.0, 20.0, 60.0, 50.0)))
     survey.network.unseen.add(Suspect(34.6, 2, box, 0))
     findings = found(survey)
     assert set(findings) == set(NETWORK)
     (swapped,) = findings["likely-swapped"].examples
     assert (swapped.name, swapped.split, swapped.detail) == ("cat", "val", "the network says dog, 0.80")
+    (misplaced,) = findings["likely-misplaced"].record()["examples"]
+    assert (misplaced["box"], misplaced["seen"]) == ([10, 10, 50, 40], [20, 20, 60, 50])
     assert findings["likely-overlooked"].examples[0].name == "dog"
     assert findings["likely-spurious"].examples[0].detail == "40 x 30 px, and nothing is seen there"
 

@@ -62,6 +62,17 @@ def test_the_boxes_are_drawn(data: Path, tmp_path: Path) -> None:
     assert 95 <= rows[0] <= 120 and rows[-1] == pytest.approx(360, abs=3)
 
 
+def test_polygons_are_drawn(data: Path, tmp_path: Path) -> None:
+    (data.parent / "labels" / "val" / "0.txt").write_text("0 0.2 0.2 0.8 0.2 0.5 0.8\n", encoding="utf-8")
+    view(data, tmp_path / "run")
+    drawn = cv2.imread(str(tmp_path / "run" / "0.jpg"))
+    bare = cv2.resize(blobs(12), (640, 480), interpolation=cv2.INTER_CUBIC)
+    assert drawn is not None
+    changed = np.abs(drawn.astype(int) - bare).max(axis=2) > 40
+    # half way down its left side: between (128, 96) and (320, 384)
+    assert changed[235:246, 218:231].any() and not changed[235:246, 240:400].any()
+
+
 @pytest.mark.parametrize(
     ("wanted", "number"), [("cat", 0), ("2", 1), ("1", 1), (" Dog ", 1), ("0", 0)]
 )  # fmt: skip
