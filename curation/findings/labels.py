@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from curation.findings.finding import LISTED, Example, Found, Grade, Kind
 from curation.survey import Survey
-from utils.data.report import ACTIONS, LEFT_OUT
+from utils.data.report import ACTIONS
 
 DROPPED = "row dropped"
+# nothing is lost by them, or whoever made the labels has said so
+HARMLESS = ("slightly out of bounds", "duplicate row", "crowd", "difficult", "other shape")
 # kind of fault -> what to do about it
 CURES = {
     "missing image": "put the picture where the list says, or take the line out",
@@ -26,6 +28,13 @@ CURES = {
     "out of bounds": "write fractions of the picture's sides, centre first: `xc yc w h` from 0 to 1",
     "slightly out of bounds": "nothing, or let the tool clip boxes to the picture",
     "duplicate row": "remove the second row",
+    "unknown class": "give it a name in the data yaml, or take its boxes out",
+    "broken annotation": "write it anew; what is wrong stands beside the place",
+    "picture of another shape": "take the labels of this very picture, not of one that was resized",
+    "picture twice": "name each picture once",
+    "crowd": "nothing: a crowd has no box of one object",
+    "difficult": "nothing, or take the mark away from what should be found",
+    "other shape": "draw a box, or nothing where none is meant",
 }
 
 
@@ -54,10 +63,8 @@ def _kind(fault: str, action: str) -> Kind:
         ]
         return Found(len(faults), examples)
 
-    lost = action in (LEFT_OUT, DROPPED) and fault != "duplicate row"
-    grade: Grade = "error" if lost else "warning"
-    if fault in ("slightly out of bounds", "duplicate row"):
-        grade = "note"
+    lost = "left out" in action or action == DROPPED
+    grade: Grade = "note" if fault in HARMLESS else "error" if lost else "warning"
     meaning = f"The scan of the labels met this; what it did: {action}."
     key = "fault-" + fault.replace(" ", "-")
     cure = CURES.get(fault, "look at the places below")
