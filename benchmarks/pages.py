@@ -22,10 +22,10 @@ HEAD = 1000  # bytes among which the mark of a page stands
 WIDTH = 100  # columns of a command
 
 
-def render(template: str, **values: Any) -> str:
-    """A template filled in; what comes into HTML is escaped."""
+def render(template: str, folder: Path = TEMPLATES, /, **values: Any) -> str:
+    """A template filled in; what comes into HTML is escaped. One of another folder may include ours."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([folder, TEMPLATES]),
         autoescape=jinja2.select_autoescape(("html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -82,8 +82,8 @@ def console_table(rows: Sequence[Sequence[str]], align: str) -> str:
     )
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("s" if count > 1 else "")
+def counted(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
 def command_line(subcommand: str, config: CommandConfig) -> tuple[str, ...]:

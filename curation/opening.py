@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from utils.data.formats.opening import names_of
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import SPLITS, DataSpec, find_yaml, load_data_spec
@@ -11,32 +14,36 @@ from utils.files import expand
 SINGLE = (".json", ".xml", ".csv", ".txt")  # files that are a source by themselves
 
 
-def open_data(path: str) -> DataSpec:
+def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
     """The splits of a data yaml, of a folder with one, or of an `obj.data`; a folder without one or a file of
     annotations is all `train`.
 
+    Args:
+        wanted: splits, of which those that are named have to be there.
+
     Raises:
-        UserError: it is not there, or nobody knows what its classes are called.
+        UserError: it is not there, has none of these splits, or nobody knows what its classes are called.
     """
     given = expand(path)
-    alone = given.suffix.lower() in SINGLE and given.is_file()
-    if given.is_dir():
-        alone = find_yaml(given) is None
-    if not alone:
-        spec = load_data_spec(path, needed=())
-        needed = tuple(split for split in SPLITS[:2] if getattr(spec, split))
-        if not needed:
-            raise UserError(f"{spec.file}: names neither train nor val")
-        missing = any(not source.exists() for split in needed for source in getattr(spec, split))
-        return (
-            load_data_spec(path, needed=needed) if missing else spec
-        )  # which makes them, or says what is amiss
-    names = names_of([given])
+    alone = find_yaml(given) is None if given.is_dir() else given.suffix.lower() in SINGLE and given.is_file()
+    if alone:
+        return _of_source(given)
+    spec = load_data_spec(path, needed=())
+    needed = tuple(split for split in wanted if getattr(spec, split))
+    if not needed:
+        raise UserError(f"{spec.file}: it has none of the splits {', '.join(wanted)}")
+    if all(source.exists() for split in needed for source in getattr(spec, split)):
+        return spec
+    return load_data_spec(path, needed=needed)  # which makes them, or says what is amiss
+
+
+def _of_source(path: Path) -> DataSpec:
+    names = names_of([path])
     if not names:
         raise UserError(
             f"'{path}': its labels have no class names; write them, one a line, to classes.txt beside these"
         )
-    return DataSpec(file=given, root=given.absolute().parent, train=(given,), val=(), test=(), names=names)
+    return DataSpec(file=path, root=path.absolute().parent, train=(path,), val=(), test=(), names=names)
 
 
 def open_splits(spec: DataSpec, strict: bool) -> dict[str, DatasetIndex]:

@@ -15,11 +15,12 @@ FLOORS = (
     "training",
     "commands",
 )  # from the ground up; "commands" are the files of the root
+TOP = ("benchmarks", "curation")  # rooms beside them
 # heavy or optional packages: imported where they are used, so that start-up stays short
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
     "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
-    "litert_torch", "ai_edge_litert", "defusedxml",
+    "litert_torch", "ai_edge_litert", "defusedxml", "imagehash",
 }  # fmt: skip
 
 
@@ -30,7 +31,7 @@ def modules() -> dict[str, ast.Module]:
         ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
             file.read_text(encoding="utf-8")
         )
-        for file in (*files, *(f for room in ("benchmarks", "curation") for f in (ROOT / room).rglob("*.py")))
+        for file in (*files, *(file for room in TOP for file in (ROOT / room).rglob("*.py")))
     }
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = re.compile(r"`([\w/]+\.py): ([\w.]+)`")
 # files of ours: `models/yolo.py`, `utils/data/`; not commands, nor what users or formats have
-PATHS = re.compile(r"`((?:models|utils|training|benchmarks|tests|data|docs)/[\w./-]*)`")
+PATHS = re.compile(r"`((?:models|utils|training|benchmarks|curation|tests|data|docs)/[\w./-]*)`")
 
 
 def defined(path: Path) -> set[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.training_runs import ENVIRONMENT, ROOT
 
-PARTS = ("benchmarks", "data", "docs", "models", "tests", "training", "utils")
+PARTS = ("benchmarks", "curation", "data", "docs", "models", "tests", "training", "utils")
 # a new file in models/blocks/, as the recipe has it; two of its blocks have no output-channel argument
 BLOCKS = '''
 """Blocks of a paper that nobody has written: channels are weighted, or mixed with their neighbours."""
