@@ -262,7 +262,7 @@ def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[f
 
 def check_flags(config: LightenConfig, process: Process) -> None:
     """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
-    if not config.cfg and config.width == 1 and not config.searches:
+    if not (config.cfg or config.insert) and config.width == 1 and not config.searches:
         raise UserError(
             "--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75; --smaller 0.8 searches"
         )

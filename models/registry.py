@@ -94,7 +94,7 @@ def register(
 
     Args:
         example: arguments of a yaml row that makes the block for its tests, on maps of 32 channels. Without
-            it the output channels alone, or nothing where the rule is `same` or `per_channel`.
+            it the output channels alone, or nothing where the rule is `same`, `per_channel` or `keeping`.
         levels: how many maps the block takes, finest first, each half as high and wide as the one before.
 
     Raises:
@@ -110,7 +110,7 @@ def register(
             raise _without_rule(key)
         if key in BLOCKS:
             raise ValueError(f"block '{key}' is registered twice")
-        default = () if rule in (same, per_channel) else (EXAMPLE_CHANNELS,)
+        default = () if rule in (same, per_channel, keeping) else (EXAMPLE_CHANNELS,)
         BLOCKS[key] = Entry(block, rule, default if example is None else example, levels)
         return block
 
@@ -118,7 +118,7 @@ def register(
 
 
 def _without_rule(name: str) -> TypeError:
-    stock = ", ".join(rule.__name__ for rule in (scaled, stacked, same, per_channel))
+    stock = ", ".join(rule.__name__ for rule in (scaled, stacked, same, per_channel, keeping))
     return TypeError(f"block '{name}' needs a rule, as in @register(scaled); stock rules are {stock}")
 
 
@@ -171,6 +171,17 @@ def same(row: Row) -> Wiring:
 def per_channel(row: Row) -> Wiring:
     """`Block(c1, *args)`: a layer with one setting per channel, whose count the yaml leaves to us."""
     return Wiring((row.c1, *row.args), row.c1, row.number)
+
+
+def keeping(row: Row) -> Wiring:
+    """`Block(c1, *args)`: as `per_channel`, of a block whose public yamls also write its channels first.
+
+    A first argument that is the number of channels that come in, as it stands or scaled, is left out.
+    """
+    args, first = row.args, row.args[0] if row.args else None
+    if isinstance(first, int) and not isinstance(first, bool) and first > 0:
+        args = args[1:] if row.c1 in (first, row.scale(first)) else args
+    return Wiring((row.c1, *args), row.c1, row.number)
 
 
 register(scaled, "nn.Conv2d", example=(32, 3, 1, 1))(nn.Conv2d)

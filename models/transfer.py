@@ -161,8 +161,7 @@ def inherit(
             if remade and IMAGE in layer.sources:
                 take.named(tensors, {own: source.get(f"model.{layer.index}.{own}") for own, _ in tensors})
         elif callable(pass_through := getattr(module, "pass_through", None)):
-            pass_through()
-            report.origins[layer.index] = "returns its input"
+            report.origins[layer.index] = pass_through() or "returns its input"
         for own, tensor in tensors:
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
             report.add(layer, own, tensor, "" if take.has(tensor) else reason, take.share(tensor))

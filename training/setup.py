@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.insertion import inserted
 from models.transfer import TransferReport, inherit, transfer
 from models.weights import Misfit, find_weights, load_model
 from models.yolo import DetectionModel
@@ -59,6 +60,8 @@ def build_model(
         source = read_checkpoint(find_weights(weights)) if weights else None
         cfg = config.cfg or (source["yaml"] if source else DEFAULT_CFG)
         anchors = None if hyp.anchors is None else round(hyp.anchors)
+        if config.insert:
+            cfg = inserted(cfg, config.insert)
         model = DetectionModel(cfg, nc=len(names), anchors=anchors)
         if source is not None:
             # a yaml or hyper-parameters that were named bring their own anchors

@@ -282,8 +282,12 @@ def _multiply(folding: Folding, node: fx.Node) -> Value:
     if len(maps) == 2:
         return combine(folding, left, right, operator.mul)
     factor = right if is_channels(left) else left
+    if isinstance(factor, Tensor) and factor.ndim == 0:  # a gate's gain
+        factor = float(factor)
     if not maps or not isinstance(factor, (int, float)):
         return NotImplemented
+    if factor == 1:
+        return maps[0]
     source = next(argument for argument in node.args if isinstance(argument, fx.Node))
     scale = torch.full((len(maps[0]),), float(factor), dtype=torch.float64)
     return affine(folding, maps[0], scale, torch.zeros_like(scale), alone=_unshared(folding, source))
