@@ -92,6 +92,30 @@ def test_the_whole_course(
     assert len(list((tmp_path / "detect").glob("*.png"))) == 4
 
 
+def test_the_teachers_own_network_with_attention(
+    teacher: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It begins as the teacher, and what was put in learns."""
+    source = ("--source", str(tiny_data.parent / "images" / "train"), "--project", str(tmp_path))
+    flags = ("--steps", "4", "--insert", "CBAM before Detect")
+    lighten.main(["--weights", str(teacher), *source, *SMALL, *flags])
+    run_folder, said = tmp_path / "exp", capsys.readouterr().out
+    assert "the teacher's network with CBAM before Detect begins with" in said
+    numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))
+    own = numbers["variants"][1]
+    assert own["name"] == "+ CBAM before Detect"
+    known = read_checkpoint(run_folder / "weights" / "last.pt")["lightened"]["agreement"]
+    assert own["start"] == known["start"] == pytest.approx(known["ceiling"], rel=0.1)
+    model = DetectionModel(run_folder / "model.yaml")
+    state = load_model(run_folder / "weights" / "last.pt").state_dict()
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }
+    assert any(value.any() for name, value in state.items() if name.endswith("spatial.conv.weight"))
+    with pytest.raises(ValueError, match="--insert names the network, and --faster"):
+        LightenConfig(faster=0.9, insert=("SE in 2",))
+
+
 def test_layers_of_the_teacher_stay(arguments: tuple[str, ...], teacher: Path, tmp_path: Path) -> None:
     lighten.main([*arguments, "--steps", "4"])
     own, its = load_model(tmp_path / "exp" / "weights" / "last.pt"), load_model(teacher)
