@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
+
+from models.aliases import ALIASES
 
 
 @dataclass(frozen=True)
@@ -123,19 +125,29 @@ def _without_rule(name: str) -> TypeError:
 
 
 def lookup(name: str) -> Entry:
-    """The entry of a yaml's module name; any other `nn.X` is torch's layer, taken to keep its channels.
+    """The entry of a yaml's module name, or of our block that a public name means (`models/aliases.py`).
+
+    Any other `nn.X` is torch's layer, taken to keep its channels.
 
     Raises:
         ValueError: there is no such block; the message proposes the nearest name.
     """
     if name in BLOCKS:
         return BLOCKS[name]
+    if name in ALIASES:
+        own, added = ALIASES[name]
+        return _with_arguments(BLOCKS[own], added) if added else BLOCKS[own]
     if name.startswith("nn."):
         layer = getattr(nn, name[3:], None)
         if isinstance(layer, type) and issubclass(layer, nn.Module):
             return Entry(layer, same)
         raise ValueError(f"unknown block '{name}'{_nearest(name, (f'nn.{key}' for key in dir(nn)))}")
-    raise ValueError(f"unknown block '{name}'{_nearest(name, BLOCKS)}")
+    raise ValueError(f"unknown block '{name}'{_nearest(name, (*ALIASES, *BLOCKS))}")
+
+
+def _with_arguments(entry: Entry, added: tuple[Any, ...]) -> Entry:
+    """The entry for rows that lack the last arguments."""
+    return entry._replace(rule=lambda row: entry.rule(replace(row, args=(*row.args, *added))))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
