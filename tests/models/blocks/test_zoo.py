@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.bifpn import BiFPN
+from models.blocks.carafe import CARAFE
 from models.blocks.conv import Conv
 from models.blocks.csp import C3, C2f
 from models.blocks.downsample import ADown, SpaceToDepth, SPDConv
@@ -202,3 +203,27 @@ def test_a_network_with_it_begins_as_the_one_without_and_deploys(block: str) -> 
     expected, _ = teacher(x)
     for network in (model, deploy(model)):
         torch.testing.assert_close(network(x)[0], expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(("scale", "k_up"), [(2, 5), (3, 3)])
+@torch.no_grad()
+def test_carafe_mixes_the_pixels_around(scale: int, k_up: int) -> None:
+    block, x = lively(CARAFE(4, scale, k_up, c_mid=8)), maps(4, 5, 6)
+    shares = nn.functional.pixel_shuffle(block.encode(block.compress(x)), scale).softmax(dim=1)
+    around = nn.functional.unfold(x, k_up, padding=k_up // 2).reshape(2, 4, k_up**2, 5, 6)
+    coarse = around.repeat_interleave(scale, dim=3).repeat_interleave(scale, dim=4)
+    torch.testing.assert_close(block(x), (coarse * shares.unsqueeze(1)).sum(dim=2))
+    inputs = 4 * 8 + 8 + 9 * 8 * scale**2 * k_up**2 + scale**2 * k_up**2
+    assert count_parameters(block) == inputs
+
+
+@torch.no_grad()
+def test_carafe_begins_near_the_upsample_in_whose_place_it_stands() -> None:
+    block, x = CARAFE(4), maps(4)
+    take, upsample = Take(), nn.Upsample(None, 2, mode="nearest")
+    take.module(block, upsample)
+    assert take.has(block.encode.weight)
+    # e^8 of e^8 + 24 is the pixel itself
+    assert float((block(x) - upsample(x)).abs().max()) < 0.01 * 2 * float(x.abs().max())
+    Take().module(other := CARAFE(4, 3), upsample)
+    assert other.encode.weight.any()
