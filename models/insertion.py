@@ -15,7 +15,6 @@ with `--weights`, they begin by returning their input.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ import yaml
 
 import models.blocks  # noqa: F401  # registers every block
 from models.cfg import load_cfg, validate_cfg
-from models.registry import BLOCKS, lookup
+from models.registry import BLOCKS, lookup, nearest
 from utils.console import LOGGER
 from utils.errors import UserError
 
@@ -119,7 +118,7 @@ def _check_block(name: str, text: str) -> None:
 def _arguments(text: str, whole: str) -> tuple[Any, ...]:
     try:
         values = yaml.safe_load(f"[{text}]")
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         values = None
     plain = (int, float, str, bool, type(None))
     if not isinstance(values, list) or not all(isinstance(value, plain) for value in values):
@@ -128,11 +127,8 @@ def _arguments(text: str, whole: str) -> tuple[Any, ...]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    by_folded = {key.lower(): key for key in known}
-    near = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
-    return (
-        f"; did you mean '{by_folded[near[0]]}'?" if near else f"; there are {', '.join(by_folded.values())}"
-    )
+    names = list(known)
+    return nearest(name, names, f"there are {', '.join(names)}")
 
 
 def inserted(cfg: str | Path | dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
@@ -183,18 +179,18 @@ def insert(cfg: dict[str, Any], texts: Sequence[str], source: str) -> tuple[dict
 
     def chain(source: int, insertions: Sequence[Insertion], part: str) -> int:
         for insertion in insertions:
-            written = -1 if source == len(made) - 1 else source
-            source = add([written, 1, insertion.block, list(insertion.args)], part, insertion)
+            place = -1 if source == len(made) - 1 else source
+            source = add([place, 1, insertion.block, list(insertion.args)], part, insertion)
         return source
 
-    for index, (written, *rest) in enumerate(rows):
+    for index, (given, *rest) in enumerate(rows):
         part = "backbone" if index < first else "head"
-        several = written if isinstance(written, list) else [written]
+        several = given if isinstance(given, list) else [given]
         old = [j if j >= 0 else index + j for j in several]
         reads = {j: chain(output[j], before[index], part) for j in dict.fromkeys(old)}
         place = len(made)
         own = [reads[j] - place if was < 0 else reads[j] for j, was in zip(old, several)]
-        row = [own if isinstance(written, list) else own[0], *copy.deepcopy(rest)]
+        row = [own if isinstance(given, list) else own[0], *copy.deepcopy(rest)]
         output[index] = chain(add(row, part), after[index], part)
     return result, new
 

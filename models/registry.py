@@ -82,6 +82,7 @@ class Entry(NamedTuple):
 
 
 BLOCKS: dict[str, Entry] = {}
+KNOWN = "models/blocks has every known block"
 EXAMPLE_CHANNELS = 32  # of the maps that a block is tested on
 
 
@@ -141,8 +142,8 @@ def lookup(name: str) -> Entry:
         layer = getattr(nn, name[3:], None)
         if isinstance(layer, type) and issubclass(layer, nn.Module):
             return Entry(layer, same)
-        raise ValueError(f"unknown block '{name}'{_nearest(name, (f'nn.{key}' for key in dir(nn)))}")
-    raise ValueError(f"unknown block '{name}'{_nearest(name, (*ALIASES, *BLOCKS))}")
+        raise ValueError(f"unknown block '{name}'{nearest(name, (f'nn.{key}' for key in dir(nn)), KNOWN)}")
+    raise ValueError(f"unknown block '{name}'{nearest(name, (*ALIASES, *BLOCKS), KNOWN)}")
 
 
 def _with_arguments(entry: Entry, added: tuple[Any, ...]) -> Entry:
@@ -150,11 +151,12 @@ def _with_arguments(entry: Entry, added: tuple[Any, ...]) -> Entry:
     return entry._replace(rule=lambda row: entry.rule(replace(row, args=(*row.args, *added))))
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a message about an unknown name: the known one that is nearest, or `otherwise`."""
     # compare without case first: 'GSconv' and 'gsconv' mean GSConv, whatever the letters' cost
     by_folded = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
-    return f"; did you mean '{by_folded[near[0]]}'?" if near else "; models/blocks has every known block"
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else f"; {otherwise}"
 
 
 def make_divisible(value: float, divisor: int) -> int:

@@ -288,7 +288,7 @@ def _multiply(folding: Folding, node: fx.Node) -> Value:
         return NotImplemented
     if factor == 1:
         return maps[0]
-    source = next(argument for argument in node.args if isinstance(argument, fx.Node))
+    source = node.args[0] if is_channels(left) else node.args[1]
     scale = torch.full((len(maps[0]),), float(factor), dtype=torch.float64)
     return affine(folding, maps[0], scale, torch.zeros_like(scale), alone=_unshared(folding, source))
 
