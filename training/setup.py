@@ -68,6 +68,8 @@ def build_model(
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
             report = take_over(model, weights, source, exclude)
             LOGGER.info(f"{weights}: {report}")
+            for line in report.warnings():
+                LOGGER.warning(f"{weights}: {line}")
             if config.verbose:
                 LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names

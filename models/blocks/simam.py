@@ -49,5 +49,6 @@ class SimAM(nn.Module):
             return ""
         self.gate.open(USUAL)
         return (
-            "gives 0.92 to 1.47 times its input, 1 on the average: it has no weights to begin otherwise with"
+            "gives 0.92 to 1.47 times its input, 1 on the average, as SimAM has no weights to begin "
+            "otherwise with; SimAM(0.0001, true) has one, and begins as the identity"
         )

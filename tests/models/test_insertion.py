@@ -208,6 +208,16 @@ def test_weights_follow_and_nothing_changes(block: str) -> None:
     assert_same(model(x), teacher(x), rtol=1e-6)
 
 
+def test_what_cannot_begin_as_the_identity_is_told() -> None:
+    teacher = small("yolov5n")
+    model = DetectionModel(inserted(teacher.yaml, ["SimAM after SPPF", "SE in 2", "SimAM in 2"]))
+    report = inherit(model, teacher)
+    (line,) = report.warnings()
+    assert line.startswith("layer 4 SimAM, 12 SimAM gives 0.92 to 1.47 times its input")
+    assert "SimAM(0.0001, true)" in line and report.origins[4] in line
+    assert inherit(DetectionModel(teacher.yaml), teacher).warnings() == []
+
+
 @pytest.mark.parametrize("block", [*insertable(), "SimAM(0.0001, true)"])
 @torch.no_grad()
 def test_it_deploys(block: str) -> None:

@@ -237,6 +237,8 @@ def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: Transfer
     LOGGER.info(f"{config.student} begins with {share} from {path}")
     if config.verbose:
         LOGGER.info("\n".join((report.table(), *report.details())))
+    for line in report.warnings():
+        warn(line)
     own, its = count_parameters(pair.student), count_parameters(pair.teacher)
     if own >= its:
         warn(f"{config.student} is not lighter: {own:,} parameters, the teacher has {its:,}")
