@@ -13,6 +13,7 @@ from models.blocks.carafe import CARAFE
 from models.blocks.conv import Conv
 from models.blocks.csp import C3, C2f
 from models.blocks.downsample import ADown, SpaceToDepth, SPDConv
+from models.blocks.ghost import C3Ghost, C3GhostV2, GhostBottleneck, GhostBottleneckV2
 from models.blocks.repconv import RepConv, RepNCSP, RepNCSPELAN4
 from models.blocks.reshape import Concat
 from models.blocks.star import StarBlock
@@ -52,6 +53,10 @@ def conv(c1: int, c2: int, k: int = 1) -> int:
         (
             RepNCSPELAN4(64, 64, 64, 32),
             conv(64, 64) + conv(64 + 2 * 32, 64) + 2 * (count_parameters(RepNCSP(32, 32)) + conv(32, 32, 3)),
+        ),
+        (
+            GhostBottleneckV2(32, 32),  # attention: 1x1 to 16, and two strips of 5 with a norm
+            count_parameters(GhostBottleneck(32, 32)) + conv(32, 16) + 2 * (5 * 16 + 2 * 16),
         ),
         (SPDConv(32, 64), conv(4 * 32, 64, 3)),
         (ADown(64, 128), conv(32, 64, 3) + conv(32, 64)),
@@ -153,6 +158,25 @@ def test_c2f_begins_near_the_c3_in_whose_place_it_stands() -> None:
     torch.testing.assert_close(student.eval()(x), teacher(x))
     middle = student.m[0].cv1.conv.weight
     assert torch.equal(middle[:, :, 1:2, 1:2], teacher.m[0].cv1.conv.weight) and not middle[:, :, 0].any()
+
+
+@torch.no_grad()
+def test_ghost_bottlenecks_look_far() -> None:
+    block, x = lively(GhostBottleneckV2(16, 16)), maps(16, 5, 7)
+    pooled = nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+    far = block.dfc(pooled).sigmoid().repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    # 5 pixels of 3 and 7 of 4: floor(i * 3 / 5) and floor(i * 4 / 7)
+    rows, columns = [0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2, 3]
+    gate = far[:, :, ::2, ::2][:, :, rows][:, :, :, columns]
+    torch.testing.assert_close(block(x), block.conv[2](block.conv[0](x) * gate) + x)
+    assert block(x[..., :1, :1]).shape == (2, 16, 1, 1)
+
+
+@torch.no_grad()
+def test_c3ghostv2_begins_as_the_c3ghost_in_whose_place_it_stands() -> None:
+    teacher, student, x = lively(C3Ghost(16, 32, 2)), C3GhostV2(16, 32, 2), maps()
+    Take().module(student, teacher)
+    torch.testing.assert_close(student.eval()(x), teacher(x))
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ NEWER: dict[str, Any] = {
     "head": [
         [-1, 1, "RepConv", [32]],
         [-1, 1, "RepNCSPELAN4", [32, 32, 16, 1]],
+        [-1, 1, "C3GhostV2", [32]],
         [-1, 1, "CARAFE", [2, 3]],
         [[-1, 0], 1, "BiFPN", [1]],
         [-1, 1, "SPDConv", [32]],
