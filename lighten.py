@@ -264,6 +264,11 @@ def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[f
 def check_flags(config: LightenConfig, process: Process) -> None:
     """Raise a UserError when a flag that has no default is missing, or a batch cannot be shared."""
     if not config.cfg and config.width == 1 and not config.searches:
+        if config.insert:
+            raise UserError(
+                "--insert alone gives what the teacher gives, and leaves nothing to learn from it; name a "
+                "lighter network with --cfg or --width, or learn from labels: train.py --weights … --insert …"
+            )
         raise UserError(
             "--cfg is missing; as in --cfg yolov5n-slimneck.yaml, or --width 0.75; --smaller 0.8 searches"
         )

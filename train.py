@@ -29,6 +29,7 @@ if __name__ == "__main__":
 
 import torch
 
+from models.insertion import written
 from models.runtimes.opening import load_backend
 from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
@@ -68,7 +69,7 @@ from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
-from utils.files import ROOT, find_file, from_root
+from utils.files import ROOT, find_file, from_root, write_text
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters, load_hyperparameters
 from utils.losses.detection import DetectionLoss
@@ -306,6 +307,8 @@ def write_settings(training: Training) -> None:
     """Write what the run was started with, its teacher too, and what was wrong with its labels."""
     training.run.write_yaml("opt.yaml", dataclasses.asdict(training.config))
     training.run.write_yaml("hyp.yaml", dataclasses.asdict(training.state.hyp))
+    if training.config.insert:
+        write_text(training.run.model, written(training.state.model.yaml))
     if training.teacher is not None:
         training.teacher.keep(training.run.teacher)
     for split, loader in (("train", training.loader), ("val", training.val_loader)):

@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
+
+from models.aliases import ALIASES
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Entry(NamedTuple):
 
 
 BLOCKS: dict[str, Entry] = {}
+KNOWN = "models/blocks has every known block"
 EXAMPLE_CHANNELS = 32  # of the maps that a block is tested on
 
 
@@ -94,7 +97,7 @@ def register(
 
     Args:
         example: arguments of a yaml row that makes the block for its tests, on maps of 32 channels. Without
-            it the output channels alone, or nothing where the rule is `same` or `per_channel`.
+            it the output channels alone, or nothing where the rule is `same`, `per_channel` or `keeping`.
         levels: how many maps the block takes, finest first, each half as high and wide as the one before.
 
     Raises:
@@ -110,7 +113,7 @@ def register(
             raise _without_rule(key)
         if key in BLOCKS:
             raise ValueError(f"block '{key}' is registered twice")
-        default = () if rule in (same, per_channel) else (EXAMPLE_CHANNELS,)
+        default = () if rule in (same, per_channel, keeping) else (EXAMPLE_CHANNELS,)
         BLOCKS[key] = Entry(block, rule, default if example is None else example, levels)
         return block
 
@@ -118,31 +121,42 @@ def register(
 
 
 def _without_rule(name: str) -> TypeError:
-    stock = ", ".join(rule.__name__ for rule in (scaled, stacked, same, per_channel))
+    stock = ", ".join(rule.__name__ for rule in (scaled, stacked, same, per_channel, keeping))
     return TypeError(f"block '{name}' needs a rule, as in @register(scaled); stock rules are {stock}")
 
 
 def lookup(name: str) -> Entry:
-    """The entry of a yaml's module name; any other `nn.X` is torch's layer, taken to keep its channels.
+    """The entry of a yaml's module name, or of our block that a public name means (`models/aliases.py`).
+
+    Any other `nn.X` is torch's layer, taken to keep its channels.
 
     Raises:
         ValueError: there is no such block; the message proposes the nearest name.
     """
     if name in BLOCKS:
         return BLOCKS[name]
+    if name in ALIASES:
+        own, added = ALIASES[name]
+        return _with_arguments(BLOCKS[own], added) if added else BLOCKS[own]
     if name.startswith("nn."):
         layer = getattr(nn, name[3:], None)
         if isinstance(layer, type) and issubclass(layer, nn.Module):
             return Entry(layer, same)
-        raise ValueError(f"unknown block '{name}'{_nearest(name, (f'nn.{key}' for key in dir(nn)))}")
-    raise ValueError(f"unknown block '{name}'{_nearest(name, BLOCKS)}")
+        raise ValueError(f"unknown block '{name}'{nearest(name, (f'nn.{key}' for key in dir(nn)), KNOWN)}")
+    raise ValueError(f"unknown block '{name}'{nearest(name, (*ALIASES, *BLOCKS), KNOWN)}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _with_arguments(entry: Entry, added: tuple[Any, ...]) -> Entry:
+    """The entry for rows that lack the last arguments."""
+    return entry._replace(rule=lambda row: entry.rule(replace(row, args=(*row.args, *added))))
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The end of a message about an unknown name: the known one that is nearest, or `otherwise`."""
     # compare without case first: 'GSconv' and 'gsconv' mean GSConv, whatever the letters' cost
     by_folded = {key.lower(): key for key in known}
     near = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
-    return f"; did you mean '{by_folded[near[0]]}'?" if near else "; models/blocks has every known block"
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else f"; {otherwise}"
 
 
 def make_divisible(value: float, divisor: int) -> int:
@@ -171,6 +185,17 @@ def same(row: Row) -> Wiring:
 def per_channel(row: Row) -> Wiring:
     """`Block(c1, *args)`: a layer with one setting per channel, whose count the yaml leaves to us."""
     return Wiring((row.c1, *row.args), row.c1, row.number)
+
+
+def keeping(row: Row) -> Wiring:
+    """`Block(c1, *args)`: as `per_channel`, of a block whose public yamls also write its channels first.
+
+    A first argument that is the number of channels that come in, as it stands or scaled, is left out.
+    """
+    args, first = row.args, row.args[0] if row.args else None
+    if isinstance(first, int) and not isinstance(first, bool) and first > 0:
+        args = args[1:] if row.c1 in (first, row.scale(first)) else args
+    return Wiring((row.c1, *args), row.c1, row.number)
 
 
 register(scaled, "nn.Conv2d", example=(32, 3, 1, 1))(nn.Conv2d)

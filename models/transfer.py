@@ -51,6 +51,7 @@ class TransferReport:
         origins: by the index of a layer, what it was made from; this and what follows, of a transfer by
             structure only.
         pairs: by the index of a layer, that of the layer in whose place it stands.
+        altered: by what comes out of them, layers that stand where none did and cannot return their input.
         chosen: of a model narrower than the teacher, by the index of a layer of the teacher the channels that
             were kept.
     """
@@ -60,6 +61,7 @@ class TransferReport:
     remade: str = ""
     origins: dict[int, str] = field(default_factory=dict)
     pairs: dict[int, int] = field(default_factory=dict)
+    altered: dict[str, list[str]] = field(default_factory=dict)
     chosen: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, layer: Layer, own: str, tensor: Tensor, reason: str, share: float = 1.0) -> None:
@@ -103,6 +105,10 @@ class TransferReport:
                 f"{index:>5}  {block:<16} {tensors:>9} {parameters:>24} {counts.share:>7.1%}{origin}"
             )
         return "\n".join(lines)
+
+    def warnings(self) -> list[str]:
+        """A line for each kind of layer that changes what it is given from the start."""
+        return [f"layer {', '.join(layers)} {instead}" for instead, layers in self.altered.items()]
 
     def details(self) -> list[str]:
         """One line for each tensor that kept its initial value, with the reason."""
@@ -161,8 +167,9 @@ def inherit(
             if remade and IMAGE in layer.sources:
                 take.named(tensors, {own: source.get(f"model.{layer.index}.{own}") for own, _ in tensors})
         elif callable(pass_through := getattr(module, "pass_through", None)):
-            pass_through()
-            report.origins[layer.index] = "returns its input"
+            if instead := pass_through():
+                report.altered.setdefault(instead, []).append(f"{layer.index} {layer.name}")
+            report.origins[layer.index] = instead or "returns its input"
         for own, tensor in tensors:
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
             report.add(layer, own, tensor, "" if take.has(tensor) else reason, take.share(tensor))

@@ -20,10 +20,14 @@ from torch import Tensor, nn
 from models.blocks.conv import fold_batch_norm
 from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
+from models.insertion import INSERT_HELP, inserted, written
 from models.parse import Layer, parse_model, run_layers
 from models.summary import layer_costs, layer_table, summary_line
+from utils.console import setup_console
 from utils.data.letterbox import round_up
 from utils.errors import UserError, run_command
+from utils.files import write_text
+from utils.flags import Added
 
 __all__ = ["Detect", "DetectionModel", "parse_model"]
 
@@ -202,17 +206,35 @@ def _fuse_sequence(sequence: nn.Sequential) -> None:
             sequence[index + 1] = nn.Identity()
 
 
+def save_cfg(cfg: dict[str, Any], path: Path) -> None:
+    """Write a description as a model yaml.
+
+    Raises:
+        UserError: the file is there already, or is called otherwise.
+    """
+    if path.suffix != ".yaml":
+        raise UserError(f"--save {path}: the name of a model yaml ends with .yaml")
+    if path.exists():
+        raise UserError(f"--save {path}: this file is there already; name another one")
+    write_text(path, written(cfg))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print the layer table of a model yaml and what the model costs."""
     parser = argparse.ArgumentParser(description="print the layers of a model yaml")
     parser.add_argument("--cfg", default="yolov5n.yaml", help="model yaml, by name or path")
+    parser.add_argument("--insert", nargs="+", action=Added, default=[], help=INSERT_HELP)
+    parser.add_argument("--save", help="file to write the model yaml to, NAME.yaml")
     parser.add_argument("--imgsz", "--img-size", type=int, default=640, help="image side for GFLOPs, pixels")
     parser.add_argument("--nc", type=int, help="number of classes instead of the yaml's")
     flags = parser.parse_args(argv)
-    model = DetectionModel(flags.cfg, nc=flags.nc)
+    setup_console()
+    model = DetectionModel(inserted(flags.cfg, flags.insert) if flags.insert else flags.cfg, nc=flags.nc)
     ch = model.channels
     costs = layer_costs(model.model, model.layers, ch, flags.imgsz)
     print(layer_table(costs))
+    if flags.save:
+        save_cfg(model.yaml, Path(flags.save))
     print(f"{Path(flags.cfg).stem}: {summary_line(model, costs, ch, flags.imgsz)}")
 
 

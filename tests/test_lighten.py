@@ -92,6 +92,28 @@ def test_the_whole_course(
     assert len(list((tmp_path / "detect").glob("*.png"))) == 4
 
 
+def test_attention_is_put_into_the_lighter_network(
+    arguments: tuple[str, ...], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lighten.main([*arguments, "--steps", "4", "--insert", "CBAM before Detect"])
+    run_folder, said = tmp_path / "exp", capsys.readouterr().out
+    assert "yolov5n-csppc-neck.yaml with CBAM before Detect begins with" in said
+    numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))
+    assert numbers["variants"][1]["name"] == "yolov5n-csppc-neck + CBAM before Detect"
+    state = load_model(run_folder / "weights" / "last.pt").state_dict()
+    shapes = {
+        name: value.shape for name, value in DetectionModel(run_folder / "model.yaml").state_dict().items()
+    }
+    assert shapes == {name: value.shape for name, value in state.items()}
+    # they begin with 0, and learn
+    assert all(value.any() for name, value in state.items() if name.endswith("spatial.conv.weight"))
+    with pytest.raises(ValueError, match="--insert names the network, and --faster"):
+        LightenConfig(faster=0.9, insert=("SE in 2",))
+    alone = ("--weights", str(teacher), "--source", str(tmp_path), "--insert", "SE in 2")
+    with pytest.raises(UserError, match="--insert alone gives what the teacher gives"):
+        lighten.main([*alone, "--device", "cpu"])
+
+
 def test_layers_of_the_teacher_stay(arguments: tuple[str, ...], teacher: Path, tmp_path: Path) -> None:
     lighten.main([*arguments, "--steps", "4"])
     own, its = load_model(tmp_path / "exp" / "weights" / "last.pt"), load_model(teacher)

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 import train
+from models.cfg import load_cfg
 from training.config import TrainConfig
 from training.setup import image_weights, open_training_data
 from training.state import TrainingState
@@ -24,6 +25,7 @@ from utils.data.image_cache import DiskStore, ImageStore, MemoryStore
 from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.distributed import Process
+from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
 
@@ -93,6 +95,18 @@ def test_cfg_and_hyp_choose_the_model_and_its_training(trained: Train) -> None:
     assert yaml.safe_load((run / "hyp.yaml").read_text(encoding="utf-8"))["mixup"] == 0.1
     assert min(column(run, "train/obj_loss")) > 0
     assert all(group["decoupled_weight_decay"] for group in checkpoint(run)["optimizer"]["param_groups"])
+
+
+def test_blocks_are_put_in_and_the_yaml_is_kept(trained: Train) -> None:
+    """Of both uses of the flag."""
+    flags = ("--insert", "SE after SPPF", "ECA in 2", "--insert", "SimAM before Detect")
+    run = trained("--epochs", "1", *flags)
+    kept = load_cfg(run / "model.yaml")
+    rows = kept["backbone"] + kept["head"]
+    assert [row[2] for row in rows].count("SimAM") == 3 and rows[3][2] == "ECA" and rows[11][2] == "SE"
+    assert rows == checkpoint(run)["yaml"]["backbone"] + checkpoint(run)["yaml"]["head"]
+    with pytest.raises(UserError, match=r"--insert 'SE after C4': yolov5n\.yaml has no layer 'C4'; did you"):
+        trained("--epochs", "1", "--insert", "SE after C4")
 
 
 def test_label_smoothing_changes_the_class_loss_only(trained: Train) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from models.insertion import INSERT_HELP
 from utils.flags import (
     DATA_HELP,
     DEVICE_HELP,
@@ -12,6 +13,7 @@ from utils.flags import (
     SEED,
     SHARE,
     SIDE,
+    Added,
     CommandConfig,
     at_least,
     between,
@@ -41,6 +43,7 @@ class TrainConfig(RunConfig):
     cfg: str = flag(
         "", "model yaml (a name is also looked up in models/); default: that of --weights, or yolov5n"
     )
+    insert: tuple[str, ...] = flag((), INSERT_HELP, action=Added)
     teacher: str = flag(
         "", "a trained detector to learn from too, beside the labels; the file of its weights"
     )

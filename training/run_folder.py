@@ -71,6 +71,11 @@ class RunFolder:
         return self.root / "weights" / "teacher.pt"
 
     @property
+    def model(self) -> Path:
+        """The description of a network into which blocks were put, as `--cfg` takes it."""
+        return self.root / "model.yaml"
+
+    @property
     def results(self) -> Path:
         return self.root / "results.csv"
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.insertion import inserted
 from models.transfer import TransferReport, inherit, transfer
 from models.weights import Misfit, find_weights, load_model
 from models.yolo import DetectionModel
@@ -59,12 +60,16 @@ def build_model(
         source = read_checkpoint(find_weights(weights)) if weights else None
         cfg = config.cfg or (source["yaml"] if source else DEFAULT_CFG)
         anchors = None if hyp.anchors is None else round(hyp.anchors)
+        if config.insert:
+            cfg = inserted(cfg, config.insert)
         model = DetectionModel(cfg, nc=len(names), anchors=anchors)
         if source is not None:
             # a yaml or hyper-parameters that were named bring their own anchors
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
             report = take_over(model, weights, source, exclude)
             LOGGER.info(f"{weights}: {report}")
+            for line in report.warnings():
+                LOGGER.warning(f"{weights}: {line}")
             if config.verbose:
                 LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names

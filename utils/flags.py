@@ -96,6 +96,20 @@ def arguments(config: CommandConfig, leave_out: Sequence[str] = ()) -> list[str]
     return words
 
 
+class Added(argparse.Action):
+    """For flags that take several values: those of a second use come after those of the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+
+
 IMGSZ = ("--imgsz", "--img", "--img-size")
 SIDE = between(1, 16384)  # pixels a side; a batch of one such image takes 3 GB
 SHARE = between(0, 1)

@@ -137,3 +137,33 @@ class SplitShell(nn.Module):
             take.norm(self.cv2.bn, other.cv3.bn)
         for block, bottleneck in zip(self.m, other.m if isinstance(other.m, nn.Sequential) else ()):
             take.module(block, bottleneck)
+
+
+class DenseBottleneck(Bottleneck):
+    """Two 3x3 Convs, plus the input when `shortcut`; c channels throughout."""
+
+    def __init__(self, c: int, shortcut: bool = True, g: int = 1) -> None:
+        super().__init__(c, c, shortcut, g=g, e=1.0)
+        self.cv1 = Conv(c, c, k=3)
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """Both Convs of a bottleneck; its 1x1 kernel becomes the middle of a 3x3."""
+        if isinstance(other, Bottleneck):
+            take.unit(self.cv1, other.cv1)
+            take.unit(self.cv2, other.cv2)
+        else:
+            take.alike(self, other)
+
+
+@register(stacked)
+class C2f(SplitShell):
+    """The stack of YOLOv8 (no paper; Ultralytics, 2023): what every bottleneck makes reaches the output.
+
+    `SplitShell` with n bottlenecks of two 3x3 Convs. As there, no shortcut unless it is asked for.
+    """
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        super().__init__(c1, c2, hidden, (DenseBottleneck(hidden, shortcut, g) for _ in range(n)))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, DWConv
 from models.blocks.csp import C3Shell
+from models.blocks.gate import Gate
 from models.blocks.taking import Take
 from models.registry import register, scaled, stacked
 
@@ -86,4 +88,56 @@ class C3Ghost(C3Shell):
     ) -> None:
         hidden = int(c2 * e)
         ghosts = nn.Sequential(*(GhostBottleneck(hidden, hidden) for _ in range(n)))
+        super().__init__(c1, c2, hidden, ghosts)
+
+
+@register(scaled)
+class GhostBottleneckV2(GhostBottleneck):
+    """GhostBottleneck whose first GhostConv is weighed by long-range attention (GhostNetV2, arXiv
+    2211.12905).
+
+    The attention ("decoupled fully connected") looks along rows and columns at half the size: the mean of 2x2
+    pixels, a 1x1, a depthwise 1x5 and a depthwise 5x1 Conv without activation, sigmoid, enlarged to the
+    nearest pixel. In place of a GhostBottleneck it begins as that: see `gate.py`.
+
+    Deviations from the paper: those of GhostBottleneck; and attention also where s = 2.
+    """
+
+    def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1) -> None:
+        super().__init__(c1, c2, k, s)
+        hidden = c2 // 2
+        self.dfc = nn.Sequential(
+            Conv(c1, hidden, act=False),
+            Conv(hidden, hidden, (1, 5), g=hidden, act=False),
+            Conv(hidden, hidden, (5, 1), g=hidden, act=False),
+        )
+        self.gate = Gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        ghosts, smaller, project = self.conv
+        y = ghosts(x)
+        gate = self.gate(self.dfc(F.avg_pool2d(x, kernel_size=2, ceil_mode=True)))
+        y = y * F.interpolate(gate, size=y.shape[2:], mode="nearest")
+        return project(smaller(y)) + self.shortcut(x)
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """All of a GhostBottleneck, with a gate of 1."""
+        take.alike(self, other)
+        if isinstance(other, GhostBottleneck):
+            last = self.dfc[2].bn
+            assert isinstance(last, nn.BatchNorm2d)
+            take(last.weight, torch.zeros_like(last.weight))
+            take(last.bias, torch.zeros_like(last.bias))
+            take(self.gate.gain, torch.full_like(self.gate.gain, 2))
+
+
+@register(stacked)
+class C3GhostV2(C3Shell):
+    """C3 with n ghost bottlenecks of the second version inside; `shortcut` and `g` have no effect."""
+
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5
+    ) -> None:
+        hidden = int(c2 * e)
+        ghosts = nn.Sequential(*(GhostBottleneckV2(hidden, hidden) for _ in range(n)))
         super().__init__(c1, c2, hidden, ghosts)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.registry import per_channel, register
+from models.registry import keeping, register
 
 STRIPS = (7, 11, 21)
 
 
-@register(per_channel)
+@register(keeping)
 class MSCA(nn.Module):
     """`conv3(a + sum of strips(a)) * x` with `a = conv0(x)`. (B, dim, H, W) -> the same shape.
 

@@ -2,8 +2,9 @@
 
 A block that stands in for another one may have a method `adopt(other, take)`: it copies what its form can
 hold, at the places where it belongs, by way of `take`. Without one, tensors of equal names and shapes are
-copied. A block that is inserted where there was none may have a method `pass_through()`, which makes it
-return its input.
+copied. A block that may be inserted where there was none (`models/insertion.py`) has a method
+`pass_through()`: it makes the block return its input; where its form does not allow that, it says what comes
+out instead.
 """
 
 from __future__ import annotations

@@ -282,9 +282,13 @@ def _multiply(folding: Folding, node: fx.Node) -> Value:
     if len(maps) == 2:
         return combine(folding, left, right, operator.mul)
     factor = right if is_channels(left) else left
+    if isinstance(factor, Tensor) and factor.ndim == 0:  # a gate's gain
+        factor = float(factor)
     if not maps or not isinstance(factor, (int, float)):
         return NotImplemented
-    source = next(argument for argument in node.args if isinstance(argument, fx.Node))
+    if factor == 1:
+        return maps[0]
+    source = node.args[0] if is_channels(left) else node.args[1]
     scale = torch.full((len(maps[0]),), float(factor), dtype=torch.float64)
     return affine(folding, maps[0], scale, torch.zeros_like(scale), alone=_unshared(folding, source))
 

@@ -99,7 +99,7 @@ def test_a_missing_rule_is_named() -> None:
     class Fresh(nn.Module):
         pass
 
-    complaint = r"block 'Fresh' needs a rule.*stock rules are scaled, stacked, same, per_channel$"
+    complaint = r"block 'Fresh' needs a rule.*stock rules are scaled, stacked, same, per_channel, keeping$"
     with pytest.raises(TypeError, match=complaint):
         register(Fresh)
     for no_rule in (None, "scaled", 3):

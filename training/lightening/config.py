@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from models.insertion import INSERT_HELP
 from training.config import RunConfig
-from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, at_least, between, flag, not_empty
+from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SEED, SIDE, Added, at_least, between, flag, not_empty
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class LightenConfig(RunConfig):
         "",
         "yaml of the lighter network (a name is also looked up in models/); with --width the teacher's own",
     )
+    insert: tuple[str, ...] = flag((), INSERT_HELP, action=Added)
     width: float = flag(1.0, "that network at this fraction of its width", rule=between(0.05, 1.0))
     source: str = flag("", "photographs: a folder, glob, list file, image or video, as detect.py takes them")
     data: str = flag("", f"measure the true mAP of both at the end: {DATA_HELP}")
@@ -69,8 +71,8 @@ class LightenConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.searches and (self.cfg or self.width != 1):
-            named = "--cfg" if self.cfg else "--width"
+        if self.searches and (self.cfg or self.width != 1 or self.insert):
+            named = "--cfg" if self.cfg else "--insert" if self.insert else "--width"
             raise ValueError(
                 f"{named} names the network, and --faster, --smaller and --flops search for one; name those "
                 "to choose from with --candidates"
@@ -98,10 +100,12 @@ class LightenConfig(RunConfig):
     def network(self) -> str:
         """The lighter network's name in tables."""
         name = Path(self.cfg).name.removesuffix(".yaml")
-        return name if self.width == 1 else f"{name} width {self.width:g}".strip()
+        width = "" if self.width == 1 else f"width {self.width:g}"
+        return " ".join(filter(None, (name, width, *(f"+ {text}" for text in self.insert))))
 
     @property
     def student(self) -> str:
         """What the lighter network is, in words."""
         own = self.cfg or "the teacher's network"
+        own = f"{own} with {', '.join(self.insert)}" if self.insert else own
         return own if self.width == 1 else f"{own} at {self.width:g} of its width"

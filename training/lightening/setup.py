@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from models.cfg import load_cfg, validate_cfg
+from models.insertion import inserted, written
 from models.summary import layer_costs, summary_line
 from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
@@ -39,6 +40,7 @@ from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
 from utils.distributed import Process, broadcast, share_statistics
 from utils.errors import UserError
+from utils.files import write_text
 from utils.hyperparameters import Hyperparameters
 
 LITTLE = 0.05  # of the parameters
@@ -235,6 +237,8 @@ def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: Transfer
     LOGGER.info(f"{config.student} begins with {share} from {path}")
     if config.verbose:
         LOGGER.info("\n".join((report.table(), *report.details())))
+    for line in report.warnings():
+        warn(line)
     own, its = count_parameters(pair.student), count_parameters(pair.teacher)
     if own >= its:
         warn(f"{config.student} is not lighter: {own:,} parameters, the teacher has {its:,}")
@@ -273,10 +277,12 @@ def build_student(
 
 def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[str, Any]:
     """The yaml of the student, by name, or its content where that is not as in the file."""
-    if config.width == 1:
+    if config.width == 1 and not config.insert:
         return config.cfg
     content = load_cfg(config.cfg) if config.cfg else teacher.yaml
     validate_cfg(content, config.cfg)
+    if config.insert:
+        content = inserted(content, config.insert)
     return content | {"width_multiple": content["width_multiple"] * config.width}
 
 
@@ -312,6 +318,8 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
     write_list(kept_list(run), lightening.pictures)
     run.write_yaml("opt.yaml", dataclasses.asdict(config))
     run.write_yaml("hyp.yaml", dataclasses.asdict(lightening.state.hyp))
+    if config.insert:
+        write_text(run.model, written(pair.student.yaml))
     for name, model in (("teacher", pair.teacher), ("student", pair.student)) if costs else ():
         layers = layer_costs(model.model, model.layers, model.yaml["ch"], imgsz)
         LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")

@@ -1,0 +1,39 @@
+"""`benchmark.py insert`: a table in which a block that begins as the identity changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark
+from models.yolo import DetectionModel
+from tests.models.exporting.weights import lively
+from utils.checkpoints.files import write_checkpoint
+from utils.errors import UserError
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = lively(DetectionModel("yolov5n.yaml", nc=2))
+    content = {"yaml": model.yaml, "nc": 2, "names": {0: "blue", 1: "green"}, "ema": None}
+    write_checkpoint(tmp_path / "a.pt", {**content, "model": model.state_dict()})
+    return tmp_path / "a.pt"
+
+
+def test_the_identity_changes_nothing(
+    weights: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--weights", str(weights), "--data", str(tiny_data), "--imgsz", "64", "--workers", "0")
+    benchmark.main(["insert", *flags, "--device", "cpu", "--blocks", "ECA", "SimAM", "--at", "before Detect"])
+    table = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = {name: rest for name, *rest in ([cell.strip() for cell in line] for line in table)}
+    before, eca, simam = rows["–"], rows["`ECA`"], rows["`SimAM`"]
+    # of 64, 128 and 256 channels: (6 + 1) / 2 = 3.5, (7 + 1) / 2 = 4 and (8 + 1) / 2 = 4.5
+    assert int(eca[0].replace(",", "")) - int(before[0].replace(",", "")) == 3 + 5 + 5
+    assert float(before[2]) == 0 and float(eca[2]) < 1e-6 < float(simam[2])
+    assert eca[3:] == before[3:]
+    with pytest.raises(UserError, match="--insert 'SE after C4': the network has no layer 'C4'"):
+        benchmark.main(["insert", *flags, "--blocks", "SE", "--at", "after C4"])
