@@ -20,6 +20,8 @@ def hints(artefacts: Sequence[Artefact], config: ExportConfig) -> str:
         if artefact.form.name == "tensorrt":
             lines.append(f"engine:   {trtexec(artefact, config)}")
             lines.append("          (TensorRT needs an NVIDIA GPU; this command is untested)")
+        elif artefact.form.name == "yolov5":
+            lines.append(f"YOLOv5:   python detect.py --weights {place}  (in a checkout of YOLOv5)")
         elif artefact.form.suffix in OPENERS and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
             lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")
