@@ -219,8 +219,8 @@ def _check_known(model: DetectionModel) -> None:
     }
     if foreign:
         raise UserError(
-            f"YOLOv5 has no {', '.join(foreign)}, so its code cannot open this network; its detect.py and val.py "
-            "run an .onnx file: --include onnx"
+            f"YOLOv5 has no {', '.join(foreign)}, so its code cannot open this network; its detect.py and "
+            "val.py run an .onnx file: --include onnx"
         )
     if model.channels != COLOUR:
         raise UserError(
