@@ -14,6 +14,7 @@ from utils.adapters.boxes import clip_boxes as clip_coords
 from utils.adapters.boxes import scale_boxes as scale_coords
 from utils.adapters.paths import check_file, increment_path
 from utils.adapters.running import (
+    LOGGER,
     Profile,
     check_imshow,
     check_requirements,
@@ -22,7 +23,6 @@ from utils.adapters.running import (
     set_logging,
 )
 from utils.adapters.weights import strip_optimizer
-from utils.console import LOGGER
 from utils.files import ROOT
 
 __all__ = [

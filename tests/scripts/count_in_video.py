@@ -21,7 +21,6 @@ from utils.general import (
     non_max_suppression,
     print_args,
     scale_boxes,
-    set_logging,
 )
 from utils.plots import Annotator, colors
 from utils.torch_utils import select_device, smart_inference_mode
@@ -84,6 +83,5 @@ if __name__ == "__main__":
     parser.add_argument("--project", default="runs/count")
     opt = parser.parse_args()
     opt.imgsz *= 2 if len(opt.imgsz) == 1 else 1
-    set_logging()
     print_args(vars(opt))
     run(**vars(opt))

@@ -111,6 +111,15 @@ def test_clocks_and_modes() -> None:
     assert select_device("cpu", batch_size=4) == select_device(torch.device("cpu")) == torch.device("cpu")
 
 
+def test_scripts_see_what_they_tell_the_logger(capsys: pytest.CaptureFixture[str]) -> None:
+    general.LOGGER.info("a")
+    general.set_logging(verbose=False)
+    general.LOGGER.info("b")
+    general.set_logging()
+    general.print_args({"weights": "best.pt", "half": False})
+    assert capsys.readouterr().out == "a\nweights=best.pt, half=False\n"
+
+
 def test_coloured_text() -> None:
     assert general.colorstr("a") == "\033[34m\033[1ma\033[0m"
     assert general.colorstr("red", "underline", "a") == "\033[31m\033[4ma\033[0m"

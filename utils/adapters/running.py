@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +12,24 @@ from typing import Any
 import torch
 
 from utils import device as own
-from utils.console import LOGGER, setup_console
 from utils.detections.window import display_missing
 
 STYLES = {
     "black": 30, "red": 31, "green": 32, "yellow": 33, "blue": 34, "magenta": 35, "cyan": 36, "white": 37,
     "bold": 1, "underline": 4,
 }  # fmt: skip
+
+
+class _ToStandardOutput(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stdout, flush=True)
+
+
+# of scripts alone: they expect to see what they tell it, without having set anything up
+LOGGER = logging.getLogger("lean5.scripts")
+LOGGER.addHandler(_ToStandardOutput())
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False
 
 
 class Profile(contextlib.ContextDecorator):
@@ -56,8 +69,8 @@ def select_device(device: str | torch.device = "", batch_size: int = 0, newline:
 
 
 def set_logging(name: str | None = None, verbose: bool = True) -> None:
-    """Send messages to standard output; only warnings when not `verbose`."""
-    setup_console(verbose)
+    """What `LOGGER` lets through: everything, or warnings only when not `verbose`."""
+    LOGGER.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def colorstr(*words: str) -> str:
