@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import datetime
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +26,7 @@ from models.blocks.ghost import C3Ghost, GhostBottleneck, GhostConv
 from models.blocks.pool import C3SPP, SPP, SPPF
 from models.blocks.reshape import Concat, Contract, Expand
 from models.exporting.job import Job
+from models.parse import Layer
 from models.yolo import DetectionModel
 from utils.checkpoints.archive import TorchArchive
 from utils.checkpoints.pickling import torch_file
@@ -144,12 +144,10 @@ def model_node(model: DetectionModel, yaml_file: str, dtype: torch.dtype) -> Nod
             "np": sum(parameter.numel() for parameter in module.parameters()),
         }
         layers[str(layer.index)] = _node(module, dtype, place)
-    several = (layer for layer in model.layers if layer.written != -1)
-    used = {source for layer in several for source, written in _wired(layer.sources, layer.written)}
     attributes = {
         "yaml_file": yaml_file,
-        "yaml": json.loads(json.dumps(model.yaml)),  # parts of it may stand in it twice
-        "save": sorted(used),  # layers whose output is needed later than by the next one
+        "yaml": model.yaml,
+        "save": sorted({source for layer in model.layers for source in _waiting(layer)}),
         "names": [model.names[index] for index in range(model.nc)],
         "inplace": True,
         "stride": model.stride.float(),
@@ -159,10 +157,10 @@ def model_node(model: DetectionModel, yaml_file: str, dtype: torch.dtype) -> Nod
     return Node(MODEL, (), _state({}, {}, {"model": inside}) | attributes)
 
 
-def _wired(sources: tuple[int, ...], written: int | list[int]) -> Iterable[tuple[int, int]]:
-    """The layers that a layer reads and keeps waiting for: all but the one before it."""
-    named = written if isinstance(written, list) else [written]
-    return ((source, name) for source, name in zip(sources, named) if name != -1)
+def _waiting(layer: Layer) -> list[int]:
+    """The layers whose output has to be kept for a layer: all that it reads but the one before it."""
+    written = layer.written if isinstance(layer.written, list) else [layer.written]
+    return [source for source, name in zip(layer.sources, written) if name != -1]
 
 
 def _node(module: nn.Module, dtype: torch.dtype, place: dict[str, Any]) -> Node:
