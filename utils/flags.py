@@ -119,11 +119,11 @@ def parse_flags(
     """
     parser = build_parser(config)
     parser.prog = command or parser.prog
-    known = parser._option_string_actions
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
+    known = {name for field in fields for name in field.metadata["names"] or (option(field),)}
     for word in sys.argv[1:] if argv is None else argv:
         if word.partition("=")[0] not in known and (advice := replacement(word)):
             parser.error(advice)
-    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
     untyped = argparse.Namespace(**{field.name: _UNTYPED for field in fields})
     values = vars(parser.parse_intermixed_args(argv, untyped))
     typed = {
