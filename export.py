@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         LOGGER.info(f"--device {config.device}: files are made on the CPU; they run on any device")
     weights = find_weights(config.weights[0] if config.weights else "")
     artefacts, failed = export(weights, config)
-    LOGGER.info(hints(artefacts, config))
+    LOGGER.info(hints(artefacts, config, weights))
     count, height, width = len(artefacts), config.imgsz[0], config.imgsz[-1]
     LOGGER.info(f"{count} of {count + len(failed)} formats of {weights} for {height}x{width} px images")
     if failed:

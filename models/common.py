@@ -1,4 +1,7 @@
-"""The façade: every block of every family can be imported from here (`from models.common import GSConv`)."""
+"""The façade: every block of every family can be imported from here (`from models.common import GSConv`).
+
+And YOLOv5's `DetectMultiBackend` and `AutoShape`; see `docs/compatibility.md`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from models.adapters import AutoShape, DetectMultiBackend
 from models.blocks import FAMILIES
 
 # every public module class, by name, that a family file defines itself
@@ -16,7 +20,8 @@ _BLOCKS = {
     if isinstance(value, type) and issubclass(value, nn.Module)
     if value.__module__ == family.__name__ and not name.startswith("_")
 }
-__all__ = sorted(_BLOCKS)
+_OTHERS = (AutoShape, DetectMultiBackend)
+__all__ = sorted([*_BLOCKS, *(kind.__name__ for kind in _OTHERS)])
 
 
 def __getattr__(name: str) -> Any:

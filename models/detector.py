@@ -18,7 +18,7 @@ from models.runtimes.pytorch import PyTorchBackend
 from models.yolo import DetectionModel
 from utils.boxes import scale_boxes
 from utils.console import warn
-from utils.data.channels import OPAQUE, RED_TO_FRONT, colour_of_planes, stacked, with_channels
+from utils.data.channels import OPAQUE, RED_TO_FRONT, stacked, with_channels
 from utils.data.images import eight_bit_bgr
 from utils.data.letterbox import fit, letterbox, round_up
 from utils.data.sources import read_picture
@@ -114,6 +114,11 @@ class Detector(nn.Module):
         self.eval()
 
     @property
+    def model(self) -> Backend:
+        """The network, which has `names` and `stride` too, under YOLOv5's name."""
+        return self.backend
+
+    @property
     def channels(self) -> int:
         """Channels of the pictures that the network takes; those it is given may have others."""
         return self.backend.channels
@@ -143,7 +148,7 @@ class Detector(nn.Module):
             profile: accepted for compatibility; times are always measured.
 
         Returns:
-            Results; under `torch.jit.trace`, which calls with a batch, the raw (B, N, 5 + nc) prediction.
+            Results; of a batch, as in YOLOv5, the raw prediction (B, N, 5 + nc).
 
         Raises:
             UserError: a picture that cannot be read or understood.
@@ -152,37 +157,32 @@ class Detector(nn.Module):
             return self.backend(pictures)
         with torch.inference_mode():
             if isinstance(pictures, Tensor) and pictures.ndim == 4:
-                batch, shown = self._as_it_is(pictures)
-                before = 0.0
-                files = [f"image{index}.jpg" for index in range(len(shown))]
-            else:
-                several = isinstance(pictures, (list, tuple))
-                loaded = [load_picture(p, i) for i, p in enumerate(pictures if several else [pictures])]
-                if not loaded:
-                    raise UserError("no pictures given")
-                start = time.perf_counter()
-                batch = self.prepare([image for image, _ in loaded], size)
-                before = time.perf_counter() - start
-                shown = [cv2.cvtColor(with_channels(image, 3), cv2.COLOR_BGR2RGB) for image, _ in loaded]
-                files = [file for _, file in loaded]
+                self._check_batch(pictures)
+                return self.backend(pictures.to(self.device), augment)
+            several = isinstance(pictures, (list, tuple))
+            loaded = [load_picture(p, i) for i, p in enumerate(pictures if several else [pictures])]
+            if not loaded:
+                raise UserError("no pictures given")
+            start = time.perf_counter()
+            batch = self.prepare([image for image, _ in loaded], size)
+            before = time.perf_counter() - start
+            shown = [cv2.cvtColor(with_channels(image, 3), cv2.COLOR_BGR2RGB) for image, _ in loaded]
+            files = [file for _, file in loaded]
             rows, (convert, inference, after) = self.detect(batch, augment)
         times = (before + convert, inference, after)
         return Results(shown, rows, self.names, files, times, tuple(batch.images.shape))
 
-    def _as_it_is(self, images: Tensor) -> tuple[Prepared, list[np.ndarray]]:
-        """A float batch that needs no preparation; its images serve as the pictures."""
+    def _check_batch(self, images: Tensor) -> None:
+        """Raise a UserError unless a batch needs no preparation."""
         if not images.is_floating_point() or images.shape[1] != self.channels:
             expected = f"a batch must be (B, {self.channels}, H, W) float 0–1"
             raise UserError(f"{expected}, found {tuple(images.shape)} {images.dtype}")
         if not len(images) or not (images.min() >= -TOLERANCE and images.max() <= 1 + TOLERANCE):
             raise UserError(f"a float batch must hold values from 0 to 1, found {_range(images)}")
-        batch = Prepared(images, [(int(images.shape[2]), int(images.shape[3]))] * len(images))
-        if any(side % self.stride for side in batch.size):
+        if any(side % self.stride for side in images.shape[2:]):
             raise UserError(
                 f"sides of a batch must be multiples of {self.stride}, found {tuple(images.shape)}"
             )
-        pixels = (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        return batch, [cv2.cvtColor(colour_of_planes(planes), cv2.COLOR_BGR2RGB) for planes in pixels]
 
     def prepare(self, images: Sequence[np.ndarray], size: int | tuple[int, int]) -> Prepared:
         """`prepare` as this network needs it: its stride and channels, its shape when it has only one."""

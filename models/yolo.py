@@ -29,7 +29,7 @@ from utils.errors import UserError, run_command
 from utils.files import write_text
 from utils.flags import Added
 
-__all__ = ["Detect", "DetectionModel", "parse_model"]
+__all__ = ["Detect", "DetectionModel", "Model", "parse_model"]
 
 PROBE = 256  # side of the image that a model is measured and traced with; a multiple of every usual stride
 GRAY = 0.447  # padding of resized images, the mean of ImageNet
@@ -188,6 +188,9 @@ class DetectionModel(nn.Module):
         self.train(mode)
         self.multiple = math.ceil(max(*cells, *strides))
         return strides
+
+
+Model = DetectionModel  # its name in YOLOv5 before v6.2
 
 
 def _resized(image: Tensor, size: tuple[int, int], stride: int) -> Tensor:

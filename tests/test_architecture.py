@@ -23,6 +23,12 @@ LAZY = {
     "litert_torch", "ai_edge_litert", "defusedxml", "imagehash",
 }  # fmt: skip
 
+# files at YOLOv5's addresses, which pass on what `utils.adapters` and `models.adapters` hold
+FACADES = {
+    "utils.general", "utils.torch_utils", "utils.dataloaders", "utils.datasets", "utils.augmentations",
+    "models.experimental",
+}  # fmt: skip
+
 
 def modules() -> dict[str, ast.Module]:
     """Every module of the product by its dotted name; a package has that of its folder."""
@@ -66,8 +72,22 @@ def test_there_is_no_circle() -> None:
 
 
 def test_the_ground_floor_is_no_heap() -> None:
-    alone = [name for name in MODULES if name.count(".") == 1 and name.startswith("utils.")]
+    alone = [name for name in set(MODULES) - FACADES if name.count(".") == 1 and name.startswith("utils.")]
     assert len([name for name in alone if not (ROOT / name.replace(".", "/")).is_dir()]) <= 20
+
+
+@pytest.mark.parametrize("name", sorted(FACADES))
+def test_a_facade_holds_no_logic(name: str) -> None:
+    _, *rest = MODULES[name].body  # after its docstring
+    assert all(isinstance(node, ast.Import | ast.ImportFrom) for node in rest[:-1])
+    assert isinstance(rest[-1], ast.Assign) and ast.unparse(rest[-1].targets[0]) == "__all__"
+
+
+def test_only_scripts_of_others_use_facades_and_adapters() -> None:
+    adapters = {name for name in MODULES if name.startswith(("utils.adapters", "models.adapters"))}
+    allowed = FACADES | adapters | {"models.common", "utils.plots"}
+    for name in set(MODULES) - allowed:
+        assert not imports(MODULES[name]) & (FACADES | adapters - {"utils.adapters.flags"}), name
 
 
 @pytest.mark.parametrize("name", MODULES)

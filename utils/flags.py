@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
+from utils.adapters.flags import replacement
 from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
@@ -133,6 +134,10 @@ def parse_flags(
     parser = build_parser(config)
     parser.prog = command or parser.prog
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
+    known = {name for field in fields for name in field.metadata["names"] or (option(field),)}
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.partition("=")[0] not in known and (advice := replacement(word)):
+            parser.error(advice)
     untyped = argparse.Namespace(**{field.name: _UNTYPED for field in fields})
     values = vars(parser.parse_intermixed_args(argv, untyped))
     typed = {

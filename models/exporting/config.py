@@ -51,7 +51,7 @@ class ExportConfig(CommandConfig):
     conf_thres: float = flag(0.25, "with --nms: confidence threshold", rule=SHARE)
     include: tuple[str, ...] = flag(
         ("torchscript",),
-        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt",
+        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt, yolov5",
     )
     raw: bool = flag(False, "the maps of the head, (B, na * (5 + nc), h, w) a level, without decoding")
     tune: bool = flag(False, "time equal forms of the network on this machine first, up to 90 s a format")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript
+from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript, yolov5
 from models.exporting.config import ExportConfig
 from models.exporting.job import Exporter
 from utils.errors import UserError
@@ -20,6 +20,7 @@ class Format:
         needs: packages, by the names of their modules.
         flags: which of --raw, --nms, --dynamic, --half and --int8 it knows.
         compared: whether anything here runs it, so that it can be verified.
+        rewritten: whether it holds the network as `network.exported_network` makes it, not as it was trained.
     """
 
     name: str
@@ -28,6 +29,11 @@ class Format:
     needs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     compared: bool = True
+    rewritten: bool = True
+
+    @property
+    def is_folder(self) -> bool:
+        return "." not in self.suffix or self.suffix == ".mlpackage"
 
 
 PIP = {"litert_torch": litert.PIP}  # what `pip install` has to be told when that is not the module's name
@@ -46,6 +52,7 @@ FORMATS = {
         Format("coreml", ".mlpackage", coreml.export, ("coremltools",), ("half",), compared=False),
         # TensorRT builds its engine on the GPU that will run it, from this ONNX
         Format("tensorrt", ".onnx", onnx.export, ("onnx", "onnxruntime"), GRAPH),
+        Format("yolov5", yolov5.SUFFIX, yolov5.export, (), ("half",), rewritten=False),
     )
 }
 

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from models.exporting.config import ExportConfig
 from models.exporting.run import Artefact
 from models.runtimes.opening import OPENERS
+from utils.checkpoints.files import read_checkpoint
+from utils.errors import UserError
+from utils.files import ROOT, find_file
 
 GIGABYTE = 1024  # MiB, the unit of trtexec
 
 
-def hints(artefacts: Sequence[Artefact], config: ExportConfig) -> str:
-    """Lines with the commands that run the files."""
-    lines = []
+def hints(artefacts: Sequence[Artefact], config: ExportConfig, weights: Path) -> str:
+    """Lines with the commands that run the files; to validate one, the data of its training must be known."""
+    lines, data = [], shlex.quote(config.data if "data" in config.typed else trained_on(weights))
     for artefact in artefacts:
         place = shlex.quote(str(artefact.path))
         if artefact.form.name == "tensorrt":
             lines.append(f"engine:   {trtexec(artefact, config)}")
             lines.append("          (TensorRT needs an NVIDIA GPU; this command is untested)")
+        elif artefact.form.name == "yolov5":
+            lines.append(f"YOLOv5:   python detect.py --weights {place}  (in a checkout of YOLOv5)")
         elif artefact.form.suffix in OPENERS and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
             lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")
-            if height == width:
-                lines.append(f"validate: python val.py --weights {place} --imgsz {height}")
+            if height == width and data != "''":
+                lines.append(f"validate: python val.py --weights {place} --data {data} --imgsz {height}")
     return "\n".join(lines)
+
+
+def trained_on(weights: Path) -> str:
+    """The data yaml that a network was trained on, when it is still there; else nothing."""
+    data = str((read_checkpoint(weights)["train_args"] or {}).get("data") or "")
+    try:
+        find_file(data, (ROOT / "data",), ("", ".yaml", ".yml"))  # as val.py does
+    except UserError:
+        return ""
+    return data
 
 
 def trtexec(artefact: Artefact, config: ExportConfig) -> str:

@@ -32,7 +32,8 @@ class Job:
     Attributes:
         network: in evaluation mode, fp32: (B, C, H, W) float 0–1, red first, to one tensor (B, N, 5 + nc) as
             `Detect` describes it; with `--raw` to one tensor (B, na * (5 + nc), h, w) of logits per level;
-            with `--nms` to (n, 7) rows as `nms.WithSuppression` describes them.
+            with `--nms` to (n, 7) rows as `nms.WithSuppression` describes them. The `DetectionModel` itself
+            for a format that does not have it rewritten.
         image: (B, C, H, W) float32 0–1, red first, with the content of a real picture, of the shape that is
             exported.
         target: file or folder to write, in a temporary place; whoever called renames it once it is verified,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from models.exporting.formats import Format
+from models.exporting.yolov5 import SUFFIX, is_written_here
 from utils import files
 from utils.errors import UserError
 
@@ -23,16 +24,15 @@ def free_place(weights: Path, form: Format, int8: bool) -> Path:
     place = weights.with_name(f"{weights.stem}{'_int8' if int8 else ''}{form.suffix}")
     if place.is_symlink() or not place.exists():
         return place
-    is_folder = not form.suffix.startswith(".") or form.suffix == ".mlpackage"
-    if place.is_dir() != is_folder or not _is_export(place):
+    if place.is_dir() != form.is_folder or not _is_export(place):
         raise UserError(f"'{place}' is in the way and was made by no export; move it elsewhere")
     return place
 
 
 def _is_export(place: Path) -> bool:
     """Whether something may be replaced: a file, and a folder that holds an export's files and no others."""
-    if place.is_file():
-        return True
+    if place.is_file():  # only a .pt may hold what cannot be made again
+        return not place.name.endswith(SUFFIX) or is_written_here(place)
     if place.suffix == ".mlpackage":
         return (place / "Manifest.json").is_file()
     files = list(place.iterdir())

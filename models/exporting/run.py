@@ -120,6 +120,8 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
 def in_its_forms(job: Job, form: Format, place: Path, model: DetectionModel, size: tuple[int, int]) -> Job:
     """The job of one format: the model as that format's runtime had better have it."""
     config = job.config
+    if not form.rewritten:
+        return dataclasses.replace(job, target=place)
     choice = chosen(model, form, size, config)
     fixed = None if config.dynamic else size
     network = exported_network(

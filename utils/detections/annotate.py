@@ -44,7 +44,7 @@ def annotate(
     boxes: list[Area] = detections[:, :4].round().astype(int).tolist()
     classes: list[int] = detections[:, 5].astype(int).tolist()
     for box, cls in zip(reversed(boxes), reversed(classes)):  # the most confident one ends up on top
-        _outline(image, box, class_color(cls), width)
+        outline(image, box, class_color(cls), width)
     if style.labels:
         writer = LabelWriter(image, max(round(mean_side * TEXT_SHARE), SMALLEST_TEXT))
         for box, cls, confidence in zip(boxes, classes, detections[:, 4]):
@@ -54,7 +54,7 @@ def annotate(
     return image
 
 
-def _outline(image: np.ndarray, box: Area, color: Color, width: int) -> None:
+def outline(image: np.ndarray, box: Area, color: Color, width: int) -> None:
     """A frame of exactly `width` pixels; OpenCV's own thick lines come out wider than asked for."""
     inward, outward = width // 2, (width - 1) // 2
     left, top, right, bottom = box[0] - outward, box[1] - outward, box[2] + outward, box[3] + outward
@@ -110,10 +110,19 @@ def _overlap(one: Area, other: Area) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def crop(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """The part of an image (H, W, C) around an xyxy box in pixels: 2 % and 10 pixels more than the box."""
+def crop(
+    image: np.ndarray,
+    box: Sequence[float],
+    *,
+    scale: float = CROP_SCALE,
+    margin: float = CROP_MARGIN,
+    square: bool = False,
+) -> np.ndarray:
+    """The part of an image (H, W, C) around an xyxy box in pixels: by default 2 % and 10 pixels more than
+    the box, or than the `square` of its longer side."""
     x1, y1, x2, y2 = (float(value) for value in box)
-    half_w, half_h = ((side * CROP_SCALE + CROP_MARGIN) / 2 for side in (x2 - x1, y2 - y1))
+    sides = (max(x2 - x1, y2 - y1),) * 2 if square else (x2 - x1, y2 - y1)
+    half_w, half_h = ((side * scale + margin) / 2 for side in sides)
     centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
     left, top = max(int(centre_x - half_w), 0), max(int(centre_y - half_h), 0)
     return image[top : max(int(centre_y + half_h), top + 1), left : max(int(centre_x + half_w), left + 1)]

@@ -17,9 +17,13 @@ from torch import Tensor
 from utils.boxes import normalize, xyxy_to_xywh
 from utils.detections.annotate import Style, annotate, crop
 from utils.detections.saving import NamesApart, crop_path, write_image
-from utils.files import ROOT, increment_path
+from utils.detections.window import display_missing
+from utils.errors import UserError
+from utils.files import increment_path
 
 STAGES = ("pre-process", "inference", "NMS")
+SHOWN = 3  # pictures in `repr`
+RUNS = Path("runs/detect/exp")  # in the working directory
 CORNER_COLUMNS = ["xmin", "ymin", "xmax", "ymax", "confidence", "class", "name"]
 CENTRE_COLUMNS = ["xcenter", "ycenter", "width", "height", "confidence", "class", "name"]
 
@@ -37,7 +41,7 @@ def speed_line(milliseconds: Iterable[float], shape: tuple[int, ...]) -> str:
     return f"Speed: {speeds} per image at shape {shape}"
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
     """Detections on a list of pictures.
 
@@ -124,6 +128,11 @@ class Results:
             xywhn=tables(self.xywhn, CENTRE_COLUMNS),
         )
 
+    def __repr__(self) -> str:
+        shown = [count_classes(rows[:, 5].tolist(), self.names) for rows in self.pred[:SHOWN]]
+        rest = ["…"] if self.n > SHOWN else []
+        return f"<Results of {self.n} image{'s' if self.n != 1 else ''}: {'; '.join(shown + rest)}>"
+
     def __str__(self) -> str:
         lines = []
         for index, (image, rows) in enumerate(zip(self.ims, self.pred)):
@@ -144,15 +153,19 @@ class Results:
         return self.ims
 
     def show(self, labels: bool = True) -> None:
-        """Open each annotated picture in the system's viewer."""
+        """Open each annotated picture in the system's viewer.
+
+        Raises:
+            UserError: there is no screen.
+        """
         from PIL import Image  # only needed here
 
+        if reason := display_missing(viewer=True):
+            raise UserError(f"show() needs a screen, and {reason}; use save() or render()")
         for image in self._drawn(labels):
             Image.fromarray(image).show()
 
-    def save(
-        self, labels: bool = True, save_dir: str | Path = ROOT / "runs/detect/exp", exist_ok: bool = False
-    ) -> Path:
+    def save(self, labels: bool = True, save_dir: str | Path = RUNS, exist_ok: bool = False) -> Path:
         """Save the annotated pictures as JPEG and return the folder, which gets a number when it exists.
 
         Raises:
@@ -166,7 +179,7 @@ class Results:
         return folder
 
     def crop(
-        self, save: bool = True, save_dir: str | Path = ROOT / "runs/detect/exp", exist_ok: bool = False
+        self, save: bool = True, save_dir: str | Path = RUNS, exist_ok: bool = False
     ) -> list[dict[str, Any]]:
         """Cut the detections out: dicts with box (x1, y1, x2, y2), conf, cls, label and im (RGB).
 

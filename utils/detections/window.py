@@ -17,12 +17,12 @@ from utils.detections.annotate import Style, annotate
 QUIT_KEYS = frozenset({ord("q"), 27})  # 27 is Esc
 
 
-def display_missing() -> str:
-    """Why no window can be shown; empty when one can.
+def display_missing(viewer: bool = False) -> str:
+    """Why no window of OpenCV, or no `viewer` of the system, can be shown; empty when one can.
 
     Asking OpenCV is no way to find out: with Qt it aborts the process.
     """
-    if "GUI:                           NONE" in cv2.getBuildInformation():
+    if not viewer and "GUI:                           NONE" in cv2.getBuildInformation():
         return "this OpenCV is a headless build"
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")

@@ -8,6 +8,7 @@ import torch
 
 from utils.data.images import read_image
 from utils.detections.results import Results, count_classes
+from utils.errors import UserError
 
 NAMES = {0: "person", 1: "bus", 2: "tie/bow"}
 
@@ -56,6 +57,30 @@ def test_text_and_speed(results: Results, capsys: pytest.CaptureFixture[str]) ->
     # 0.2 s for two pictures is 100 ms each
     assert results.t == pytest.approx((100, 200, 10))
     assert lines[2].startswith("Speed: 100.0ms pre-process, 200.0ms inference, 10.0ms NMS")
+
+
+def test_repr_is_one_short_line(results: Results) -> None:
+    assert repr(results) == "<Results of 2 images: 2 persons, 1 bus; no detections>"
+    assert repr(results[1]) == "<Results of 1 image: no detections>"
+    results.pred, results.ims, results.files = results.pred * 40, results.ims * 40, results.files * 40
+    assert repr(results).endswith("1 bus; …>") and len(repr(results)) < 100
+
+
+def test_show_without_a_screen_says_so(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"show\(\) needs a screen, and there is no display; use save\(\)"):
+        results.show()
+
+
+def test_places_are_those_of_yolov5(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert results.save() == Path("runs/detect/exp") and (tmp_path / "runs/detect/exp/a.jpg").is_file()
+    results.crop()
+    assert list((tmp_path / "runs/detect/exp2/crops").rglob("*.jpg"))
 
 
 def test_count_classes() -> None:
