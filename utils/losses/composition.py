@@ -22,6 +22,8 @@ from utils.losses.overlaps import BASES, PairGeometry, Terms, edge_distance, mea
 BATCHES = Number(7000, 1, 10_000_000)
 FOCUS = Number(0.5, 0, 5)
 
+Mean = float | Tensor
+
 
 @dataclass
 class RunningMean:
@@ -49,12 +51,12 @@ class RunningMean:
             self.value += (1 - 0.05 ** (1 / batches)) * (loss_sum / pairs - self.value)
 
 
-def _mix_nwd(loss: Tensor, pair: PairGeometry, mean: float, share: float, c: float) -> Tensor:
+def _mix_nwd(loss: Tensor, pair: PairGeometry, mean: Mean, share: float, c: float) -> Tensor:
     """share (1 - NWD) + (1 - share) loss: what YOLO-FaceV2 (2022, arXiv:2208.02019) does for tiny objects."""
     return share * (1 - measure(nwd(pair, c))) + (1 - share) * loss
 
 
-def _wiou_v1(loss: Tensor, pair: PairGeometry, mean: float) -> Tensor:
+def _wiou_v1(loss: Tensor, pair: PairGeometry, mean: Mean) -> Tensor:
     """R loss, R = e^(centre distance² / hull diagonal²) (Tong et al., Wise-IoU, 2023, arXiv:2301.10051).
 
     As in the paper, the hull carries no gradient, which would hinder convergence: a larger hull costs less.
@@ -63,13 +65,14 @@ def _wiou_v1(loss: Tensor, pair: PairGeometry, mean: float) -> Tensor:
     return _attention(pair) * loss
 
 
-def _wiou_v2(loss: Tensor, pair: PairGeometry, mean: float, gamma: float, batches: float) -> Tensor:
+def _wiou_v2(loss: Tensor, pair: PairGeometry, mean: Mean, gamma: float, batches: float) -> Tensor:
     """b^gamma R loss (same paper), b = (1 - IoU) / its mean, without gradient: poor boxes teach most."""
-    return ((1 - pair.iou).detach() / mean) ** gamma * _attention(pair) * loss
+    outlier = (1 - pair.iou).detach().clamp(min=0) / mean  # IoU is above 1 by rounding
+    return outlier**gamma * _attention(pair) * loss
 
 
 def _wiou_v3(
-    loss: Tensor, pair: PairGeometry, mean: float, alpha: float, delta: float, batches: float
+    loss: Tensor, pair: PairGeometry, mean: Mean, alpha: float, delta: float, batches: float
 ) -> Tensor:
     """b / (delta alpha^(b - delta)) R loss (same paper), b as in version 2: ordinary boxes teach most."""
     outlier = (1 - pair.iou).detach() / mean
@@ -82,7 +85,7 @@ def _attention(pair: PairGeometry) -> Tensor:
     return torch.exp((pair.dx.square() + pair.dy.square()) / diagonal)
 
 
-def _focal(loss: Tensor, pair: PairGeometry, mean: float, gamma: float) -> Tensor:
+def _focal(loss: Tensor, pair: PairGeometry, mean: Mean, gamma: float) -> Tensor:
     """IoU^gamma loss (Zhang et al., Focal-EIoU, 2021, arXiv:2101.08158): good boxes teach most.
 
     The weight carries no gradient: it is there to weight pairs. As a factor that is learned it would reward
@@ -92,7 +95,7 @@ def _focal(loss: Tensor, pair: PairGeometry, mean: float, gamma: float) -> Tenso
     return pair.iou.detach() ** gamma * loss
 
 
-def _piou2(loss: Tensor, pair: PairGeometry, mean: float, lam: float) -> Tensor:
+def _piou2(loss: Tensor, pair: PairGeometry, mean: Mean, lam: float) -> Tensor:
     """3 λq e^(-(λq)²) loss, q = e^-P of PIoU (Liu et al., 2024, doi:10.1016/j.neunet.2023.11.041).
 
     The paper's loss is that of PIoU; here any may stand in its place. Here the weight carries no gradient: as
@@ -191,12 +194,12 @@ class BoxLoss:
     def __str__(self) -> str:
         return str(self.formula)
 
-    def __call__(self, pair: PairGeometry, mean: float = 1.0) -> Cost:
+    def __call__(self, pair: PairGeometry, mean: Mean = 1.0) -> Cost:
         """Cost of predicted boxes beside their labels.
 
         Args:
             pair: their geometry, float32 or float64.
-            mean: of the IoU loss in training so far (`RunningMean`), above 0.
+            mean: of the IoU loss in training so far (`RunningMean`), above 0; or one for each pair.
 
         Raises:
             ValueError: the pair does not know what a part needs, the image or the pixels of a unit.

@@ -129,7 +129,7 @@ def read(text: object, bases: Mapping[str, Part], modifiers: Mapping[str, Part])
 
 def _pieces(text: str, parts: Mapping[str, Part]) -> list[_Piece]:
     """Cut a text at its hyphens, those that do not belong to a name."""
-    names = re.compile(f"({'|'.join(map(re.escape, sorted(parts, key=len, reverse=True)))})(?=[-(]|$)")
+    names = re.compile(rf"({'|'.join(map(re.escape, sorted(parts, key=len, reverse=True)))})(?=[-(]|\Z)")
     pieces, place = [], 0
     while True:
         if not (found := names.match(text, place)):
@@ -213,8 +213,13 @@ def _unknown(rest: str, parts: Mapping[str, Part]) -> str:
         for match in difflib.get_close_matches(wrong.lower(), known, n=1, cutoff=cutoff)
     ]
     hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known.values())}"
-    return f"unknown name '{word}'; {hint}"
+    return f"unknown name {_shown(word)}; {hint}"
 
 
 def _error(text: str, letter: int, fault: str) -> ValueError:
-    return ValueError(f"'{text}', letter {letter}: {fault}")
+    return ValueError(f"{_shown(text)}, letter {letter}: {fault}")
+
+
+def _shown(text: str) -> str:
+    """A text in quotes, on one line."""
+    return repr(text if len(text) <= 100 else f"{text[:99]}…")

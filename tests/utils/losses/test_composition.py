@@ -226,6 +226,18 @@ def test_losses_and_gradients_are_finite(kind: str) -> None:
     assert good.all(), [case for case, fine in zip(DEGENERATE, good.tolist()) if not fine]
 
 
+@pytest.mark.parametrize("kind", SINGLE)
+def test_boxes_that_differ_by_rounding_cost_a_number(kind: str) -> None:
+    """Where IoU and penalties may be on the wrong side of 1 and 0, before powers are taken of them."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.rand(400, 4, generator=draw) * 10 ** (torch.rand(400, 1, generator=draw) * 7 - 3)
+    boxes = (labels * (1 + 3e-7 * (torch.rand(400, 4, generator=draw) - 0.5))).requires_grad_()
+    found = cost(kind, boxes, labels)
+    found.loss.sum().backward()
+    assert boxes.grad is not None and boxes.grad.isfinite().all()
+    assert found.loss.isfinite().all() and (found.loss > -1e-4).all()
+
+
 @pytest.mark.parametrize("kind", NAMES)
 def test_identical_boxes_cost_nothing(kind: str) -> None:
     box = torch.tensor([[3.0, 4.0, 2.0, 5.0], [100.0, 90.0, 60.0, 40.0]])
