@@ -21,8 +21,7 @@ from utils.losses.overlaps import BASES, PairGeometry, Terms, edge_distance, mea
 # the start of the running mean counts for 5 %.
 BATCHES = Number(7000, 1, 10_000_000)
 FOCUS = Number(0.5, 0, 5)
-
-Mean = float | Tensor
+Mean = float | Tensor  # of the IoU loss in training so far, one for all pairs or one for each
 
 
 @dataclass

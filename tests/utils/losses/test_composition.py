@@ -104,6 +104,23 @@ def test_losses_by_hand(kind: str) -> None:
     assert found.overlap.item() == pytest.approx(1 - BY_HAND.get(base, 2 / 3 + 1 / 13), abs=1e-6)  # EIoU's
 
 
+@pytest.mark.parametrize(
+    ("kind", "same"),
+    [
+        ("Inner-CIoU(ratio=1)", "CIoU"),
+        ("Focaler-CIoU(d=0, u=1)", "CIoU"),
+        ("Alpha-CIoU(alpha=1)", "CIoU"),
+        ("Focal-CIoU(gamma=0)", "CIoU"),
+        ("NWD-CIoU(share=0)", "CIoU"),
+        ("NWD-CIoU(share=1)", "NWD"),
+        ("WIoU-v2-CIoU(gamma=0)", "WIoU-v1-CIoU"),
+    ],
+)
+def test_what_the_papers_say_where_nothing_is_done(kind: str, same: str) -> None:
+    boxes, labels = random_pairs(50, torch.float64)
+    torch.testing.assert_close(cost(kind, boxes, labels).loss, cost(same, boxes, labels).loss)
+
+
 def test_wiou_v3_is_v1_where_the_paper_says() -> None:
     # three times as far off as the mean: the focusing factor is 1
     plain = cost("WIoU", LEFT, RIGHT, mean=2 / 9).loss

@@ -133,6 +133,27 @@ def test_weights_of_positives_by_hand(gamma):
     np.testing.assert_allclose(items, [0, objectness, cls], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("choice", "objectness", "cls"),
+    [
+        ({"obj_loss": "QFL"}, 0.25, 1),  # |y - 1/2|^2 throughout
+        ({"obj_loss": "VFL"}, (1 + 3 * 0.75 * 0.25) / 4, 1),  # one of four cells is positive
+        ({"obj_loss": "Slide"}, 1, 1),  # e^0 at an overlap of 1
+        ({"cls_loss": "Focal(gamma=2, alpha=0.25)"}, 1, (0.25 + 0.75) / 2 * 0.25),
+        ({"cls_loss": "VFL"}, 1, (1 + 0.75 * 0.25) / 2),
+        # three labels of class 0 and one of class 1: 1/3 to 1, with a mean of 1 over the four 2/3 to 2
+        ({"class_weights": "inverse"}, 1, 2),
+        ({"class_weights": "inverse", "cls_loss": "QFL"}, 1, 2 * 0.25),
+    ],
+)
+def test_objectness_and_class_losses_by_hand(choice, objectness, cls):
+    # the case of `test_loss_by_hand`: logits of 0, one perfect box of class 1
+    counts = torch.tensor([3.0, 1.0])
+    loss = DetectionLoss(torch.ones(1, 1, 2), 2, dataclasses.replace(HYP, **choice), class_counts=counts)
+    _, items = loss([torch.zeros(1, 1, 2, 2, 7)], torch.tensor([[0, 1, 0.25, 0.25, 0.5, 0.5]]))
+    np.testing.assert_allclose(items, np.array([0, 4 * objectness, 0.5 * cls]) * math.log(2), atol=1e-6)
+
+
 # One image, one level of 2 rows and 4 columns, one anchor of 1 x 1, one class. The label is 2 x 1 around the
 # middle of the first cell, whose zero answer decodes to 1 x 1 around the same point: IoU 1 / 2, hull 2 x 1.
 # Widths differ by 1; corners are 1/2 apart twice, on an image whose squared diagonal is 16 + 4.
