@@ -27,8 +27,11 @@ IMAGE, PIXELS, MEAN = (8.0, 8.0), 16.0, 0.5  # for MPDIoU, for NWD, and WIoU's r
 
 # file name: title, and the losses by their label; the others are compared with the first
 FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
-    "bases-1": ("Bases", {name: name for name in ("IoU", "GIoU", "DIoU", "CIoU", "EIoU")}),
-    "bases-2": ("Bases", {n: n for n in ("IoU", "SIoU", "MPDIoU", "Shape-IoU", "PIoU", "NWD")}),
+    "bases-1": ("Bases of 2016 to 2021", {name: name for name in ("IoU", "GIoU", "DIoU", "CIoU", "EIoU")}),
+    "bases-2": (
+        "Newer bases, beside IoU",
+        {name: name for name in ("IoU", "SIoU", "MPDIoU", "Shape-IoU", "PIoU", "NWD")},
+    ),
     "inner": (
         "Inner-IoU(ratio=…)",
         {"IoU": "IoU", **{f"{r}": f"Inner-IoU(ratio={r})" for r in (0.5, 0.75, 1.25, 1.5)}},
