@@ -207,6 +207,32 @@ def test_gradients_numerically(kind: str) -> None:
     assert torch.autograd.gradcheck(Held(kind, labels), boxes, fast_mode=True)
 
 
+def test_weights_carry_no_gradient_and_distance_does() -> None:
+    """The gradient is that of the loss times a number, in WIoU with the hull alone held: written out anew."""
+    boxes, labels = random_pairs(8, torch.float64)
+    high = torch.maximum(boxes[:, :2] + boxes[:, 2:] / 2, labels[:, :2] + labels[:, 2:] / 2).detach()
+    low = torch.minimum(boxes[:, :2] - boxes[:, 2:] / 2, labels[:, :2] - labels[:, 2:] / 2).detach()
+    diagonal = (high - low).square().sum(dim=1) + 1e-7
+    iou = overlap(boxes, labels)
+    attention = torch.exp((boxes[:, :2] - labels[:, :2]).square().sum(dim=1) / diagonal)
+    outlier = (1 - iou.detach()) / 0.4
+    corners = [torch.cat((b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2), dim=1) for b in (boxes, labels)]
+    sides = labels[:, 2:].repeat(1, 2)
+    quality = 1.3 * torch.exp(-((corners[0] - corners[1]).abs() / sides).mean(dim=1)).detach()
+    expected = {
+        "Focal-EIoU": iou.detach().sqrt() * (1 - overlap(boxes, labels, "EIoU")),
+        "WIoU-v1": attention * (1 - iou),
+        "WIoU-v2": outlier.sqrt() * attention * (1 - iou),
+        "WIoU-v3": outlier / (3 * 1.9 ** (outlier - 3)) * attention * (1 - iou),
+        "PIoU2": 3 * quality * torch.exp(-(quality**2)) * (1 - overlap(boxes, labels, "PIoU")),
+    }
+    for kind, loss in expected.items():
+        found = cost(kind, boxes, labels, mean=0.4).loss
+        torch.testing.assert_close(found, loss, rtol=1e-6, atol=1e-6)
+        wanted = torch.autograd.grad(loss.sum(), boxes, retain_graph=True)[0]
+        torch.testing.assert_close(torch.autograd.grad(found.sum(), boxes)[0], wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [*BARE, *ON_CIOU])
 def test_gradients_of_each_coordinate_numerically(kind: str) -> None:
     boxes, labels = random_pairs(2, torch.float64)
