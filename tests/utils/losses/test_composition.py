@@ -46,6 +46,28 @@ def test_there_are_more_than_a_hundred() -> None:
         BoxLoss("XIoU")
 
 
+def test_numbers_are_those_that_runs_were_made_with() -> None:
+    batches = (7000, 1, 10_000_000)
+    assert {name: dict(part.numbers) for name, part in MODIFIERS.items() if part.numbers} == {
+        "NWD": {"share": (0.5, 0, 1), "c": (12.8, 0.1, 10_000)},
+        "WIoU-v2": {"gamma": (0.5, 0, 5), "batches": batches},
+        "WIoU-v3": (wiou := {"alpha": (1.9, 1.01, 10), "delta": (3, 0.1, 20), "batches": batches}),
+        "WIoU": wiou,
+        "Focal": {"gamma": (0.5, 0, 5)},
+        "PIoU2": {"lam": (1.3, 0.1, 10)},
+        "Alpha": {"alpha": (3, 1, 10)},
+        "Focaler": {"d": (0, 0, 0.99), "u": (0.95, 0.01, 1)},
+        "Inner": {"ratio": (0.75, 0.1, 3)},
+    }
+    assert {name: dict(part.numbers) for name, part in BASES.items() if part.numbers} == {
+        "Shape-IoU": {"scale": (0, 0, 3)},
+        "NWD": {"c": (12.8, 0.1, 10_000)},
+    }
+    for text in ("Inner-NWD", "NWD-NWD", "Focaler-CIoU(d=0.5, u=0.5)"):
+        with pytest.raises(ValueError, match=r"means nothing|must be below"):
+            BoxLoss(text)
+
+
 @pytest.mark.parametrize("kind", BASES)
 def test_a_base_costs_one_minus_its_measure(kind: str) -> None:
     found = cost(kind, LEFT.clone().requires_grad_(), RIGHT)

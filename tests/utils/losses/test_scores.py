@@ -56,6 +56,7 @@ def test_the_focal_exponent_makes_bce_focal() -> None:
     given = scores([1, 0, 0.3], logit=0.7)
     assert str(ScoreLoss("BCE", gamma=1.5)) == "Focal(gamma=1.5, alpha=0.25)"
     assert torch.equal(ScoreLoss("BCE", gamma=1.5)(given), ScoreLoss("Focal")(given))
+    assert str(ScoreLoss("BCE", gamma=0.5)) == "Focal(gamma=0.5, alpha=0.25)"
     assert torch.equal(ScoreLoss("QFL", gamma=1.5)(given), ScoreLoss("QFL")(given))
 
 
@@ -64,8 +65,8 @@ def test_bce_is_that_of_pytorch_and_positives_may_count_more() -> None:
     plain = F.binary_cross_entropy_with_logits(given.logits, given.wanted)
     assert torch.equal(ScoreLoss("BCE")(given), plain)
     assert torch.equal(ScoreLoss("BCE")(given, torch.ones(3)), plain)
-    weighted = F.binary_cross_entropy_with_logits(given.logits, given.wanted, pos_weight=torch.tensor(3.0))
-    assert torch.equal(ScoreLoss("BCE", 3)(given), weighted)
+    weighted = F.binary_cross_entropy_with_logits(given.logits, given.wanted, pos_weight=torch.tensor(2.0))
+    assert torch.equal(ScoreLoss("BCE", 2)(given), weighted)
 
 
 @pytest.mark.parametrize("name", SCORE_LOSSES)
@@ -111,6 +112,20 @@ def test_class_weights_by_hand(text: str, ratio: float) -> None:
     assert (found[1] / found[0]).item() == pytest.approx(ratio, rel=1e-5)
     assert (found * COUNTS).sum().item() / 125 == pytest.approx(1, rel=1e-6)  # the mean over labels
     assert found.isfinite().all() and found.dtype == torch.float32
+
+
+def test_a_class_of_one_label_weighs_as_such() -> None:
+    found = class_weights("inverse", torch.tensor([1.0, 4.0]))
+    assert (found[0] / found[1]).item() == pytest.approx(4)
+
+
+def test_numbers_are_those_that_runs_were_made_with() -> None:
+    assert {name: dict(part.numbers) for name, part in SCORE_LOSSES.items() if part.numbers} == {
+        "Focal": {"gamma": (1.5, 0, 10), "alpha": (0.25, 0, 1)},
+        "QFL": {"beta": (2, 1, 10)},
+        "VFL": {"alpha": (0.75, 0, 10), "gamma": (2, 1, 10)},
+    }
+    assert dict(CLASS_WEIGHTS["effective"].numbers) == {"beta": (0.999, 0, 0.999999)}
 
 
 @pytest.mark.parametrize("name", CLASS_WEIGHTS)
