@@ -6,6 +6,7 @@ python benchmark.py docs                                           # write the t
 python benchmark.py latency --cfg yolov5n yolov5n-gsconv           # milliseconds in each runtime, relative
 python benchmark.py tune --cfg yolov5n-csphet                      # which of equal forms are fastest here
 python benchmark.py profile --cfg yolov5n yolov5n-csphet           # kernels that take the time
+python benchmark.py losses                                         # box losses, by how single boxes converge
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
 python benchmark.py insert --weights yolov5n.pt --data coco.yaml   # mAP right after blocks were put in
 python benchmark.py report --latency latency.json --accuracy runs/benchmark/bccd/results.csv   # one HTML page
@@ -28,6 +29,7 @@ SUBCOMMANDS = {  # see `run_subcommand`
     "gpu": "benchmarks.gpu",
     "insert": "benchmarks.insert",
     "latency": "benchmarks.latency",
+    "losses": "benchmarks.losses",
     "profile": "benchmarks.profiling",
     "report": "benchmarks.report",
     "train": "benchmarks.train",

@@ -41,6 +41,7 @@ from training.setup import (
     build_model,
     build_state,
     build_teacher,
+    class_counts,
     image_weights,
     open_teacher,
     open_training_data,
@@ -50,6 +51,7 @@ from training.state import TrainingState
 from training.teacher import Teacher
 from utils.console import LOGGER, setup_console, warn
 from utils.data.images import ImageError
+from utils.data.index import DatasetIndex
 from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
@@ -71,7 +73,7 @@ from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
 from utils.files import ROOT, find_file, from_root, write_text
 from utils.flags import parse_flags
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.hyperparameters import Hyperparameters, checked, load_hyperparameters
 from utils.losses.detection import DetectionLoss
 from utils.plots.pictures import RunPictures
 from utils.plots.progress import plot_results
@@ -129,7 +131,7 @@ def train(
     schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
     state = build_state(config, model, loader, schedule, process, device, checkpoint)
     teacher = None if trained is None else build_teacher(config, hyp, trained, model)
-    criterion = criterion_of(state, hyp, imgsz)
+    criterion = criterion_of(state, hyp, index, imgsz)
     run = run or open_run(config, process)
     training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state, teacher)
     parallel = wrap(model if teacher is None else teacher.watch(), process, device, config.sync_bn)
@@ -168,13 +170,17 @@ def train(
     return training
 
 
-def criterion_of(state: TrainingState, hyp: Hyperparameters, imgsz: int) -> DetectionLoss:
-    """The loss of the labels, for images of `imgsz` pixels."""
+def criterion_of(
+    state: TrainingState, hyp: Hyperparameters, index: DatasetIndex, imgsz: int
+) -> DetectionLoss:
+    """The loss of the labels of `index`, for images of `imgsz` pixels."""
     model = state.model
     return DetectionLoss(
         model.head.anchors,
         model.nc,
         hyp.scaled(nl=model.head.nl, nc=model.nc, imgsz=imgsz),
+        strides=model.stride,
+        class_counts=class_counts(index, model.nc),
         running=state.iou_loss,
         average=mean_over_processes,
     )
@@ -319,7 +325,11 @@ def write_settings(training: Training) -> None:
 def hyperparameters(config: TrainConfig) -> Hyperparameters:
     """The hyper-parameters that the flags ask for."""
     hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
-    return dataclasses.replace(hyp, label_smoothing=config.label_smoothing or hyp.label_smoothing)
+    return dataclasses.replace(
+        hyp,
+        label_smoothing=config.label_smoothing or hyp.label_smoothing,
+        iou=checked("--iou", "iou", config.iou) if config.iou else hyp.iou,
+    )
 
 
 def open_run(config: TrainConfig, process: Process) -> RunFolder:

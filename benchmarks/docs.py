@@ -16,13 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import complexity, ledger, recount
+from benchmarks import complexity, ledger, losses, recount
 from benchmarks.lightening import kept
 from benchmarks.pages import check_page, markdown_table, render
 from models.exporting.formats import FORMATS, SYNONYMS
 from utils.errors import UserError
 from utils.files import ROOT, write_text
 from utils.flags import CommandConfig, flag, parse_flags
+from utils.losses.composition import MODIFIERS
+from utils.losses.overlaps import BASES
+from utils.losses.scores import CLASS_WEIGHTS, SCORE_LOSSES
 
 BASELINE, SIZE_S = "yolov5n", "yolov5s"
 CHANGE = re.compile(r"# Change: (.+)\n")  # the first line of a variant's yaml, for the README
@@ -145,10 +148,38 @@ def formats() -> str:
     return render("formats.md.j2", formats=FORMATS.values(), synonyms=SYNONYMS).rstrip()
 
 
+def loss_numbers() -> str:
+    """What parts of the names of losses take numbers: their defaults, and the limits."""
+    parts = {**BASES, **MODIFIERS}
+    hyp = {"iou": parts, "obj_loss, cls_loss": SCORE_LOSSES, "class_weights": CLASS_WEIGHTS}
+    rows = [
+        (
+            f"`{part.name}`" if i == 0 else "",
+            f"`{number}`",
+            f"{default:g}",
+            f"{low:g} to {high:g}",
+            f"`{key}`",
+        )
+        for key, registry in hyp.items()
+        for name, part in registry.items()
+        if name == part.name
+        for i, (number, (default, low, high)) in enumerate(part.numbers.items())
+    ]
+    return markdown_table([("name", "number", "default", "may be", "in"), *rows], "llrll")
+
+
+def loss_ranking() -> str:
+    found = losses.load(ROOT / "docs" / "losses.json")
+    titles, *rows = losses.rows(found)
+    return markdown_table([titles, *((rank, f"`{name}`", *more) for rank, name, *more in rows)], "rlrrrrrr")
+
+
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "models": ("README.md", models),
     "six numbers": ("docs/counting.md", quotes),
     "official models": ("docs/counting.md", official),
     "formats": ("docs/export.md", formats),
+    "loss numbers": ("docs/losses.md", loss_numbers),
+    "loss ranking": ("docs/losses.md", loss_ranking),
     "kept": ("docs/lighten.md", lambda: kept.table(ROOT)),
 }

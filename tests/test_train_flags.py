@@ -118,6 +118,47 @@ def test_label_smoothing_changes_the_class_loss_only(trained: Train) -> None:
     assert column(plain, "train/cls_loss") != column(smooth, "train/cls_loss")
 
 
+def test_iou_and_the_names_in_hyp_choose_the_losses(trained: Train, tmp_path: Path) -> None:
+    hyp = tmp_path / "hyp.yaml"
+    names = "obj_loss: QFL\ncls_loss: Slide\nclass_weights: inverse\niou: SIoU\n"
+    hyp.write_text(hyp.read_text(encoding="utf-8") + names, encoding="utf-8")
+    run = trained("--epochs", "1", "--iou", "NWD-WIoU-v3-Focaler-Inner-CIoU(ratio=0.8)")
+    saved = yaml.safe_load((run / "hyp.yaml").read_text(encoding="utf-8"))
+    numbers = "share=0.5, c=12.8, alpha=1.9, delta=3, batches=7000, d=0, u=0.95, ratio=0.8"
+    assert saved["iou"] == f"NWD-WIoU-v3-Focaler-Inner-CIoU({numbers})"
+    assert (saved["obj_loss"], saved["cls_loss"], saved["class_weights"]) == (
+        "QFL(beta=2)",
+        "Slide",
+        "inverse",
+    )
+    assert checkpoint(run)["hyp"] == saved
+    assert 0 < checkpoint(run)["resume"]["iou_loss"] < 1  # WIoU's mean has moved
+    assert np.isfinite([column(run, f"train/{part}_loss") for part in ("box", "obj", "cls")]).all()
+    last = run / "weights" / "last.pt"
+    train.main(["--resume", str(last), "--noplots", "--device", "cpu", "--workers", "0"])
+    assert checkpoint(run)["hyp"] == saved
+    with pytest.raises(UserError, match="where iou is 'NWD-WIoU-v3-Focaler-Inner-CIoU"):
+        train.main(["--resume", str(last), "--iou", "CIoU"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Inner-CIoU(ratio=0.75)",
+        "Focaler-SIoU(d=0.0, u=0.95)",
+        "Alpha-DIoU(alpha=3)",
+        "NWD-Focal-EIoU(share=0.3)",
+        "WIoU-v3-Inner-Shape-IoU(scale=1)",
+    ],
+)
+def test_training_with_a_composition_stays_finite(trained: Train, kind: str) -> None:
+    run = trained("--epochs", "2", "--iou", kind)
+    losses = column(run, "train/box_loss") + column(run, "val/box_loss")
+    assert np.isfinite(losses).all() and min(losses) > 0
+    assert all(bool(tensor.isfinite().all()) for tensor in checkpoint(run, "best")["model"].values())
+
+
 @pytest.fixture
 def outputs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.dtype, int]]:
     """Dtype and image size of what the network makes of each batch, in training."""

@@ -416,7 +416,7 @@ def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
         (lambda c: {"hyp": None}, "has no hyper-parameters"),
         (lambda c: {"hyp": c["hyp"] | {"lr7": 1.0}}, "unknown hyper-parameter 'lr7'"),
         (lambda c: {"hyp": c["hyp"] | {"warmup_epochs": "x"}}, "'warmup_epochs' must be a number"),
-        (lambda c: {"hyp": c["hyp"] | {"iou": "siou"}}, "the checkpoint: .*'iou' .* did you mean 'SIoU'"),
+        (lambda c: {"hyp": c["hyp"] | {"iou": "siou"}}, "the checkpoint: .*'iou': .* did you mean 'SIoU'"),
         (lambda c: {"resume": c["resume"] | {"iou_loss": 0.0}}, "training state .* is damaged: 'iou_loss'"),
         (lambda c: {"resume": without(c["resume"], "epoch")}, "training state .* is damaged"),
         (lambda c: {"resume": c["resume"] | {"rng": [1]}}, "training state .* is damaged"),

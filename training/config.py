@@ -20,6 +20,7 @@ from utils.flags import (
     flag,
     not_empty,
 )
+from utils.losses.composition import BoxLoss
 
 
 class RunConfig(CommandConfig):
@@ -52,6 +53,9 @@ class TrainConfig(RunConfig):
     )
     data: str = flag("data/digits.yaml", DATA_HELP)
     hyp: str = flag("data/hyps/hyp.scratch-low.yaml", "hyper-parameter yaml (also looked up in data/hyps/)")
+    iou: str = flag(
+        "", "box loss in place of that of --hyp, such as Inner-CIoU(ratio=0.75); docs/losses.md has the names"
+    )
     epochs: int = flag(100, "number of epochs", rule=at_least(1))
     batch_size: int = flag(16, "total batch size over all devices, -1 for the largest that fits the GPU")
     imgsz: int = flag(640, "training and validation image size in pixels", *IMGSZ, rule=SIDE)
@@ -110,6 +114,11 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         if self.batch_size < 1 and self.batch_size != -1:
             raise ValueError(f"--batch-size must be at least 1, or -1, found {self.batch_size}")
+        if self.iou:
+            try:
+                BoxLoss(self.iou)
+            except ValueError as error:
+                raise ValueError(f"--iou: {error}") from error
         if self.teacher_weight != 1 and not (self.teacher or self.resume):
             raise ValueError("--teacher-weight is of no use without --teacher")
         if self.image_weights and self.rect:

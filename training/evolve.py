@@ -189,11 +189,12 @@ def _value(text: str) -> float | str | None:
 
 def save_trials(folder: Path, trials: Sequence[Trial]) -> None:
     """Write all of `evolve.csv`, with every digit, and the best so far as `hyp_evolve.yaml`."""
-    lines = [",".join((*METRICS, *FIELDS))]
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")  # it quotes the name of a loss that has commas
+    rows.writerow((*METRICS, *FIELDS))
     for trial in trials:
-        values = [*trial.metrics, *dataclasses.asdict(trial.hyp).values()]
-        lines.append(",".join("" if value is None else str(value) for value in values))
-    write_text(folder / "evolve.csv", "\n".join((*lines, "")))
+        rows.writerow((*trial.metrics, *dataclasses.asdict(trial.hyp).values()))
+    write_text(folder / "evolve.csv", table.getvalue())
     winner = best(trials)
     shown = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in zip(METRICS, winner.metrics))
     head = f"# best of {len(trials)} generations, fitness {winner.fitness:.4g}\n# {shown}\n"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.insertion import inserted
 from models.transfer import TransferReport, inherit, transfer
@@ -257,6 +258,11 @@ def label_sizes(index: DatasetIndex, imgsz: int) -> NDArray[np.float32]:
     """(M, 2) widths and heights of all labels in pixels, on images whose long side is `imgsz`."""
     sides = index.shapes[:, ::-1] / index.shapes.max(axis=1, keepdims=True) * imgsz  # (N, 2) width, height
     return (index.boxes[:, 3:5] * sides.repeat(np.diff(index.offsets), axis=0)).astype(np.float32)
+
+
+def class_counts(index: DatasetIndex, nc: int) -> Tensor:
+    """(nc,) labels of each class, float64."""
+    return torch.from_numpy(np.bincount(index.boxes[:, 0].astype(np.int64), minlength=nc)).double()
 
 
 def image_weights(index: DatasetIndex, maps: Sequence[float]) -> NDArray[np.float64]:

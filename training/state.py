@@ -17,7 +17,7 @@ from training.ema import ModelEma
 from utils.checkpoints.files import FORMAT, VERSION, write_checkpoint
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
-from utils.losses.box import RunningMean
+from utils.losses.composition import RunningMean
 
 
 @dataclass

@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.errors import UserError
+from utils.losses.composition import BoxLoss
+from utils.losses.grammar import read
+from utils.losses.scores import CLASS_WEIGHTS, ScoreLoss
 from utils.reading import read_yaml
 
-# the measures of `utils.boxes.IOU_KINDS`, then the losses of `utils.losses.box.WEIGHTED`
-BOX_LOSSES = ("IoU", "GIoU", "DIoU", "CIoU", "EIoU", "SIoU", "MPDIoU", "Focal-EIoU", "WIoU")
+# hyper-parameters that name what a loss is made of (docs/losses.md); their canonical text is kept
+NAMES: dict[str, Callable[[object], object]] = {
+    "iou": BoxLoss,
+    "obj_loss": ScoreLoss,
+    "cls_loss": ScoreLoss,
+    "class_weights": lambda text: read(text, CLASS_WEIGHTS, {}),
+}
 
 
 class Evolution(NamedTuple):
@@ -46,7 +55,10 @@ class Hyperparameters:
     warmup_bias_lr: float = setting(0.1, evolution=Evolution(1, 0, 0.3))
     nominal_batch: int = setting(64, 1, 100_000)  # gradients accumulate until about as many images are seen
     # loss
-    iou: str = "CIoU"  # what the box loss is made of, one of BOX_LOSSES
+    iou: str = "CIoU"  # the box loss: a base, and what is done to it
+    obj_loss: str = "BCE"  # what objectness costs
+    cls_loss: str = "BCE"  # what classes cost
+    class_weights: str = "none"  # how much the labels of rare and of frequent classes count
     box: float = setting(0.05, evolution=Evolution(1, 0.01, 0.5))
     cls: float = setting(0.5, evolution=Evolution(1, 0.05, 5))
     cls_pw: float = setting(1.0, evolution=Evolution(1, 0.25, 4))  # weight of positives in the class BCE
@@ -56,7 +68,7 @@ class Hyperparameters:
     anchor_t: float = setting(4.0, 1.01, 100, Evolution(0.5, 2, 10))  # largest ratio of label to anchor side
     # anchors per level, instead of the model's; evolution leaves it, as a fraction would be another model
     anchors: float | None = setting(None, 1, 100, Evolution(0, 1, 100))
-    fl_gamma: float = setting(0.0, evolution=Evolution(1, 0, 3))  # focal loss exponent, 0 = plain BCE
+    fl_gamma: float = setting(0.0, evolution=Evolution(1, 0, 3))  # above 0, BCE becomes focal
     label_smoothing: float = setting(0.0, 0, 0.9999, Evolution(1, 0, 0.3))
     # augmentation
     hsv_h: float = setting(0.015, 0, 1, Evolution(1, 0, 0.2))
@@ -102,20 +114,23 @@ def load_hyperparameters(path: Path) -> Hyperparameters:
 
 
 def checked(source: str, key: str, value: Any) -> Any:
-    """`value` when the hyper-parameter `key` may have it.
+    """`value` when the hyper-parameter `key` may have it; the name of a loss as its canonical text.
 
     Args:
         source: where it comes from, for the message.
 
     Raises:
-        UserError: an unknown key, no number or out of its range, or none of the choices.
+        UserError: an unknown key, no number or out of its range, or no loss of that name.
     """
     if key not in FIELDS:
         near = difflib.get_close_matches(key, FIELDS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(FIELDS)}"
         raise UserError(f"{source}: unknown hyper-parameter '{key}'{hint}")
-    if key == "iou":
-        return _box_loss(source, value)
+    if key in NAMES:
+        try:
+            return str(NAMES[key](value))
+        except ValueError as error:
+            raise UserError(f"{source}: hyper-parameter '{key}': {error}") from error
     if key == "anchors" and value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -126,14 +141,3 @@ def checked(source: str, key: str, value: Any) -> Any:
         allowed = f"between {low} and {high}" if high < math.inf else "0 or more"
         raise UserError(f"{source}: hyper-parameter '{key}' must be {allowed}, found {value}")
     return int(value) if key == "nominal_batch" else value
-
-
-def _box_loss(source: str, value: Any) -> str:
-    if value in BOX_LOSSES:
-        return value
-    known = {name.lower(): name for name in BOX_LOSSES}
-    near = difflib.get_close_matches(str(value).lower(), known, n=1)
-    hint = f"; did you mean '{known[near[0]]}'?" if near else ""
-    raise UserError(
-        f"{source}: hyper-parameter 'iou' must be one of {', '.join(BOX_LOSSES)}, found {value!r}{hint}"
-    )

@@ -47,6 +47,12 @@ def test_the_weight_of_a_teacher_needs_one() -> None:
             TrainConfig(teacher="a.pt", teacher_weight=weight)
 
 
+def test_a_box_loss_is_read_before_anything_is_done() -> None:
+    assert TrainConfig(iou="Inner-CIoU(ratio=0.8)").iou == "Inner-CIoU(ratio=0.8)"
+    with pytest.raises(ValueError, match="--iou: 'Iner-CIoU', letter 1: unknown name 'Iner'; did you mean"):
+        TrainConfig(iou="Iner-CIoU")
+
+
 def test_what_is_not_asked_for_is_not_done() -> None:
     config = TrainConfig()
     switches = {name: value for name, value in vars(config).items() if isinstance(value, bool)}

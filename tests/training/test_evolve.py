@@ -28,7 +28,7 @@ from training.evolve import (
     save_trials,
 )
 from utils.errors import UserError
-from utils.hyperparameters import FIELDS, Hyperparameters, load_hyperparameters
+from utils.hyperparameters import FIELDS, NAMES, Hyperparameters, load_hyperparameters
 from utils.seeding import generator_for
 
 
@@ -159,7 +159,7 @@ def test_equals_and_diverged_trainings_can_be_parents() -> None:
 
 
 def test_ranges_name_hyperparameters_and_hold_the_defaults() -> None:
-    assert set(FIELDS) - set(EVOLUTIONS) == {"iou", "iou_t", "nominal_batch"}
+    assert set(FIELDS) - set(EVOLUTIONS) == {*NAMES, "iou_t", "nominal_batch"}
     for key, allowed in EVOLUTIONS.items():
         default: float | None = getattr(Hyperparameters(), key)
         assert default is None or default == 0 or allowed.low <= default <= allowed.high
@@ -181,7 +181,7 @@ def test_the_box_loss_is_inherited_and_never_mutated(tmp_path: Path) -> None:
 
 
 def test_csv_keeps_every_digit(tmp_path: Path) -> None:
-    trials = [trial(0.1 + 0.2, lr0=1 / 3), trial(float("nan"), anchors=3.0, iou="Focal-EIoU")]
+    trials = [trial(0.1 + 0.2, lr0=1 / 3), trial(float("nan"), anchors=3.0, iou="Focaler-SIoU(d=0, u=0.95)")]
     save_trials(tmp_path, trials)
     assert repr(load_trials(tmp_path / "evolve.csv")) == repr(trials)
     with (tmp_path / "evolve.csv").open(encoding="utf-8") as file:
@@ -212,7 +212,7 @@ def test_bad_input(tmp_path: Path) -> None:
     for bad, message in [
         (good + "1,2\n", "line 3: 2 columns"),
         (good.replace("\n0.0", "\nhalf", 1), "line 2"),
-        (good.replace("CIoU", "ciou"), "line 2: hyper-parameter 'iou' must be one of .* mean 'CIoU'"),
+        (good.replace("CIoU", "ciou"), "line 2: hyper-parameter 'iou': .* mean 'CIoU'"),
         (good.replace("0.937", "fast"), "line 2: hyper-parameter 'momentum' must be a number, found 'fast'"),
         (good.replace("0.937", ""), "line 2: hyper-parameter 'momentum' must be a number, found None"),
     ]:
@@ -222,7 +222,7 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_hyperparameter_yaml_of_an_evolution_is_complete(tmp_path: Path) -> None:
-    hyp = Hyperparameters(lr0=1e-5, perspective=0.00012, anchors=4.0, iou="WIoU")
+    hyp = Hyperparameters(lr0=1e-5, perspective=0.00012, anchors=4.0, iou="NWD-CIoU(share=0.5, c=20)")
     save_trials(tmp_path, [Trial((0.0,) * 7, hyp)])
     file = tmp_path / "hyp_evolve.yaml"
     assert dataclasses.asdict(load_hyperparameters(file)) == dataclasses.asdict(hyp)

@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from utils.hyperparameters import BOX_LOSSES, Hyperparameters
-from utils.losses.box import RunningMean, box_loss
+from utils.hyperparameters import Hyperparameters
+from utils.losses.composition import BoxLoss, RunningMean
+from utils.losses.overlaps import PairGeometry
+from utils.losses.scores import ScoreLoss, Scores, class_weights
 
 # Objectness weight per level: fine levels have many more cells, and most of them are background.
 THREE_LEVELS_BALANCE: tuple[float, ...] = (4.0, 1.0, 0.4)
 MANY_LEVELS_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
-
-FOCAL_ALPHA = 0.25
 
 # Cells that may answer for a label: its own, then the ones left, above, right and below.
 NEIGHBOURS = ((0.0, 0.0), (-1.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0))
@@ -79,14 +78,17 @@ class DetectionLoss:
     Args:
         anchors: (nl, na, 2) float, width and height in grid units of each level.
         nc: number of classes; with one class there is no class loss.
-        hyp: the box loss, gains (already scaled to the model), positive weights, focal exponent, label
-            smoothing, anchor_t.
+        hyp: the box, objectness and class loss, gains (already scaled to the model), positive weights, focal
+            exponent, class weights, label smoothing, anchor_t.
+        strides: (nl,) pixels a grid unit of each level, in which NWD measures; others do without.
+        class_counts: (nc,) labels of each class in the training data, which class weights are made of.
         running: the mean that WIoU compares with. It follows every batch, after the loss of that batch, and
             rests where gradients are off, as in validation. By default a new one.
         average: element-wise mean of a tensor over the processes that train together; by default one trains.
 
     Raises:
-        ValueError: anchors of another shape, too many levels, or an unknown box loss.
+        ValueError: anchors of another shape, too many levels, an unknown loss, or one that needs the strides
+            or the counts and has none.
     """
 
     def __init__(
@@ -95,16 +97,25 @@ class DetectionLoss:
         nc: int,
         hyp: Hyperparameters,
         *,
+        strides: Tensor | None = None,
+        class_counts: Tensor | None = None,
         running: RunningMean | None = None,
         average: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> None:
         if anchors.ndim != 3 or anchors.shape[2] != 2:
             raise ValueError(f"anchors must be (nl, na, 2), found {tuple(anchors.shape)}")
-        if hyp.iou not in BOX_LOSSES:
-            raise ValueError(f"unknown box loss {hyp.iou!r}; known: {', '.join(BOX_LOSSES)}")
         self.anchors = anchors.detach().float()
         self.nc = nc
         self.hyp = hyp
+        self.box_loss = BoxLoss(hyp.iou)
+        self.objectness_loss = ScoreLoss(hyp.obj_loss, hyp.obj_pw, hyp.fl_gamma)
+        self.class_loss = ScoreLoss(hyp.cls_loss, hyp.cls_pw, hyp.fl_gamma)
+        self.class_weights = None
+        if hyp.class_weights != "none":
+            if class_counts is None:
+                raise ValueError(f"class weights {hyp.class_weights!r} need the counts of the classes")
+            self.class_weights = class_weights(hyp.class_weights, class_counts)
+        self.pixels = [None] * len(anchors) if strides is None else strides.tolist()
         self.running = RunningMean() if running is None else running
         self.average = average
         self.balance = THREE_LEVELS_BALANCE if len(anchors) == 3 else MANY_LEVELS_BALANCE
@@ -130,58 +141,50 @@ class DetectionLoss:
         self.anchors = self.anchors.to(device)
         targets = targets.to(device, torch.float32)
         parts = torch.zeros(3, device=device)
-        overlaps = []
-        for logits, anchors, weight in zip(predictions, self.anchors, self.balance):
-            box, objectness, cls, overlap = self._level(logits, anchors, targets)
+        ious = []
+        for level, (logits, weight) in enumerate(zip(predictions, self.balance)):
+            box, objectness, cls, iou = self._level(level, logits, targets)
             parts = parts + torch.stack((box, objectness * weight, cls))
-            overlaps.append(overlap)
+            ious.append(iou)
         parts = parts * parts.new_tensor((self.hyp.box, self.hyp.obj, self.hyp.cls))
-        if self.hyp.iou == "WIoU" and torch.is_grad_enabled():
-            self.running.update(1 - torch.cat(overlaps), self.average)
+        if self.box_loss.batches is not None and torch.is_grad_enabled():
+            self.running.update(1 - torch.cat(ious), self.average, self.box_loss.batches)
         return parts.sum() * len(predictions[0]), parts.detach()
 
-    def _level(
-        self, logits: Tensor, anchors: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Unweighted box, objectness and class loss of one level, and the (K,) overlaps of its pairs.
+    def _level(self, level: int, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Unweighted box, objectness and class loss of one level, and the (K,) IoUs of its pairs.
 
-        Objectness is to state the overlap of the cell's box and label, without gradient and at least 0: the
-        measure of a box loss of the form 1 - measure, EIoU with Focal-EIoU, IoU with WIoU.
+        Objectness is to state the overlap of the cell's box and label, without gradient and at least 0, by
+        the measure of the box loss's base, whatever is done to it.
         """
         wanted = torch.zeros(logits.shape[:4], device=logits.device)
         box = cls = wanted.new_zeros(())
-        overlap = wanted.new_zeros(0)
+        iou = wanted.new_zeros(0)
         rows, columns = logits.shape[2:4]
-        found = assign(targets, anchors, (rows, columns), self.hyp.anchor_t)
+        found = assign(targets, self.anchors[level], (rows, columns), self.hyp.anchor_t)
         objectness, answers = _ReadCells.apply(logits, found)  # (B, na, H, W), (K, 5 + nc)
         if len(found):
             centre = answers[:, :2].sigmoid() * 2 - 0.5
             size = (answers[:, 2:4].sigmoid() * 2).square() * found.priors
             boxes = torch.cat((centre, size), dim=1)
-            pairs, overlap = box_loss(self.hyp.iou, boxes, found.boxes, (columns, rows), self.running.value)
-            box = pairs.mean()
-            _write_last(wanted, found, overlap.clamp(min=0))
+            pair = PairGeometry.of(boxes, found.boxes, (columns, rows), self.pixels[level])
+            cost = self.box_loss(pair, self.running.value)
+            box, iou, overlap = cost.loss.mean(), cost.iou, cost.overlap.clamp(min=0)
+            _write_last(wanted, found, overlap)
             if self.nc > 1:
-                cls = self._bce(answers[:, 5:], self._smoothed(found.cls), self.hyp.cls_pw)
-        return box, self._bce(objectness, wanted, self.hyp.obj_pw), cls, overlap
+                cls = self._classes(answers[:, 5:], found.cls, overlap)
+        return box, self.objectness_loss(Scores(objectness, wanted, wanted > 0, wanted)), cls, iou
 
-    def _smoothed(self, cls: Tensor) -> Tensor:
-        """(K,) classes to (K, nc) class targets between smoothing / 2 and 1 - smoothing / 2."""
+    def _classes(self, logits: Tensor, cls: Tensor, overlap: Tensor) -> Tensor:
+        """Class loss of (K, nc) logits of cells with (K,) classes and overlaps."""
         rest = self.hyp.label_smoothing / 2
-        wanted = torch.full((len(cls), self.nc), rest, device=cls.device)
-        return wanted.scatter_(1, cls[:, None], 1 - rest)
-
-    def _bce(self, logits: Tensor, wanted: Tensor, positive_weight: float) -> Tensor:
-        """Mean binary cross-entropy, focal (Lin et al., arXiv:1708.02002) when `fl_gamma` is above 0."""
-        gamma = self.hyp.fl_gamma
-        weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
-        if gamma <= 0:
-            return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight)
-        plain = F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=weight, reduction="none")
-        probability = logits.sigmoid()
-        miss = wanted + probability - 2 * wanted * probability  # 1 - p for positives, p for negatives
-        side = 1 - FOCAL_ALPHA + (2 * FOCAL_ALPHA - 1) * wanted
-        return (plain * side * miss.clamp(min=1e-12) ** gamma).mean()
+        wanted = torch.full_like(logits, rest).scatter_(1, cls[:, None], 1 - rest)
+        positive = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, cls[:, None], True)
+        weights = None
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(cls.device)
+            weights = self.class_weights[cls][:, None]
+        return self.class_loss(Scores(logits, wanted, positive, overlap[:, None] * positive), weights)
 
     def _check(self, predictions: Sequence[Tensor]) -> None:
         levels, per_level = self.anchors.shape[:2]

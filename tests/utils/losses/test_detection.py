@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from utils.hyperparameters import BOX_LOSSES, Hyperparameters
-from utils.losses.box import MEAN_MOMENTUM, RunningMean
+from utils.hyperparameters import Hyperparameters
+from utils.losses.composition import RunningMean
 from utils.losses.detection import DetectionLoss, assign
 
 HYP = Hyperparameters()
+MOMENTUM = 1 - 0.05 ** (1 / 7000)  # of WIoU's mean
 FOCAL = dataclasses.replace(HYP, fl_gamma=1.5, label_smoothing=0.1)
 TAGS = {"plain": HYP, "focal_ls": FOCAL}
 
@@ -131,6 +133,27 @@ def test_weights_of_positives_by_hand(gamma):
     np.testing.assert_allclose(items, [0, objectness, cls], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("choice", "objectness", "cls"),
+    [
+        ({"obj_loss": "QFL"}, 0.25, 1),  # |y - 1/2|^2 throughout
+        ({"obj_loss": "VFL"}, (1 + 3 * 0.75 * 0.25) / 4, 1),  # one of four cells is positive
+        ({"obj_loss": "Slide"}, 1, 1),  # e^0 at an overlap of 1
+        ({"cls_loss": "Focal(gamma=2, alpha=0.25)"}, 1, (0.25 + 0.75) / 2 * 0.25),
+        ({"cls_loss": "VFL"}, 1, (1 + 0.75 * 0.25) / 2),
+        # three labels of class 0 and one of class 1: 1/3 to 1, with a mean of 1 over the four 2/3 to 2
+        ({"class_weights": "inverse"}, 1, 2),
+        ({"class_weights": "inverse", "cls_loss": "QFL"}, 1, 2 * 0.25),
+    ],
+)
+def test_objectness_and_class_losses_by_hand(choice, objectness, cls):
+    # the case of `test_loss_by_hand`: logits of 0, one perfect box of class 1
+    counts = torch.tensor([3.0, 1.0])
+    loss = DetectionLoss(torch.ones(1, 1, 2), 2, dataclasses.replace(HYP, **choice), class_counts=counts)
+    _, items = loss([torch.zeros(1, 1, 2, 2, 7)], torch.tensor([[0, 1, 0.25, 0.25, 0.5, 0.5]]))
+    np.testing.assert_allclose(items, np.array([0, 4 * objectness, 0.5 * cls]) * math.log(2), atol=1e-6)
+
+
 # One image, one level of 2 rows and 4 columns, one anchor of 1 x 1, one class. The label is 2 x 1 around the
 # middle of the first cell, whose zero answer decodes to 1 x 1 around the same point: IoU 1 / 2, hull 2 x 1.
 # Widths differ by 1; corners are 1/2 apart twice, on an image whose squared diagonal is 16 + 4.
@@ -144,11 +167,32 @@ OVERLAPS = {
     "EIoU": 0.5 - 1 / 4,
     "SIoU": 0.5 - (1 - math.exp(-1 / 2)) ** 4 / 2,
     "MPDIoU": 0.5 - (1 / 4 + 1 / 4) / 20,
+    "Shape-IoU": 0.5 - (1 - math.exp(-1 / 2)) ** 4 / 2,
+    "PIoU": 0.5 - (1 - math.exp(-1 / 64)),  # edges 1/2 apart twice, of a width of 2: P = (1/2 + 1/2) / 2 / 4
+    "NWD": math.exp(-0.5 * 16 / 12.8),  # half widths differ by 1/2, of 16 pixels
+    # the overlap is that of the base, whatever is done to its loss
     "Focal-EIoU": 0.5 - 1 / 4,
     "WIoU": 0.5,
+    "PIoU2": 0.5 - (1 - math.exp(-1 / 64)),
+    "Alpha-EIoU(alpha=2)": 0.5 - 1 / 4,
+    "Inner-IoU(ratio=0.5)": 0.5,
+    "Focaler-IoU(d=0.25, u=0.75)": 0.5,
+    "NWD-IoU(share=0.25)": 0.5,
 }
+QUALITY = 1.3 * math.exp(-1 / 8)  # of PIoU2, lambda e^-P
 # of the losses that are not 1 - overlap; the running mean is 1, so the pair's outlier degree is its IoU loss
-WEIGHTS = {"Focal-EIoU": math.sqrt(0.5), "WIoU": 0.5 / (3 * 1.9 ** (0.5 - 3))}
+LOSSES = {
+    "Focal-EIoU": math.sqrt(0.5) * (0.5 + 1 / 4),
+    "WIoU": 0.5 / (3 * 1.9 ** (0.5 - 3)) * 0.5,
+    "PIoU2": 3 * QUALITY * math.exp(-(QUALITY**2)) * (0.5 + 1 - math.exp(-1 / 64)),
+    "Alpha-EIoU(alpha=2)": 1 - 0.5**2 + (1 / 4) ** 2,
+    "Inner-IoU(ratio=0.5)": 0.5,  # around one centre both areas shrink alike
+    "Focaler-IoU(d=0.25, u=0.75)": 1 - (0.5 - 0.25) / (0.75 - 0.25),
+    "NWD-IoU(share=0.25)": 0.25 * (1 - math.exp(-0.5 * 16 / 12.8)) + 0.75 * 0.5,
+}
+
+
+STRIDES = torch.tensor([8.0, 16.0, 32.0])
 
 
 def logits_of_the_hand_case() -> torch.Tensor:
@@ -157,11 +201,12 @@ def logits_of_the_hand_case() -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("kind", BOX_LOSSES)
+@pytest.mark.parametrize("kind", OVERLAPS)
 def test_box_losses_and_their_objectness_by_hand(kind):
-    loss = DetectionLoss(torch.ones(1, 1, 2), 1, dataclasses.replace(HYP, iou=kind))
+    hyp = dataclasses.replace(HYP, iou=kind)
+    loss = DetectionLoss(torch.ones(1, 1, 2), 1, hyp, strides=torch.tensor([16.0]))
     _, (box, objectness, _) = loss([logits_of_the_hand_case()], LABEL)
-    assert box.item() == pytest.approx(0.05 * WEIGHTS.get(kind, 1) * (1 - OVERLAPS[kind]), abs=1e-6)
+    assert box.item() == pytest.approx(0.05 * LOSSES.get(kind, 1 - OVERLAPS[kind]), abs=1e-6)
     # BCE at logit 1 is log(1 + e) - target; the mean over 8 cells, balance 4
     expected = 4 * (math.log(1 + math.e) - OVERLAPS[kind] / 8)
     assert objectness.item() == pytest.approx(expected, abs=1e-5)
@@ -181,7 +226,7 @@ def test_the_running_mean_follows_training_and_rests_in_validation():
             loss([logits_of_the_hand_case()], LABEL)
     assert mean.value == 1
     loss([logits_of_the_hand_case()], LABEL)
-    assert mean.value == pytest.approx(1 + MEAN_MOMENTUM * (0.5 - 1), abs=1e-9)
+    assert mean.value == pytest.approx(1 + MOMENTUM * (0.5 - 1), abs=1e-9)
     moved = mean.value
     loss([logits_of_the_hand_case()], torch.zeros(0, 6))
     assert mean.value == moved
@@ -197,10 +242,10 @@ def test_the_running_mean_is_over_the_pairs_of_all_levels():
     loss = DetectionLoss(anchors, 1, dataclasses.replace(HYP, iou="WIoU"), running=mean)
     loss([logits, logits_of_the_hand_case()], LABEL)
     average = ((1 - 1 / 8) + (1 - 1 / 2)) / 2
-    assert mean.value == pytest.approx(1 + MEAN_MOMENTUM * (average - 1), abs=1e-8)
+    assert mean.value == pytest.approx(1 + MOMENTUM * (average - 1), abs=1e-8)
 
 
-def test_only_wiou_asks_the_other_processes():
+def test_only_losses_with_a_mean_ask_the_other_processes():
     predictions, anchors, targets = random_case(2)
     asked: list[torch.Tensor] = []
 
@@ -208,20 +253,20 @@ def test_only_wiou_asks_the_other_processes():
         asked.append(total)
         return total
 
-    for kind in BOX_LOSSES:
+    for kind in (*OVERLAPS, "WIoU-v1", "WIoU-v2-CIoU", "NWD-WIoU-v3"):
         hyp = dataclasses.replace(HYP, iou=kind)
-        criterion = DetectionLoss(anchors, 3, hyp, average=average)
+        criterion = DetectionLoss(anchors, 3, hyp, strides=STRIDES, average=average)
         criterion(predictions, targets)
         criterion(predictions, torch.zeros(0, 6))
-        assert len(asked) == (2 if kind == "WIoU" else 0)
+        assert len(asked) == (2 if kind in ("WIoU", "WIoU-v2-CIoU", "NWD-WIoU-v3") else 0)
         asked.clear()
 
 
-@pytest.mark.parametrize("kind", BOX_LOSSES)
+@pytest.mark.parametrize("kind", OVERLAPS)
 def test_every_box_loss_stays_finite_on_extreme_logits(kind):
     predictions, anchors, targets = random_case(3)
     hot = [(p * 100).requires_grad_() for p in predictions]
-    total, _ = DetectionLoss(anchors, 3, dataclasses.replace(HYP, iou=kind))(hot, targets)
+    total, _ = DetectionLoss(anchors, 3, dataclasses.replace(HYP, iou=kind), strides=STRIDES)(hot, targets)
     total.backward()
     assert total.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in hot)
 
@@ -297,15 +342,18 @@ def test_custom_gradient_equals_autograd(monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("kind", OVERLAPS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_predictions_are_computed_in_float32(dtype):
+def test_low_precision_predictions_are_computed_in_float32(dtype, kind):
     predictions, anchors, targets = random_case(3)
-    loss = DetectionLoss(anchors, 3, HYP)
+    loss = DetectionLoss(anchors, 3, dataclasses.replace(HYP, iou=kind), strides=STRIDES)
     low = [p.to(dtype).requires_grad_() for p in predictions]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, _ = loss(low, targets)
     total.backward()
-    expected, _ = loss([p.detach().float() for p in low], targets)
+    with torch.no_grad():  # the running mean moved after the loss of that batch
+        loss.running.value = 1.0
+        expected, _ = loss([p.detach().float() for p in low], targets)
     assert total.dtype == torch.float32
     torch.testing.assert_close(total, expected)
     assert all(p.grad is not None and p.grad.dtype == dtype and p.grad.isfinite().all() for p in low)
@@ -353,8 +401,13 @@ def test_predictions_that_do_not_fit(shape, message):
 
 
 def test_constructor_checks():
-    with pytest.raises(ValueError, match="unknown box loss 'XIoU'; known: IoU, GIoU"):
-        DetectionLoss(torch.ones(3, 3, 2), 3, dataclasses.replace(HYP, iou="XIoU"))
+    for more, message in (
+        ({"iou": "XIoU"}, "unknown name 'XIoU'; did you mean 'IoU'?"),
+        ({"cls_loss": "bce"}, "unknown name 'bce'; did you mean 'BCE'?"),
+        ({"class_weights": "inverse"}, "class weights 'inverse' need the counts of the classes"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            DetectionLoss(torch.ones(3, 3, 2), 3, dataclasses.replace(HYP, **more))
     with pytest.raises(ValueError, match=r"anchors must be \(nl, na, 2\), found \(3, 2\)"):
         DetectionLoss(torch.ones(3, 2), 3, HYP)
     with pytest.raises(ValueError, match="6 levels: there are weights for 5 at most"):
