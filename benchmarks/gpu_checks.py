@@ -7,6 +7,7 @@ raises `LeftOut` when this machine cannot have it, and any other error when what
 from __future__ import annotations
 
 import copy
+import csv
 import functools
 import math
 import subprocess
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -184,8 +184,8 @@ def train(at: Setting, precision: str, *program: str) -> Row:
         raise LeftOut("no time was left to train") from None
     if done.returncode:
         raise UserError(f"train.py ended with status {done.returncode}: {last_line(done.stderr)}")
-    results = pd.read_csv(run / "results.csv", skipinitialspace=True)
-    score = float(results["metrics/mAP_0.5:0.95"].iloc[-1])
+    with (run / "results.csv").open(encoding="utf-8") as file:
+        score = float([*csv.DictReader(file)][-1]["metrics/mAP_0.5:0.95"])
     if at.trained is None:
         at.trained = run / "weights" / "best.pt"
     at.maps[precision] = score
