@@ -26,7 +26,7 @@ SUBCOMMANDS = {  # see `run_subcommand`
     "complexity": "benchmarks.complexity",
     "ledger": "benchmarks.ledger",
     "docs": "benchmarks.docs",
-    "gpu": "benchmarks.gpu",
+    "gpu": "benchmarks.gpu.command",
     "insert": "benchmarks.insert",
     "latency": "benchmarks.latency",
     "losses": "benchmarks.losses",

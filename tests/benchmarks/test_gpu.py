@@ -11,20 +11,21 @@ import pytest
 import torch
 
 import benchmark
-from benchmarks import gpu, gpu_checks
-from benchmarks.gpu_checks import LeftOut, Row, Setting, differences
+from benchmarks.gpu import command, measuring
+from benchmarks.gpu.checks import CHECKS, Row
+from benchmarks.gpu.measuring import LeftOut, Setting, differences
 from tests.detectors import detector
 from tests.models.exporting.weights import write_weights
 from utils.errors import Incomplete, UserError
 
 SMALL = ("--device", "cpu", "--batches", "2", "1", "--imgsz", "64", "--train-imgsz", "64", "--epochs", "1")
-ON_CPU = set(gpu_checks.CHECKS) - {"largest", "compile"}
+ON_CPU = set(CHECKS) - {"largest", "compile"}
 
 
 @pytest.fixture(autouse=True)
 def no_longer_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_checks, "WARMUP", 1)
-    monkeypatch.setattr(gpu_checks, "STEPS", 1)
+    monkeypatch.setattr(measuring, "WARMUP", 1)
+    monkeypatch.setattr(measuring, "STEPS", 1)
 
 
 @pytest.mark.slow
@@ -34,7 +35,7 @@ def test_all_of_it(tiny_data: Path, tmp_path: Path) -> None:
     benchmark.main(["gpu", *SMALL, *flags, *files])
     record = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     found = {check["name"]: check for check in record["checks"]}
-    assert set(found) == set(gpu_checks.CHECKS) and not record["is_gpu"]
+    assert set(found) == set(CHECKS) and not record["is_gpu"]
     assert not any(check["failed"] for check in found.values())
     assert {name for name, check in found.items() if check["rows"]} == ON_CPU | {"compile"}
     assert "for CUDA" in found["largest"]["state"]
@@ -78,17 +79,17 @@ def test_one_that_fails_stops_no_other(
     tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = {"steps": failing, "forward": impossible, "val": sound}
-    monkeypatch.setattr(gpu, "CHECKS", checks)
+    monkeypatch.setattr(command, "CHECKS", checks)
     page = tmp_path / "gpu.md"
-    command = ["gpu", *SMALL, "--data", str(tiny_data), "--output", str(page)]
+    words = ["gpu", *SMALL, "--data", str(tiny_data), "--output", str(page)]
     with pytest.raises(Incomplete, match=r"1 of 3 checks failed: steps \(ValueError: the driver\)"):
-        benchmark.main(command)
+        benchmark.main(words)
     text = page.read_text(encoding="utf-8")
     assert "**Failed:** ValueError: the driver." in text and "\nleft out: no such card." in text
     assert text.index("| 1 |") < text.index("| 2 |")
     page.write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
-        benchmark.main(command)
+        benchmark.main(words)
 
 
 def test_no_check_begins_late(
@@ -99,7 +100,7 @@ def test_no_check_begins_late(
         at.deadline = 0.0
         yield {"figure": "3"}
 
-    monkeypatch.setattr(gpu, "CHECKS", {"steps": slow, "val": sound})
+    monkeypatch.setattr(command, "CHECKS", {"steps": slow, "val": sound})
     benchmark.main(["gpu", *SMALL, "--data", str(tiny_data)])
     assert "val: It works. 0.0 s; left out: no time was left" in capsys.readouterr().out
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_checks import CHECKS, LeftOut, Row, Setting
+from benchmarks.gpu.checks import CHECKS, Row
+from benchmarks.gpu.measuring import LeftOut, Setting
 from benchmarks.pages import check_page, command_line, console_table, mark_of, render
 from models.runtimes.machine import processor_name
 from models.weights import find_weights
