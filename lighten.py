@@ -35,6 +35,7 @@ from benchmarks.lightening.search import find
 from benchmarks.lightening.state import FULL, SHORT, STATE, Search, begun, continued, to_continue
 from benchmarks.networks import check_packages
 from models.weights import load_model
+from training.hyp_yaml import load_hyperparameters
 from training.lightening.config import LightenConfig
 from training.lightening.material import Material
 from training.lightening.measure import agreement, true_map
@@ -58,7 +59,7 @@ from utils.errors import UserError, run_command
 from utils.evaluation.metrics import fitness
 from utils.files import ROOT, find_file
 from utils.flags import parse_flags
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.hyperparameters import Hyperparameters
 
 ROUNDS = 60  # of latency
 

@@ -34,6 +34,7 @@ from models.runtimes.opening import load_backend
 from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
+from training.hyp_yaml import checked, load_hyperparameters
 from training.optim import Schedule
 from training.resume import restarted, resumed
 from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, write_results
@@ -73,7 +74,7 @@ from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
 from utils.files import ROOT, find_file, from_root, write_text
 from utils.flags import parse_flags
-from utils.hyperparameters import Hyperparameters, checked, load_hyperparameters
+from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
 from utils.plots.pictures import RunPictures
 from utils.plots.progress import plot_results

@@ -38,6 +38,7 @@ from models.runtimes.opening import load_backend
 from models.yolo import DetectionModel
 from tests import corpus
 from training.evolve import load_trials
+from training.hyp_yaml import load_hyperparameters
 from utils.checkpoints.files import read_checkpoint
 from utils.checkpoints.unpickle import RefusedError, read_pickle
 from utils.data.images import image_shape, read_image
@@ -46,7 +47,6 @@ from utils.data.labels import parse_labels
 from utils.data.sources import expand, read_file
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
-from utils.hyperparameters import load_hyperparameters
 
 PATIENCE = 30.0  # seconds for one case; the machine may be busy
 MOST_MEMORY = 2 << 30  # bytes that one case may add

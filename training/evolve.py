@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from training.hyp_yaml import checked, load_hyperparameters
 from training.run_folder import RESULT_COLUMNS
 from utils.errors import UserError
 from utils.evaluation.metrics import fitness
 from utils.files import write_text
-from utils.hyperparameters import FIELDS, Evolution, Hyperparameters, checked, load_hyperparameters
+from utils.hyperparameters import FIELDS, Evolution, Hyperparameters
 from utils.plots.canvas import new_figure, save_figure
 from utils.reading import read_bytes
 from utils.seeding import generator_for

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from training.config import RunConfig
+from training.hyp_yaml import checked
 from training.run_folder import RunFolder, newest_checkpoint
 from utils.checkpoints.files import read_checkpoint
 from utils.console import LOGGER
 from utils.distributed import Process, broadcast, from_all
 from utils.errors import UserError
 from utils.flags import of_saved
-from utils.hyperparameters import Hyperparameters, checked
+from utils.hyperparameters import Hyperparameters
 
 ConfigType = TypeVar("ConfigType", bound=RunConfig)
 # what may differ when a run is resumed: where and how fast it computes, and what it draws

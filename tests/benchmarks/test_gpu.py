@@ -54,7 +54,8 @@ def test_what_needs_no_training(tiny_data: Path, tmp_path: Path, capsys: pytest.
     assert [name for name in found if found[name]["state"]] == ["largest"]
     assert [row["batch"] for row in found["steps"]["rows"]] == ["1", "2", "1", "2"]
     assert float(found["onnx"]["rows"][0]["largest difference"]) < 0.01
-    assert {row["farthest from the CPU's"] for row in found["detect"]["rows"]} == {"0.000 px"}
+    apart = [float(row["farthest from the CPU's"].removesuffix(" px")) for row in found["detect"]["rows"]]
+    assert len(apart) == 2 and max(apart) < 0.01
     assert "largest difference" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tuning, "WHOLE_ROUNDS", (2, 3))
     monkeypatch.setattr(tuning, "WIDE", 1e9)
     path = tmp_path / "forms.yaml"
-    for module in (findings, benchmark.importlib.import_module("benchmarks.tune")):
+    for module in (findings, importlib.import_module("benchmarks.tune")):
         monkeypatch.setattr(module, "TABLE", path)
     table.cache_clear()
     yield path

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from training.hyp_yaml import load_hyperparameters
 from utils.checkpoints.files import read_checkpoint
 from utils.data.spec import load_data_spec
-from utils.hyperparameters import Hyperparameters, load_hyperparameters
+from utils.hyperparameters import Hyperparameters
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 HYPS = ("scratch-low", "scratch-med", "scratch-high", "no-augmentation", "Objects365", "VOC")

@@ -27,8 +27,9 @@ from training.evolve import (
     plot_trials,
     save_trials,
 )
+from training.hyp_yaml import NAMES, load_hyperparameters
 from utils.errors import UserError
-from utils.hyperparameters import FIELDS, NAMES, Hyperparameters, load_hyperparameters
+from utils.hyperparameters import FIELDS, Hyperparameters
 from utils.seeding import generator_for
 
 

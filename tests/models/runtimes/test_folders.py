@@ -23,6 +23,7 @@ from tests.models.exporting.jobs import SIZE, expectation, job_of, make_job, sha
 from tests.models.exporting.weights import NAMES
 from utils.data.sources import FileSource
 from utils.data.spec import DataSpec
+from utils.distributed import Process
 from utils.errors import UserError
 from utils.files import ROOT
 from val import ValConfig
@@ -310,7 +311,7 @@ def test_files_of_any_size_are_validated_as_pytorch_is(
     index = DataSpec(
         tmp_path, tmp_path, (), (linked_data / "bccd" / "images" / "val",), (), {0: "a", 1: "b", 2: "c"}
     )
-    first, second = (next(iter(val.open_loader(config, b, index, tmp_path))) for b in backends)
+    first, second = (next(iter(val.open_loader(config, b, index, tmp_path, Process()))) for b in backends)
     assert first.images.shape[2] != first.images.shape[3] and torch.equal(first.images, second.images)
     found = [backend(first.images[:1].float() / 255) for backend in backends]
     assert torch.allclose(*found, rtol=1e-3, atol=1e-2)

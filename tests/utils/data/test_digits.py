@@ -5,13 +5,13 @@ import cv2
 import numpy as np
 import pytest
 
+from training.hyp_yaml import load_hyperparameters
 from utils.data import digits as digits_module
 from utils.data.digits import SIDE, Digits, compose_scene, generate_digits, load_digits
 from utils.data.index import build_index
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.files import ROOT
-from utils.hyperparameters import load_hyperparameters
 from utils.seeding import generator_for
 
 FEW = {"train": 6, "val": 3}

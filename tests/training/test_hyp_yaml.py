@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from training.hyp_yaml import NAMES, load_hyperparameters
 from utils.errors import UserError
-from utils.hyperparameters import NAMES, Hyperparameters, load_hyperparameters
+from utils.hyperparameters import Hyperparameters
 
 HYPS = Path(__file__).resolve().parents[2] / "data" / "hyps"
 
