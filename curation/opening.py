@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.data.formats.opening import names_of
+from utils.data.formats.opening import names_of, open_source
 from utils.data.index import DatasetIndex, build_index
-from utils.data.spec import SPLITS, DataSpec, find_yaml, load_data_spec
+from utils.data.spec import SPLITS, DataSpec, find_yaml, folders_of_splits, load_data_spec
 from utils.errors import UserError
 from utils.files import expand
 
@@ -15,8 +15,9 @@ SINGLE = (".json", ".xml", ".csv", ".txt")  # files that are a source by themsel
 
 
 def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
-    """The splits of a data yaml, of a folder with one, or of an `obj.data`; a folder without one or a file of
-    annotations is all `train`.
+    """The splits of a data yaml, of a folder with one or with folders called like splits, of an `obj.data`.
+
+    Any other folder, or a file of annotations, is all `train`.
 
     Args:
         wanted: splits, of which those that are named have to be there.
@@ -25,8 +26,13 @@ def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
         UserError: it is not there, has none of these splits, or nobody knows what its classes are called.
     """
     given = expand(path)
-    alone = find_yaml(given) is None if given.is_dir() else given.suffix.lower() in SINGLE and given.is_file()
+    if given.is_dir():
+        alone = find_yaml(given) is None and not folders_of_splits(given)
+    else:
+        alone = given.suffix.lower() in SINGLE and given.is_file()
     if alone:
+        if "train" not in wanted:
+            raise UserError(f"'{path}' has no splits, it is all train; use --split train")
         return _of_source(given)
     spec = load_data_spec(path, needed=())
     needed = tuple(split for split in wanted if getattr(spec, split))
@@ -40,6 +46,8 @@ def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
 def _of_source(path: Path) -> DataSpec:
     names = names_of([path])
     if not names:
+        if not open_source(path).images:
+            raise UserError(f"'{path}': there are no pictures in it, nor in annotations of it")
         raise UserError(
             f"'{path}': its labels have no class names; write them, one a line, to classes.txt beside these"
         )

@@ -209,6 +209,22 @@ def test_names_that_no_format_takes(tmp_path: Path) -> None:
         convert(file, "voc", tmp_path / "out")
 
 
+@pytest.mark.parametrize("mark", ["", " 1", "  -1"])
+def test_names_with_blanks_in_lists_of_voc(mark: str, tmp_path: Path) -> None:
+    """A mark, as in the lists of a single class, is no part of a name; a blank is."""
+    source = FORMATS["yolo"][0](tmp_path / "source")
+    for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+        before = next((tmp_path / "source").rglob(f"{kind}/**/a{suffix}"))
+        before.rename(before.with_stem("a (1) b"))
+    text(tmp_path / "source/classes.txt", "cat\ndog\n")
+    file = convert(source, "voc", tmp_path / "voc")
+    names = tmp_path / "voc/ImageSets/Main/train.txt"
+    lines = names.read_text(encoding="utf-8").splitlines()
+    assert lines == ["a (1) b", "b"]
+    names.write_text("".join(f"{line}{mark}\n" for line in lines), encoding="utf-8")
+    check_equal(read(file, "train"), build_index([source], NAMES, cache=False))
+
+
 def test_labels_without_names(tmp_path: Path) -> None:
     source = FORMATS["yolo"][0](tmp_path / "source")
     with pytest.raises(UserError, match="have no class names; write them, one a line"):

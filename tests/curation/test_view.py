@@ -12,6 +12,7 @@ import pytest
 import dataset
 from curation.view import class_number
 from tests.curation.planted import Made, blobs
+from tests.utils.data.formats.instances import FORMATS
 from utils.errors import UserError
 
 
@@ -78,6 +79,15 @@ def test_polygons_are_drawn(data: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_classes_by_name_and_number(wanted: str, number: int) -> None:
     assert class_number(wanted, {0: "cat", 1: "2" if wanted == "2" else "dog", 2: "owl"}) == number
+
+
+def test_a_source_without_splits_is_all_train(tmp_path: Path) -> None:
+    source = FORMATS["coco of Roboflow"][0](tmp_path / "source") / "_annotations.coco.json"
+    words = ["view", "--data", str(source), "--project", str(tmp_path / "runs")]
+    with pytest.raises(UserError, match=r"has no splits, it is all train; use --split train"):
+        dataset.main(words)
+    dataset.main([*words, "--split", "train"])
+    assert len(list((tmp_path / "runs/exp").glob("*.jpg"))) == 2
 
 
 def test_what_is_not_there(data: Path, tmp_path: Path) -> None:

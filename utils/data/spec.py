@@ -19,6 +19,7 @@ from utils.reading import read_yaml
 
 SPLITS = ("train", "val", "test")
 YAMLS = ("data.yaml", "data.yml", "dataset.yaml")  # in a folder that stands for a data set
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
 
 
@@ -45,9 +46,10 @@ class DataSpec:
 def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -> DataSpec:
     """Read a data yaml, looked up in `data/` too and with or without its suffix.
 
-    A folder stands for the `data.yaml` in it, and Darknet's `obj.data` for the yaml that it could be. A split
-    may be a file of annotations in another format (`formats/opening.py`); without `names` the classes come
-    from there. A path that is not there as written is looked for by the rules of `whereabouts.py`.
+    A folder stands for the `data.yaml` in it, or for the splits that its folders are called like (`train`,
+    `valid`), and Darknet's `obj.data` for the yaml that it could be. A split may be a file of annotations in
+    another format (`formats/opening.py`); without `names` the classes come from there. A path that is not
+    there as written is looked for by the rules of `whereabouts.py`.
 
     A relative `path` in it refers to the working directory, the repository root or the yaml's own folder: the
     first of them where it exists. Without `path`, so does each split. A `download:` key is never executed; a
@@ -61,19 +63,21 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         UserError: the file, a key, a class or the images of a needed split are missing or of the wrong type.
     """
     file = _in_folder(path) or find_file(path, (ROOT / "data",), ("", ".yaml", ".yml"))
-    content = _of_darknet(file) if file.suffix == ".data" else read_yaml(file)
+    content = _content(file)
     if not isinstance(content, dict):
         raise UserError(
             f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
         )
     if not content.get("val"):
-        content["val"] = next((content[key] for key in VALIDATION if content.get(key)), None)
+        content |= {"val": content[key] for key in reversed(VALIDATION) if content.get(key)}
     names = _names(file, content) if "names" in content else {}
     sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
     for split in needed:
         if not sources[split]:
+            state = "empty" if split in content and content[split] is not None else "missing"
+            cure = f"; python dataset.py split --data {file} takes it from train" if sources["train"] else ""
             raise UserError(
-                f"{file}: key '{split}' is missing; it names a folder of images or a list of them"
+                f"{file}: key '{split}' is {state}; it names a folder of images or a list of them{cure}"
             )
     bases = _bases(file, content)
     if needed and "generator" in content:
@@ -96,21 +100,51 @@ def find_yaml(folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def folders_of_splits(folder: Path) -> dict[str, str]:
+    """Folders that are called like splits, by split, also in `images` or in the one folder in it; empty
+    without one for training."""
+    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    places = [folder, folder / "images", *(inner if len(inner) == 1 else [])]
+    for place in places:
+        called = {"train": ("train",), "val": VALIDATION, "test": ("test",)}
+        found = {
+            split: str((place / name).absolute())
+            for split, names in called.items()
+            for name in reversed(names)
+            if (place / name).is_dir()
+        }
+        if "train" in found:
+            return found
+    return {}
+
+
 def _in_folder(path: str | Path) -> Path | None:
-    """The data yaml of what is a folder.
+    """The data yaml of what is a folder, or the folder, when its folders are splits.
 
     Raises:
-        UserError: it has none.
+        UserError: it has neither.
     """
     folder = expand(path)
     if not folder.is_dir():
         return None
-    found = find_yaml(folder)
-    if found is None:
+    if (found := find_yaml(folder)) is not None:
+        return found
+    splits = folders_of_splits(folder)
+    if not splits:
         raise UserError(
-            f"folder '{path}' has no data.yaml; write one with train, val and names, or name yours"
+            f"folder '{path}' has no data.yaml; write one with train, val and names, or name yours "
+            "(folders train and valid in it would do)"
         )
-    return found
+    LOGGER.info("%s: has no data.yaml; its splits: %s", path, ", ".join(splits.values()))
+    return folder
+
+
+def _content(file: Path) -> Any:
+    if file.is_dir():
+        return folders_of_splits(file)
+    if file.suffix.lower() in ARCHIVES:
+        raise UserError(f"{file}: unpack it, and name the folder")
+    return _of_darknet(file) if file.suffix == ".data" else read_yaml(file)
 
 
 def _of_darknet(file: Path) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def _readings(source: str) -> Iterator[tuple[str, str]]:
             turned = [*parts[: place - 1], parts[place], parts[place - 1], *parts[place + 1 :]]
             found.append(("/".join(turned), [*reasons, "two folders the other way round"]))
     for tail, reasons in list(found):
+        if tail.endswith("/images"):  # pictures beside one file about them all
+            found.append((tail.removesuffix("/images"), [*reasons, "without 'images'"]))
+    for tail, reasons in list(found):
         for other, name in _renamed(tail):
             found.append((other, [*reasons, name]))
     yield from ((tail, "; ".join(reasons)) for tail, reasons in found)

@@ -88,6 +88,34 @@ def test_a_folder_stands_for_its_yaml(unzipped: Path, tmp_path: Path) -> None:
         load_data_spec(tmp_path / "outer/inner/train")
 
 
+def test_a_folder_stands_for_the_splits_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As in Roboflow's zips of COCO JSON, which have no data.yaml."""
+    root = tmp_path / "cells.v1i.coco"
+    root.mkdir()
+    for split in ("train", "valid"):
+        FORMATS["coco of Roboflow"][0](tmp_path / "made" / split).rename(root / split)
+    with caplog.at_level(logging.INFO):
+        spec = load_data_spec(root)
+    assert (spec.names, spec.test) == (NAMES, ())
+    assert "has no data.yaml; its splits: " in caplog.messages[0]
+    assert spec.train == (root / "train",) and spec.val == (root / "valid",)
+    assert len(build_index(spec.train, spec.names).boxes) == 2
+    written = write(root, "train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n")
+    assert [path.resolve() for path in load_data_spec(written).val] == [root / "valid"]
+
+
+def test_what_has_to_be_done_first(tmp_path: Path) -> None:
+    (tmp_path / "cells.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"cells.zip: unpack it, and name the folder"):
+        load_data_spec(tmp_path / "cells.zip")
+    (tmp_path / "train").mkdir()
+    file = write(tmp_path, "train: train\nval: []\nnames: [a]\n")
+    with pytest.raises(
+        UserError, match=r"key 'val' is empty; .*; python dataset.py split --data .*data.yaml"
+    ):
+        load_data_spec(file)
+
+
 def test_a_folder_inside_one_of_the_same_name(
     unzipped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

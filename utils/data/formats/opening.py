@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +91,7 @@ def open_source(path: Path) -> Source:
         return source
     images = list_images([path])
     if images and path.suffix.lower() == ".txt" and _suffix(images[0]) not in IMAGE_SUFFIXES:
-        images = find_pictures(path, [line.split()[0] for line in read_lines(path)])[0]  # VOC's ImageSets
+        images = find_pictures(path, _listed(read_lines(path)))[0]
     labels = [label_path(image) for image in images]
     if any(map(os.path.exists, labels)):
         return Source(path, YOLO, images, labels)
@@ -101,6 +102,14 @@ def open_source(path: Path) -> Source:
     if other is None and path.is_dir() and not images:
         other = _without_pictures(path)
     return other or Source(path, YOLO, images, labels)
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    """The names in a list of VOC's `ImageSets`; in one of a single class a mark, 1, 0 or -1, follows each."""
+    marked = [re.fullmatch(r"(.+?)\s+(-1|0|1)", line) for line in lines]
+    if all(marked):
+        return [found[1] for found in marked if found]
+    return list(lines)
 
 
 def key_of(sources: Sequence[Source], names: Mapping[int, str]) -> int | str:
