@@ -51,6 +51,18 @@ MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each n
 class DetectConfig(InferenceConfig):
     """Flags of detect.py."""
 
+    topics = {
+        "what is looked at, and with what": ("weights", "source", "data", "vid_stride"),
+        "what counts as found": ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms"),
+        "how it is looked at": ("imgsz", "augment", "slice", "overlap", "track"),
+        "what runs the network": ("device", "runtime", "half", "dnn", "threads"),
+        "what is saved": (
+            "nosave", "save_txt", "save_conf", "save_format", "save_csv", "save_crop", "save_mot",
+            "project", "name", "exist_ok",
+        ),
+        "what it looks like": ("view_img", "line_thickness", "hide_labels", "hide_conf"),
+    }  # fmt: skip
+
     runtime: Literal["torch", "onnx", "openvino", "auto"] = flag("auto", RUNTIME_HELP)
     source: str = flag(
         "data/images",
@@ -90,7 +102,7 @@ class DetectConfig(InferenceConfig):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, or with those of the process."""
-    run(parse_flags(DetectConfig, argv))
+    run(parse_flags(DetectConfig, argv, about=__doc__))
 
 
 def run(config: DetectConfig) -> Path | None:

@@ -80,7 +80,7 @@ from utils.plots.progress import plot_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse_flags(TrainConfig, argv)
+    config = parse_flags(TrainConfig, argv, about=__doc__)
     process = this_process()
     setup_console(process.is_main)
     device = select_device(config.device, process.local_rank, process.world_size)
@@ -235,7 +235,7 @@ def epoch_line(config: TrainConfig, row: list[float], seconds: float, confident:
     losses = losses_line([*row[1:4], *row[len(RESULT_COLUMNS) :]])
     line = f"epoch {int(epoch)}/{config.epochs - 1}  {losses}"
     if any((precision, recall, map50, map_)):
-        line += f"  P {precision:.3f} R {recall:.3f}" if confident else "  no confident detection yet"
+        line += f"  P {precision:.3f} R {recall:.3f}" if confident else "  no confident detection yet,"
         line += f" mAP50 {map50:.3f} mAP50-95 {map_:.3f}"
     return f"{line}  {seconds:.1f} s"
 
