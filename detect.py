@@ -3,6 +3,8 @@
     python detect.py --weights best.pt --source pictures/          # also a glob, list.txt, video.mp4, a URL,
     python detect.py --weights best.onnx --source 0 --view-img     # a webcam number, rtsp://…, screen, -
     python detect.py --weights a.pt b.pt --source x.jpg --save-txt # an ensemble
+    python detect.py --weights best.pt --source street.mp4 --track --save-mot
+    python detect.py --weights best.pt --source aerial.jpg --slice 640
 
 Reading, inference and writing run in threads of their own, so that none waits for another without need.
 """
@@ -26,11 +28,13 @@ import torch
 
 from models.detector import Detector
 from models.runtimes.config import RUNTIME_HELP, InferenceConfig
+from models.slicing import Tiling, detect_in_tiles
 from utils.console import warn
-from utils.data.frames import Frame
-from utils.data.sources import Files, FileSource, open_source
+from utils.data.frames import Frame, Source
+from utils.data.sources import VIDEOS, Files, FileSource, open_source, suffix_of
 from utils.detections.annotate import Style
 from utils.detections.log import DetectedFrames, DetectionLog
+from utils.detections.tracking import PICTURES, Tracking
 from utils.detections.window import Window
 from utils.detections.writer import OutputOptions, OutputWriter, spare_sources
 from utils.device import select_device
@@ -46,6 +50,18 @@ MOST_WORKERS = 4  # groups of pictures that are detected on side by side; each n
 @dataclass(frozen=True)
 class DetectConfig(InferenceConfig):
     """Flags of detect.py."""
+
+    topics = {
+        "what is looked at, and with what": ("weights", "source", "data", "vid_stride"),
+        "what counts as found": ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms"),
+        "how it is looked at": ("imgsz", "augment", "slice", "overlap", "track"),
+        "what runs the network": ("device", "runtime", "half", "dnn", "threads"),
+        "what is saved": (
+            "nosave", "save_txt", "save_conf", "save_format", "save_csv", "save_crop", "save_mot",
+            "project", "name", "exist_ok",
+        ),
+        "what it looks like": ("view_img", "line_thickness", "hide_labels", "hide_conf"),
+    }  # fmt: skip
 
     runtime: Literal["torch", "onnx", "openvino", "auto"] = flag("auto", RUNTIME_HELP)
     source: str = flag(
@@ -73,11 +89,20 @@ class DetectConfig(InferenceConfig):
     hide_labels: bool = flag(False, "draw no labels")
     hide_conf: bool = flag(False, "draw no confidences")
     vid_stride: int = flag(1, "use every this manieth frame of a video", rule=at_least(1))
+    slice: int | None = flag(
+        None, "also look at overlapping tiles of so many pixels, for small objects in large pictures",
+        rule=between(32, 16384),
+    )  # fmt: skip
+    overlap: float = flag(
+        0.2, "share of a tile that its neighbour sees too; with --slice", rule=between(0, 0.9)
+    )
+    track: bool = flag(False, "follow objects through a video or stream and number them (ByteTrack)")
+    save_mot: bool = flag(False, "save the tracks of each video in the MOT challenge's format; needs --track")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, or with those of the process."""
-    run(parse_flags(DetectConfig, argv))
+    run(parse_flags(DetectConfig, argv, about=__doc__))
 
 
 def run(config: DetectConfig) -> Path | None:
@@ -88,8 +113,9 @@ def run(config: DetectConfig) -> Path | None:
         OSError: an output cannot be written.
         Incomplete: some of the files could not be read; the results of the others are there.
     """
-    size = image_size(config)
+    size, tiling = image_size(config), build_tiling(config)
     source = open_source(config.source, vid_stride=config.vid_stride)
+    tracking = build_tracking(config, source)
     options, place = output_options(config), Path(config.project) / config.name
     if config.exist_ok and isinstance(source, FileSource):
         spare_sources(place, options, source.places)
@@ -98,11 +124,12 @@ def run(config: DetectConfig) -> Path | None:
     with contextlib.closing(
         iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
     ) as groups:
-        detector = build_detector(config, 1 if source.live else MOST_WORKERS, source.length)
+        pictures = None if config.slice else source.length  # a tile is a picture of its own
+        detector = build_detector(config, 1 if source.live else MOST_WORKERS, pictures)
         folder = increment_path(place, config.exist_ok) if options.anything else None
         writer = OutputWriter(folder, options, detector.names, style) if folder else None
         window = Window(detector.names, style) if config.view_img else None
-        detect = partial(detect_on, detector, size, config.augment)
+        detect = partial(detect_on, detector, size, config.augment, tiling)
         results = (
             (detect(group) for group in groups)  # one after the other, each read when its turn comes
             if source.live
@@ -110,7 +137,7 @@ def run(config: DetectConfig) -> Path | None:
         )
         with contextlib.closing(results), contextlib.closing(detector.backend):
             log = DetectionLog(source, detector.names, detector.channels, partial(used, config, detector))
-            deliver(results, log, writer, window)
+            deliver(map(tracking.follow, results) if tracking else results, log, writer, window)
     if isinstance(source, Files) and source.faults:
         raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
     return folder
@@ -140,17 +167,22 @@ def deliver(
 
 
 def detect_on(
-    detector: Detector, size: tuple[int, int], augment: bool, frames: list[Frame]
+    detector: Detector, size: tuple[int, int], augment: bool, tiling: Tiling | None, frames: list[Frame]
 ) -> DetectedFrames:
     """Detect on frames; corners are rounded to whole pixels, as in YOLOv5's label files."""
-    start = time.perf_counter()
-    batch = detector.prepare([frame.image for frame in frames], size)
-    prepared = time.perf_counter() - start
-    found, (converted, inference, suppression) = detector.detect(batch, augment)
+    images = [frame.image for frame in frames]
+    if tiling is not None:
+        found, seen, seconds = detect_in_tiles(detector, images, size, tiling, augment)
+    else:
+        start = time.perf_counter()
+        batch = detector.prepare(images, size)
+        prepared = time.perf_counter() - start
+        found, (converted, inference, suppression) = detector.detect(batch, augment)
+        seen, seconds = batch.size, (prepared + converted, inference, suppression)
     rows = [row.cpu().numpy() for row in found]
     for row in rows:
         row[:, :4] = row[:, :4].round()
-    return DetectedFrames(frames, rows, batch.size, (prepared + converted, inference, suppression))
+    return DetectedFrames(frames, rows, seen, seconds)
 
 
 def in_parallel(
@@ -195,6 +227,31 @@ def build_detector(config: DetectConfig, calls: int = 1, images: int | None = No
     return detector
 
 
+def build_tiling(config: DetectConfig) -> Tiling | None:
+    """The tiles that --slice asks for."""
+    if config.slice is None:
+        if "overlap" in config.typed:
+            raise UserError("--overlap is that of the tiles of --slice; add --slice, for example --slice 640")
+        return None
+    return Tiling(config.slice, config.overlap)
+
+
+def build_tracking(config: DetectConfig, source: Source) -> Tracking | None:
+    """What numbers the objects of `source`, when --track asks for it.
+
+    Raises:
+        UserError: flags that need each other, a source of pictures, or no package for it.
+    """
+    if config.save_mot and not config.track:
+        raise UserError("--save-mot saves what --track finds; add --track")
+    if not config.track:
+        return None
+    for place in source.places if isinstance(source, FileSource) else ():
+        if suffix_of(place) not in VIDEOS:
+            raise UserError(PICTURES.format(place))
+    return Tracking()
+
+
 def image_size(config: DetectConfig) -> tuple[int, int]:
     """(height, width) that --imgsz asks for."""
     if len(config.imgsz) > 2:
@@ -211,6 +268,8 @@ def output_options(config: DetectConfig) -> OutputOptions:
         confidences=config.save_conf,
         table=config.save_csv,
         crops=config.save_crop,
+        tracks=config.track,
+        mot=config.save_mot,
     )
 
 

@@ -27,7 +27,7 @@ from utils.flags import parse_flags
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, or with those of the process."""
-    config = parse_flags(ExportConfig, argv)
+    config = parse_flags(ExportConfig, argv, about=__doc__)
     setup_console()
     if config.verbose:
         LOGGER.setLevel(logging.DEBUG)

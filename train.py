@@ -81,7 +81,7 @@ from utils.plots.progress import plot_results
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse_flags(TrainConfig, argv)
+    config = parse_flags(TrainConfig, argv, about=__doc__)
     process = this_process()
     setup_console(process.is_main)
     device = select_device(config.device, process.local_rank, process.world_size)
@@ -198,7 +198,8 @@ def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
     validated = last or not config.noval
     state.loss_sum = mean_over_processes(state.loss_sum)
     try:
-        scores, maps = validate_average(training, stop) if validated else ([0.0] * 7, state.maps)
+        unknown = [0.0] * 7, state.maps, True
+        scores, maps, confident = validate_average(training, stop) if validated else unknown
     except Stopped:
         with suppress(RuntimeError):  # of processes that are gone already
             broadcast(None)
@@ -213,7 +214,7 @@ def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
     state.results.append(row)
     if validated:
         state.best.update(state.epoch, fitness(*row[4:8]))
-    LOGGER.info(epoch_line(config, row, time.perf_counter() - started))
+    LOGGER.info(epoch_line(config, row, time.perf_counter() - started, confident))
     impatient = validated and 0 < config.patience <= state.best.waiting(state.epoch)
     state.finished = last or impatient
     if impatient and not last:
@@ -223,13 +224,20 @@ def finish_epoch(training: Training, started: float, stop: StopRequest) -> bool:
     return True
 
 
-def epoch_line(config: TrainConfig, row: list[float], seconds: float) -> str:
-    """One line about an epoch."""
+def epoch_line(config: TrainConfig, row: list[float], seconds: float, confident: bool = True) -> str:
+    """One line about an epoch.
+
+    Args:
+        row: of the results.
+        confident: whether any detection is; else P and R are those of thousands of boxes that nobody would
+            look at, such as 0.005 and 1.000, and are not shown.
+    """
     epoch, precision, recall, map50, map_ = row[0], *row[4:8]
     losses = losses_line([*row[1:4], *row[len(RESULT_COLUMNS) :]])
     line = f"epoch {int(epoch)}/{config.epochs - 1}  {losses}"
     if any((precision, recall, map50, map_)):
-        line += f"  P {precision:.3f} R {recall:.3f} mAP50 {map50:.3f} mAP50-95 {map_:.3f}"
+        line += f"  P {precision:.3f} R {recall:.3f}" if confident else "  no confident detection yet,"
+        line += f" mAP50 {map50:.3f} mAP50-95 {map_:.3f}"
     return f"{line}  {seconds:.1f} s"
 
 

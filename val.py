@@ -60,6 +60,16 @@ STUDY_SIZES = range(256, 1537, 128)
 class ValConfig(InferenceConfig):
     """Flags of val.py."""
 
+    topics = {
+        "what is measured": ("weights", "data", "task", "imgsz", "batch_size", "single_cls", "strict"),
+        "what counts as found": ("conf_thres", "iou_thres", "max_det", "augment"),
+        "what runs the network": ("device", "runtime", "half", "dnn", "threads", "workers"),
+        "what is saved": (
+            "save_txt", "save_conf", "save_hybrid", "save_json", "noplots", "verbose",
+            "project", "name", "exist_ok",
+        ),
+    }  # fmt: skip
+
     data: str = flag("data/digits.yaml", DATA_HELP)
     batch_size: int = flag(32, "batch size", rule=at_least(1))
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
@@ -80,7 +90,7 @@ class ValConfig(InferenceConfig):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse_flags(ValConfig, argv)
+    config = parse_flags(ValConfig, argv, about=__doc__)
     process = this_process()
     setup_console(process.is_main)
     device = select_device(config.device, process.local_rank, process.world_size)

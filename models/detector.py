@@ -208,10 +208,10 @@ class Detector(nn.Module):
         images = batch.images.to(device)
         if not images.is_floating_point():
             images = images.float() / 255
-        converted = self._clock()
+        converted = self.clock()
         with torch.autocast(device.type, enabled=self.amp and device.type == "cuda"):
             prediction = self.backend(images, augment)
-        inferred = self._clock()
+        inferred = self.clock()
         if prediction.ndim != 3:
             raise UserError(
                 f"the network gave {tuple(prediction.shape)} instead of (B, N, 5 + classes); it must be in "
@@ -231,9 +231,10 @@ class Detector(nn.Module):
             # Scale and padding follow from the shapes, as in YOLOv5's detect; with the painted padding,
             # a whole number, boxes differ by a third of a pixel.
             row[:, :4] = scale_boxes(row[:, :4], batch.size, shape)
-        return rows, (converted - start, inferred - converted, self._clock() - inferred)
+        return rows, (converted - start, inferred - converted, self.clock() - inferred)
 
-    def _clock(self) -> float:
+    def clock(self) -> float:
+        """The time in seconds, when the device has done all that it was given."""
         synchronise(self.device)
         return time.perf_counter()
 

@@ -217,3 +217,13 @@ def test_errors_are_one_line_and_status_2(arguments: Arguments, tmp_path: Path) 
     assert result.returncode == 2
     assert result.stderr.startswith("error: cannot create run folder")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_line_of_an_epoch_without_a_confident_detection() -> None:
+    row = [2, 0.5, 0.25, 0.125, 0.005, 1.0, 0.01, 0.004, *[0.0] * 6]
+    config = TrainConfig(epochs=9)
+    assert train.epoch_line(config, row, 1.0).endswith("  P 0.005 R 1.000 mAP50 0.010 mAP50-95 0.004  1.0 s")
+    unsure = train.epoch_line(config, row, 1.0, confident=False)
+    assert unsure.endswith("  no confident detection yet, mAP50 0.010 mAP50-95 0.004  1.0 s")
+    row[4:8] = [0.0] * 4
+    assert "mAP" not in train.epoch_line(config, row, 1.0, confident=False)  # not validated, or nothing found

@@ -40,6 +40,23 @@ class RunConfig(CommandConfig):
 class TrainConfig(RunConfig):
     """Flags of train.py."""
 
+    topics = {
+        "network": ("cfg", "weights", "insert", "freeze", "noautoanchor", "verbose"),
+        "data": (
+            "data", "imgsz", "batch_size", "rect", "multi_scale", "single_cls", "image_weights", "quad",
+            "cache", "workers", "strict",
+        ),
+        "how it learns": (
+            "epochs", "patience", "optimizer", "cos_lr", "label_smoothing", "iou", "hyp", "seed",
+        ),
+        "a teacher": ("teacher", "teacher_weight"),
+        "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve"),
+        "machine": ("device", "amp", "sync_bn", "local_rank"),
+        "the run": (
+            "project", "name", "exist_ok", "resume", "save_period", "nosave", "noval", "noplots",
+        ),
+    }  # fmt: skip
+
     weights: str = flag("", "initial weights; default: those of --teacher, or none, from scratch")
     cfg: str = flag(
         "", "model yaml (a name is also looked up in models/); default: that of --weights, or yolov5n"

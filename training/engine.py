@@ -128,8 +128,9 @@ def train_one_epoch(
     return complete
 
 
-def validate_average(training: Training, stop: StopRequest) -> tuple[list[float], list[float]]:
-    """P, R, mAP50, mAP50-95 and three losses of the averaged model, and mAP50-95 of each class.
+def validate_average(training: Training, stop: StopRequest) -> tuple[list[float], list[float], bool]:
+    """P, R, mAP50, mAP50-95 and three losses of the averaged model, mAP50-95 of each class, and whether any
+    detection is confident.
 
     Only the main process validates; the others keep what they know.
 
@@ -138,11 +139,11 @@ def validate_average(training: Training, stop: StopRequest) -> tuple[list[float]
     """
     loader, state = training.val_loader, training.state
     if loader is None:
-        return [0.0] * 7, state.maps
+        return [0.0] * 7, state.maps, True
     names, criterion = state.model.names, training.criterion
     with stop.raising():
         result = evaluate(state.ema.model, loader, training.device, names, criterion=criterion)
-    return [*result.summary(), *result.losses], result.maps.tolist()
+    return [*result.summary(), *result.losses], result.maps.tolist(), result.confident
 
 
 def losses_line(losses: Sequence[float]) -> str:

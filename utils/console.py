@@ -58,3 +58,22 @@ def progress(
         leave=False,
         disable=None if visible is None else not visible,
     )
+
+
+class Tenths:
+    """What stands for a bar where the console is no terminal: a line for every tenth of the work.
+
+    Args:
+        total: of the work; 0 when nobody knows, and then nothing is printed.
+        unit: what is counted.
+    """
+
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self.title, self.total, self.unit, self.done = title, total, unit, 0
+
+    def update(self, count: int) -> None:
+        """That so many more are done."""
+        before, self.done = self.done, self.done + count
+        if self.total and (tenth := self.done * 10 // self.total) > before * 10 // self.total and tenth <= 10:
+            # a pipe would hold it back until there are thousands of letters
+            print(f"{self.title}: {tenth * 10} %, {self.done} of {self.total} {self.unit}", flush=True)

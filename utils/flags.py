@@ -61,12 +61,14 @@ class CommandConfig:
 
     Attributes:
         typed: the fields whose flags stood on the command line, also when their value is the default.
+        topics: names of fields by the heading under which `--help` shows their flags; others have none.
 
     Raises:
         ValueError: a value that breaks its rule; the message names the flag.
     """
 
     typed: ClassVar[frozenset[str]] = frozenset()
+    topics: ClassVar[Mapping[str, Sequence[str]]] = {}
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
@@ -121,7 +123,10 @@ DATA_HELP = "dataset yaml (a name is also looked up in data/)"
 
 
 def parse_flags(
-    config: type[ConfigType], argv: Sequence[str] | None = None, command: str | None = None
+    config: type[ConfigType],
+    argv: Sequence[str] | None = None,
+    command: str | None = None,
+    about: str | None = None,
 ) -> ConfigType:
     """The configuration that a command line asks for; `None` reads that of the process.
 
@@ -130,8 +135,9 @@ def parse_flags(
 
     Args:
         command: its name in messages; `None` for that of the script.
+        about: what `--help` begins with, such as the module's text with its examples.
     """
-    parser = build_parser(config)
+    parser = build_parser(config, about)
     parser.prog = command or parser.prog
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
     known = {name for field in fields for name in field.metadata["names"] or (option(field),)}
@@ -210,11 +216,11 @@ def _fits(value: object, annotation: Any) -> bool:
     return type(value) is annotation
 
 
-def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:
-    """The argument parser of a configuration class."""
-    parser = _OneLineParser(
-        description=config.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def build_parser(config: type[CommandConfig], about: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser of a configuration class; see `parse_flags`."""
+    parser = _OneLineParser(description=about or config.__doc__, formatter_class=_Help)
+    groups = {title: parser.add_argument_group(title) for title in config.topics}
+    topic_of = {name: groups[title] for title, names in config.topics.items() for name in names}
     types = typing.get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         names = field.metadata["names"] or (option(field),)
@@ -226,7 +232,7 @@ def build_parser(config: type[CommandConfig]) -> argparse.ArgumentParser:
         }
         if names != (field.name,):  # a positional argument has its name for destination
             options["dest"] = field.name
-        parser.add_argument(*names, **options)
+        topic_of.get(field.name, parser).add_argument(*names, **options)
     return parser
 
 
@@ -245,6 +251,10 @@ def _options_of_type(annotation: Any) -> dict[str, Any]:
 
 
 _UNTYPED = object()
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind every flag, and examples as they were written."""
 
 
 class _OneLineParser(argparse.ArgumentParser):

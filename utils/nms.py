@@ -61,7 +61,7 @@ def non_max_suppression(
         if len(labels):
             rows = torch.cat((rows, _as_predictions(labels[index], rows)))
         candidates = _candidates(rows, conf_thres, multi_label=multi_label, classes=classes)
-        detections.append(_suppress(candidates, iou_thres, agnostic=agnostic, max_det=max_det))
+        detections.append(suppress(candidates, iou_thres, agnostic=agnostic, max_det=max_det))
     return detections
 
 
@@ -95,8 +95,8 @@ def _candidates(
     return torch.cat((boxes, confidence[:MAX_CANDIDATES, None], cls[order, None].to(boxes.dtype)), dim=1)
 
 
-def _suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: int) -> Tensor:
-    """The survivors of (k, 6) candidates in descending confidence, at most `max_det`.
+def suppress(candidates: Tensor, iou_thres: float, *, agnostic: bool, max_det: int) -> Tensor:
+    """The survivors of (k, 6) xyxy, confidence, class in descending confidence, at most `max_det`.
 
     Whether a box survives depends only on more confident boxes. So the survivors of the first rows are the
     first survivors of all rows, and the long tail is looked at only while fewer than `max_det` are found.

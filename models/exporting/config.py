@@ -22,6 +22,17 @@ REFUSED_FLAGS = {
 class ExportConfig(CommandConfig):
     """Flags of export.py."""
 
+    topics = {
+        "what is written": ("weights", "include", "imgsz", "batch_size", "dynamic", "raw", "half"),
+        "suppression inside the file": (
+            "nms", "agnostic_nms", "topk_per_class", "topk_all", "iou_thres", "conf_thres",
+        ),
+        "eight bits": ("int8", "data", "force"),
+        "folding and forms": ("no_deploy", "tune", "cpu", "threads"),
+        "converters": ("opset", "simplify", "workspace", "cache", "verbose"),
+        "for YOLOv5's sake": ("device", "inplace", "keras", "optimize", "per_tensor", "mlmodel"),
+    }  # fmt: skip
+
     data: str = flag("data/digits.yaml", f"for --int8: {DATA_HELP}")
     weights: tuple[str, ...] = flag((), "PyTorch weights; default: the newest best.pt in runs/train")
     imgsz: tuple[int, ...] = flag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from detect import DetectConfig
 from export import ExportConfig
 from training.config import TrainConfig
 from utils.adapters.flags import ELSEWHERE
-from utils.flags import CommandConfig, arguments, build_parser, parse_flags
+from utils.flags import CommandConfig, arguments, build_parser, option, parse_flags
 from val import ValConfig
 
 COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig, "export": ExportConfig}
@@ -51,6 +52,21 @@ def test_what_is_not_accepted_says_what_there_is_instead(
         line = capsys.readouterr().err
         assert ended.value.code == 2 and line.count("\n") == 1
         assert line.startswith(f"error: {name}: {ELSEWHERE[name]} (see ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_every_flag_under_one_topic_and_the_examples(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = COMMANDS[command]
+    placed = [name for names in config.topics.values() for name in names]
+    assert sorted(placed) == sorted(field.name for field in dataclasses.fields(config))
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(config, ["--help"], about="What it does.\n\n  python it.py --flag\n")
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and "\nWhat it does.\n\n  python it.py --flag\n" in told
+    places = [told.index(f"\n{topic}:\n") for topic in config.topics]
+    assert places == sorted(places) and all(option(field) in told for field in dataclasses.fields(config))
 
 
 def test_abbreviations_and_aliases() -> None:

@@ -35,7 +35,8 @@ def annotate(
 
     Args:
         image: (H, W, 3) uint8 BGR, contiguous.
-        detections: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class; most confident first.
+        detections: (n, 6) x1, y1, x2, y2 in pixels of the image, confidence, class; most confident first. A
+            seventh column is the number of the track, which the label shows as `#3`; none where it is -1.
         names: name of each class.
     """
     style = style or Style()
@@ -47,9 +48,11 @@ def annotate(
         outline(image, box, class_color(cls), width)
     if style.labels:
         writer = LabelWriter(image, max(round(mean_side * TEXT_SHARE), SMALLEST_TEXT))
-        for box, cls, confidence in zip(boxes, classes, detections[:, 4]):
+        tracks = detections[:, 6] if detections.shape[1] > 6 else np.full(len(detections), -1)
+        for box, cls, confidence, track in zip(boxes, classes, detections[:, 4], tracks):
             name = legible(names[cls], cls, opencv=True)
             label = f"{name} {confidence:.2f}" if style.confidences else name
+            label = f"#{int(track)} {label}" if track > 0 else label
             writer.write(label, box, class_color(cls), overhang=(width + 1) // 2)
     return image
 

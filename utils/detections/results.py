@@ -30,7 +30,11 @@ CENTRE_COLUMNS = ["xcenter", "ycenter", "width", "height", "confidence", "class"
 
 def count_classes(classes: Sequence[float], names: Mapping[int, str]) -> str:
     """What a picture shows, as in `2 persons, 1 bus`; `no detections` when it is empty."""
-    counts = Counter(int(c) for c in classes)
+    return name_counts(Counter(int(c) for c in classes), names)
+
+
+def name_counts(counts: Mapping[int, int], names: Mapping[int, str]) -> str:
+    """The same from the number of each class."""
     parts = [f"{count} {names[c]}{'s' if count > 1 else ''}" for c, count in sorted(counts.items())]
     return ", ".join(parts) or "no detections"
 

@@ -54,19 +54,37 @@ def crop_path(folder: Path, name: str, stem: str, place: int, taken: set[Path]) 
 def label_rows(
     detections: np.ndarray, shape: tuple[int, int], *, corners: bool = False, confidences: bool = False
 ) -> str:
-    """The content of a label file: a line `class xc yc w h [confidence]` for each detection.
+    """The content of a label file: a line `class xc yc w h [confidence] [track]` for each detection.
 
     Args:
-        detections: (n, 6) float, x1, y1, x2, y2 in pixels of the image, confidence, class.
+        detections: (n, 6) float, x1, y1, x2, y2 in pixels of the image, confidence, class; or (n, 7) with the
+            number of the track, which then comes last.
         shape: (height, width) of the image, by which boxes are divided.
         corners: `x1 y1 x2 y2` in pixels instead.
     """
     boxes = detections[:, :4] if corners else normalize(xyxy_to_xywh(detections[:, :4]), shape)
     lines = []
-    for box, (confidence, cls) in zip(boxes.tolist(), detections[:, 4:].tolist()):
+    for box, (confidence, cls, *track) in zip(boxes.tolist(), detections[:, 4:].tolist()):
         values = [*box, confidence] if confidences else box
-        lines.append(f"{int(cls)} " + " ".join(f"{value:g}" for value in values) + "\n")
+        words = [f"{value:g}" for value in values] + [str(int(number)) for number in track]
+        lines.append(f"{int(cls)} {' '.join(words)}\n")
     return "".join(lines)
+
+
+def mot_rows(frame: int, detections: np.ndarray) -> str:
+    """The lines of a frame in a file of the MOT challenge: frame, id, left, top, width, height, confidence,
+    and three times -1 for what it knows of the world. Pixels count from 0, frames and ids from 1.
+
+    Args:
+        frame: from 1.
+        detections: (n, 7) float, x1, y1, x2, y2 in pixels, confidence, class, track; only those with a track
+            are written.
+    """
+    return "".join(
+        f"{frame},{int(track)},{left:g},{top:g},{right - left:g},{bottom - top:g},{confidence:.4f},-1,-1,-1\n"
+        for left, top, right, bottom, confidence, _, track in detections.tolist()
+        if track > 0
+    )
 
 
 def write_image(path: Path, image: np.ndarray) -> None:

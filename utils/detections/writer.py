@@ -18,12 +18,13 @@ import numpy as np
 from utils.data.channels import with_channels
 from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
-from utils.detections.saving import NamesApart, crop_path, label_rows, write_image
+from utils.detections.saving import NamesApart, crop_path, label_rows, mot_rows, write_image
 from utils.errors import UserError
 from utils.files import append, is_full, safe_name, write_text
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CSV_COLUMNS = ("Image Name", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax", "Frame")
+TRACK_COLUMN = "Track"
 TABLE = "predictions.csv"
 REPLACED = "results would replace the source '{}'; choose another --project or --name"
 DEFAULT_FPS = 30.0  # of a saved stream whose camera does not tell
@@ -31,7 +32,13 @@ DEFAULT_FPS = 30.0  # of a saved stream whose camera does not tell
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What to save; `corners` is x1 y1 x2 y2 in pixels instead of normalised xc yc w h in the label files."""
+    """What to save.
+
+    Attributes:
+        corners: x1 y1 x2 y2 in pixels instead of normalised xc yc w h in the label files.
+        tracks: detections have the number of their track, a last column of label files and table.
+        mot: write the tracks of each video or stream in the format of the MOT challenge too.
+    """
 
     pictures: bool = True
     labels: bool = False
@@ -39,10 +46,12 @@ class OutputOptions:
     confidences: bool = False
     table: bool = False
     crops: bool = False
+    tracks: bool = False
+    mot: bool = False
 
     @property
     def anything(self) -> bool:
-        return self.pictures or self.labels or self.table or self.crops
+        return self.pictures or self.labels or self.table or self.crops or self.mot
 
 
 def spare_sources(folder: Path, options: OutputOptions, sources: Iterable[str]) -> None:
@@ -104,14 +113,17 @@ class OutputWriter:
         self._video_stems: set[str] = set()
         self._crops: set[Path] = set()
         self._videos: dict[int, VideoFile] = {}
+        self._mot: set[Path] = set()  # files that have been begun
         if options.table:
-            write_text(self.folder / TABLE, _csv([CSV_COLUMNS]).decode())
+            columns = (*CSV_COLUMNS, TRACK_COLUMN) if options.tracks else CSV_COLUMNS
+            write_text(self.folder / TABLE, _csv([columns]).decode())
 
     def write(self, frame: Frame, rows: np.ndarray, drawn: np.ndarray | None = None) -> None:
         """Save what was found on a frame.
 
         Args:
-            rows: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class.
+            rows: (n, 6) x1, y1, x2, y2 in pixels of the frame, confidence, class; with tracks (n, 7), the
+                number of the track last, -1 for none.
             drawn: the annotated frame, when somebody has already drawn it.
         """
         image = with_channels(frame.image, 3)
@@ -119,12 +131,15 @@ class OutputWriter:
         name = stem if frame.mode == "image" else f"{stem}_{frame.number + 1}"
         if self.options.labels:
             self._write_labels(self.folder / "labels" / f"{name}.txt", frame, rows)
+        if self.options.mot:
+            self._write_mot(self.folder / "mot" / f"{stem}.txt", frame, rows)
         if self.options.table:
             number = "" if frame.mode == "image" else frame.number + 1
             entries = (
                 (Path(frame.path).name, self.names[int(cls)], f"{confidence:.2f}",
-                 *(f"{side:.1f}" for side in box), number)
-                for *box, confidence, cls in rows.tolist()
+                 *(f"{side:.1f}" for side in (x1, y1, x2, y2)), number,
+                 *("" if each < 0 else int(each) for each in track))
+                for x1, y1, x2, y2, confidence, cls, *track in rows.tolist()
             )  # fmt: skip
             append(self.folder / TABLE, _csv(entries))
         if self.options.crops:
@@ -197,6 +212,13 @@ class OutputWriter:
         path.parent.mkdir(exist_ok=True)
         write_text(path, text, durable=False)
         self.label_files += 1
+
+    def _write_mot(self, path: Path, frame: Frame, rows: np.ndarray) -> None:
+        if path not in self._mot:
+            self._mot.add(path)
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, "")  # one of an earlier run into the same folder is replaced
+        append(path, mot_rows(frame.number + 1, rows).encode())
 
     def _write_video(self, frame: Frame, stem: str, picture: np.ndarray) -> None:
         size = (picture.shape[1], picture.shape[0])

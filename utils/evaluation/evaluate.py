@@ -77,6 +77,11 @@ class Evaluation:
     losses: list[float]
     unreadable: list[str]
 
+    @property
+    def confident(self) -> bool:
+        """Whether any detection was sure enough for the confusion matrix and for detect.py."""
+        return bool(self.confusion.matrix[:-1].any())
+
     def summary(self) -> list[float]:
         """Mean precision, recall, mAP50 and mAP50-95."""
         return [self.report[key] for key in SUMMARY]

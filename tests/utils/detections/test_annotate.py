@@ -21,6 +21,14 @@ def test_the_confidence_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert written == ["person 0.88", "person"]
 
 
+def test_the_number_of_a_track_stands_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(LabelWriter, "write", lambda self, label, *_, **__: written.append(label))
+    rows = np.array([[20, 40, 80, 90, 0.876, 0, 12], [20, 40, 80, 90, 0.5, 0, -1]])
+    annotate(grey(100, 100), rows, NAMES, Style())
+    assert written == ["#12 person 0.88", "person 0.50"]
+
+
 def test_boxes_have_the_colour_of_their_class_and_the_asked_width() -> None:
     image = grey(100, 100)
     annotate(image, np.array([[20, 40, 80, 90, 0.9, 1]]), NAMES, Style(line_width=3, labels=False))

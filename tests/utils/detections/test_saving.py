@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.detections.saving import NamesApart, crop_path, label_rows, numbered, write_image
+from utils.detections.saving import NamesApart, crop_path, label_rows, mot_rows, numbered, write_image
 
 ROWS = np.array([[10.0, 20, 50, 60, 0.75, 1], [0, 0, 200, 100, 0.5, 12]], np.float32)
 
@@ -50,3 +50,15 @@ def test_write_image_reports_what_opencv_hides(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(OSError):
         write_image(tmp_path / "file" / "a.jpg", np.zeros((4, 4, 3), np.uint8))
+
+
+def test_tracks_come_last() -> None:
+    tracked = np.column_stack((ROWS[:2], [7, -1])).astype(np.float32)
+    assert label_rows(tracked, (100, 200)) == "1 0.15 0.4 0.2 0.4 7\n12 0.5 0.5 1 1 -1\n"
+    assert label_rows(tracked[:1], (100, 200), confidences=True) == "1 0.15 0.4 0.2 0.4 0.75 7\n"
+
+
+def test_rows_of_the_mot_challenge() -> None:
+    # left, top, width, height; the box without a track is left out
+    tracked = np.array([[10, 20, 50, 60, 0.75, 1, 7], [0, 0, 9, 9, 0.5, 1, -1]], np.float32)
+    assert mot_rows(3, tracked) == "3,7,10,20,40,40,0.7500,-1,-1,-1\n"

@@ -180,3 +180,28 @@ def test_links_to_sources_and_crops_are_not_written_over(tmp_path: Path) -> None
     spare_sources(tmp_path / "run", OutputOptions(), [str(source)])
     with pytest.raises(UserError, match="would replace"):
         spare_sources(tmp_path / "run", OutputOptions(crops=True), [str(source)])
+
+
+TRACKED = np.column_stack((np.repeat(ROWS, 2, axis=0), [3, -1])).astype(np.float32)
+
+
+def test_tracks_in_table_and_labels(tmp_path: Path) -> None:
+    output = writer(tmp_path, table=True, labels=True, tracks=True)
+    output.write(frame("clip.mp4", 1, "video", number=4), TRACKED)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        header, first, second = csv.reader(file)
+    assert header[-2:] == ["Frame", "Track"] and first[-2:] == ["5", "3"] and second[-2:] == ["5", ""]
+    assert read(tmp_path) == {"clip_5.txt": "1 0.15 0.4 0.2 0.4 3\n1 0.15 0.4 0.2 0.4 -1\n"}
+
+
+def test_a_file_of_the_mot_challenge_for_each_video(tmp_path: Path) -> None:
+    (tmp_path / "mot").mkdir()
+    (tmp_path / "mot" / "a.txt").write_text("of an earlier run\n", encoding="utf-8")
+    output = writer(tmp_path, mot=True, tracks=True)
+    for index, path in enumerate(("x/a.mp4", "y/a.mp4")):
+        for number in range(2):
+            output.write(frame(path, index, "video", number), TRACKED)
+    output.write(frame("z/empty.mp4", 2, "video"), TRACKED[:0])
+    line = ",3,10,20,40,40,0.7500,-1,-1,-1\n"
+    found = {p.name: p.read_text(encoding="utf-8") for p in (tmp_path / "mot").iterdir()}
+    assert found == {"a.txt": f"1{line}2{line}", "a_2.txt": f"1{line}2{line}", "empty.txt": ""}
