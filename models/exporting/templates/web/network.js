@@ -74,7 +74,8 @@ export class Network {
    */
   static async open(name, bytes, engine) {
     const network = new Network(), metadata = metadataOf(bytes);
-    const session = await engine.ort.InferenceSession.create(bytes, { executionProviders: [engine.provider] });
+    const options = { executionProviders: [engine.provider] };
+    const session = await engine.ort.InferenceSession.create(bytes.slice(), options); // it takes them away
     try {
       Object.assign(network, { name, bytes, session, ort: engine.ort });
       network.readInput(metadata);

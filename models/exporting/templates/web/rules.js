@@ -38,6 +38,15 @@ function neighbours(from, to) {
   return { first, second, weight };
 }
 
+/** RGBA values with the brightness in place of red, as OpenCV weighs it. */
+function grey(data) {
+  const levels = new Uint8ClampedArray(data.length);
+  for (let at = 0; at < data.length; at += 4) {
+    levels[at] = (data[at] * 9798 + data[at + 1] * 19235 + data[at + 2] * 3735 + 16384) >> 15;
+  }
+  return levels;
+}
+
 /**
  * ImageData to the network's (1, C, H, W) float32 0–1, red first: bilinear, centred, the rest grey.
  * One channel is brightness.
@@ -47,22 +56,18 @@ export function letterbox(image, input) {
   const start = round(plan.padY - 0.1) * width + round(plan.padX - 0.1);
   const planes = new Float32Array(channels * area).fill(BACKGROUND / 255);
   const across = neighbours(image.width, plan.width), down = neighbours(image.height, plan.height);
-  const { data } = image, colour = new Int32Array(3);
+  const data = channels === 1 ? grey(image.data) : image.data;
   for (let y = 0; y < plan.height; y++) {
     const above = down.first[y] * image.width, below = down.second[y] * image.width, low = down.weight[y];
     for (let x = 0; x < plan.width; x++) {
       const near = across.first[x], far = across.second[x], right = across.weight[x], left = 2048 - right;
       const a = 4 * (above + near), b = 4 * (above + far), c = 4 * (below + near), d = 4 * (below + far);
-      for (let channel = 0; channel < 3; channel++) {
+      const place = start + y * width + x;
+      for (let channel = 0; channel < channels; channel++) {
         const upper = (data[a + channel] * left + data[b + channel] * right) >> 4;
         const lower = (data[c + channel] * left + data[d + channel] * right) >> 4;
-        colour[channel] = (((upper * (2048 - low)) >> 16) + ((lower * low) >> 16) + 2) >> 2;
-      }
-      const place = start + y * width + x;
-      if (channels === 1) {
-        planes[place] = Math.floor(0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] + 0.5) / 255;
-      } else {
-        for (let channel = 0; channel < 3; channel++) planes[channel * area + place] = colour[channel] / 255;
+        const level = (((upper * (2048 - low)) >> 16) + ((lower * low) >> 16) + 2) >> 2;
+        planes[channel * area + place] = level / 255;
       }
     }
   }
