@@ -15,6 +15,7 @@ import pytest
 from models.exporting import web
 from models.exporting.formats import FORMATS
 from models.exporting.place import free_place
+from models.exporting.templates.web import serve
 from tests.models.exporting.command import call, left, refusal, session
 from utils.data.letterbox import BACKGROUND
 from utils.detections import annotate
@@ -162,3 +163,12 @@ def test_the_page_can_neither_run_nor_ask_for_anything_foreign() -> None:
             r"https?://|innerHTML|outerHTML|insertAdjacentHTML|\beval\(|document\.write", text
         )
         assert not re.search(r"\s(style|on\w+)=", text) or name.endswith(".js")
+
+
+@pytest.mark.parametrize("port", ["x", "99999", "-1"])
+def test_the_server_says_in_one_line_that_a_port_cannot_be(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["serve.py", port])
+    with pytest.raises(SystemExit, match=rf"^port {port}: .*; give another one: python serve\.py 8001$"):
+        serve.main()

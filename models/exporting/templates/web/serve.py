@@ -32,9 +32,13 @@ class Handler(SimpleHTTPRequestHandler):
 
 def main() -> None:
     """Serve until Ctrl-C; the port may be given."""
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    port = sys.argv[1] if len(sys.argv) > 1 else "8000"
     handler = functools.partial(Handler, directory=str(Path(__file__).resolve().parent))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
+    except (ValueError, OverflowError, OSError) as error:
+        sys.exit(f"port {port}: {error}; give another one: python serve.py 8001")
+    with server:
         print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
