@@ -158,6 +158,24 @@ def test_pictures(page: Path, tmp_path: Path, width: int, isolated: bool) -> Non
     check_drawing(*seen["drawn"], next(iter(PICTURES.values())), own)
 
 
+@pytest.mark.slow
+def test_without_a_graphics_card_the_processor_goes_on(page: Path) -> None:
+    """WebGPU's files load; as there is no adapter here, the networks are opened anew on the processor."""
+    script = """
+    await ready();
+    $("engine").value = "gpu";
+    $("engine").dispatchEvent(new Event("change"));
+    const told = await complaint();
+    await ready();
+    return [told, $("engine").value];
+    """
+    report = visit(page, script, isolated=True)
+    told, engine = report["seen"]
+    assert told.startswith("The graphics card does not run it (") and engine == "cpu"
+    assert "on the processor" in report["status"]
+    assert any(address.endswith(f"{web.GPU}.wasm") for address in report["asked"])
+
+
 def check_drawing(address: str, rows: list[list[str]], picture: Path, own: Detector) -> None:
     """The frames that `annotate` draws are there, but where labels hide them, and the rest of the picture."""
     content = np.frombuffer(base64.b64decode(address.split(",")[1]), np.uint8)
