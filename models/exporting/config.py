@@ -62,7 +62,7 @@ class ExportConfig(CommandConfig):
     conf_thres: float = flag(0.25, "with --nms: confidence threshold", rule=SHARE)
     include: tuple[str, ...] = flag(
         ("torchscript",),
-        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt, yolov5",
+        "formats: torchscript, onnx, openvino, ncnn, executorch, litert, coreml, tensorrt, yolov5, web",
     )
     raw: bool = flag(False, "the maps of the head, (B, na * (5 + nc), h, w) a level, without decoding")
     tune: bool = flag(False, "time equal forms of the network on this machine first, up to 90 s a format")
@@ -75,6 +75,10 @@ class ExportConfig(CommandConfig):
         None, "with --tune: threads that will run it; default: one a core", rule=between(1, MOST_THREADS)
     )
     no_deploy: bool = flag(False, "fold only BatchNorm; without it, see models/deploy.py")
+    web_runtime: str = flag(
+        "",
+        "for web: your copy of npm's onnxruntime-web, archive or folder; default: the archive in this folder",
+    )
     force: bool = flag(False, "with --int8: keep the file even if it has lost accuracy")
 
     def __post_init__(self) -> None:
@@ -86,6 +90,8 @@ class ExportConfig(CommandConfig):
             raise UserError(f"--weights: one file at a time, found {len(self.weights)}")
         if len(self.imgsz) > 2:
             raise UserError(f"--imgsz takes one side, or height and width; found {len(self.imgsz)} numbers")
+        if self.web_runtime and "web" not in map(str.lower, self.include):
+            raise UserError("--web-runtime is for --include web")
         if self.raw and self.nms:
             raise UserError("--nms needs decoded boxes and --raw leaves them out; use one of them")
         if self.cpu and self.no_deploy:

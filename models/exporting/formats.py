@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript, yolov5
+from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript, web, yolov5
 from models.exporting.config import ExportConfig
 from models.exporting.job import Exporter
 from utils.errors import UserError
@@ -21,6 +22,7 @@ class Format:
         flags: which of --raw, --nms, --dynamic, --half and --int8 it knows.
         compared: whether anything here runs it, so that it can be verified.
         rewritten: whether it holds the network as `network.exported_network` makes it, not as it was trained.
+        check: raises a UserError before the work when flags, or what else it needs, rule it out.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Format:
     flags: tuple[str, ...] = ()
     compared: bool = True
     rewritten: bool = True
+    check: Callable[[ExportConfig], None] | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -53,6 +56,7 @@ FORMATS = {
         # TensorRT builds its engine on the GPU that will run it, from this ONNX
         Format("tensorrt", ".onnx", onnx.export, ("onnx", "onnxruntime"), GRAPH),
         Format("yolov5", yolov5.SUFFIX, yolov5.export, (), ("half",), rewritten=False),
+        Format("web", web.SUFFIX, web.export, ("onnx", "onnxruntime"), check=web.check),
     )
 }
 
@@ -69,7 +73,7 @@ REFUSED_FORMATS = {
     "keras": TENSORFLOW,
     "saved_model": TENSORFLOW,
     "pb": TENSORFLOW,
-    "tfjs": "TensorFlow.js is not written; use onnx, which ONNX Runtime Web runs in a browser",
+    "tfjs": "TensorFlow.js is not written; use web, a page that runs the network in a browser",
     "edgetpu": "its compiler takes an INT8 .tflite; export litert and quantise it with LiteRT's own tools",
     "paddle": "Paddle is not written; use onnx, which paddle2onnx and FastDeploy read",
     "mlmodel": "use coreml, which writes an .mlpackage",
@@ -81,7 +85,7 @@ def formats_of(config: ExportConfig) -> list[Format]:
 
     Raises:
         UserError: an unknown name, or that of a format of YOLOv5 that is not written here; a flag that a
-            format does not know; a missing package.
+            format does not know; a missing package, or what else a format needs.
     """
     found: dict[str, Format] = {}
     for given in config.include:
@@ -98,6 +102,8 @@ def formats_of(config: ExportConfig) -> list[Format]:
                 raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
     for form in found.values():
         check_needs(form)
+        if form.check:
+            form.check(config)
     return list(found.values())
 
 

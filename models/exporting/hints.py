@@ -26,6 +26,9 @@ def hints(artefacts: Sequence[Artefact], config: ExportConfig, weights: Path) ->
             lines.append("          (TensorRT needs an NVIDIA GPU; this command is untested)")
         elif artefact.form.name == "yolov5":
             lines.append(f"YOLOv5:   python detect.py --weights {place}  (in a checkout of YOLOv5)")
+        elif artefact.form.name == "web":
+            server = shlex.quote(str(artefact.path / "serve.py"))
+            lines.append(f"browser:  python {server}  (and open the address that it prints)")
         elif artefact.form.suffix in OPENERS and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
             lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.exporting import web
 from models.exporting.formats import Format
 from models.exporting.yolov5 import SUFFIX, is_written_here
 from utils import files
@@ -35,6 +36,8 @@ def _is_export(place: Path) -> bool:
         return not place.name.endswith(SUFFIX) or is_written_here(place)
     if place.suffix == ".mlpackage":
         return (place / "Manifest.json").is_file()
+    if place.name.endswith(web.SUFFIX):
+        return web.is_written_here(place)
     files = list(place.iterdir())
     described = any(file.name == "metadata.yaml" for file in files)
     return described and all(file.is_file() and file.suffix in EXPORTED for file in files)

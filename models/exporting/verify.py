@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.exporting import litert
+from models.exporting import litert, web
 from models.exporting.config import ExportConfig
 from models.exporting.network import Predictions
 from models.exporting.nms import WithSuppression
@@ -55,7 +55,7 @@ def run_file(path: Path, images: Tensor, whole: bool) -> Sequence[Tensor]:
     """The outputs of an exported file: all of them when `whole`, else predictions as detect.py gets them."""
     if path.suffix == ".tflite":
         return [litert.run(path, images)]
-    backend = load_backend(path)
+    backend = load_backend(web.network_of(path) if path.name.endswith(web.SUFFIX) else path)
     return backend.run(images) if whole else [backend(images)]
 
 
