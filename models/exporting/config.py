@@ -29,7 +29,7 @@ class ExportConfig(CommandConfig):
         ),
         "eight bits": ("int8", "data", "force"),
         "folding and forms": ("no_deploy", "tune", "cpu", "threads"),
-        "converters": ("opset", "simplify", "workspace", "cache", "verbose"),
+        "converters": ("opset", "simplify", "workspace", "cache", "verbose", "web_runtime"),
         "for YOLOv5's sake": ("device", "inplace", "keras", "optimize", "per_tensor", "mlmodel"),
     }  # fmt: skip
 

@@ -69,7 +69,8 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
             f"{file}: expected a mapping with train, val and names, found {type(content).__name__}"
         )
     if not content.get("val"):
-        content |= {"val": content[key] for key in reversed(VALIDATION) if content.get(key)}
+        for key in reversed(VALIDATION):
+            content["val"] = content.get(key) or content.get("val")
     names = _names(file, content) if "names" in content else {}
     sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
     for split in needed:

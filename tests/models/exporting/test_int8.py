@@ -71,7 +71,7 @@ def test_a_fall_of_more_than_two_hundredths_is_refused(after: float, force: bool
             check_fall(0.5, after, force=force)
 
 
-@pytest.mark.parametrize("form", ["onnx", "openvino"])
+@pytest.mark.parametrize("form", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_the_command(tmp_path: Path, three: Path, form: str) -> None:
     pytest.importorskip("nncf")
     weights = write_weights(tmp_path / "a.pt")

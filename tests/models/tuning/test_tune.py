@@ -161,7 +161,10 @@ def test_times_that_vary_too_much_say_nothing(model: DetectionModel, timed: dict
     assert len(kept) > 5
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param("torch", marks=pytest.mark.slow), "onnx", pytest.param("openvino", marks=pytest.mark.slow)],
+)
 def test_times_are_real(model: DetectionModel, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(runtime, runtime))
     monkeypatch.setattr(module, "SECONDS", 0.01)
