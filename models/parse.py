@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from models.blocks.detect import anchors_per_level
 from models.registry import Row, Wiring, lookup, make_divisible
 from utils.errors import UserError
 
+COUNTED = ("c1", "n")  # arguments of blocks that a row does not write: channels that come in, repeats
 IMAGE = -1  # the index under which the network's input is known
 
 
@@ -132,6 +134,13 @@ def _build(name: str, row: Row, place: str) -> tuple[nn.Module, Wiring]:
         modules = [entry.block(*wiring.args)]
         for _ in range(1, wiring.repeats):
             modules.append(entry.block(*entry.rule(replace(row, channels=(wiring.c2,))).args))
+    except TypeError as error:
+        shown = ", ".join(map(str, row.args))
+        takes = [p for p in inspect.signature(entry.block).parameters if p not in COUNTED]
+        told = (
+            f"it takes {', '.join(takes) or 'no arguments'}" if "positional argument" in str(error) else error
+        )
+        raise UserError(f"{place}: {name}({shown}): {told}") from error
     except Exception as error:  # torch's layers fail on wrong arguments with any builtin error
         shown = ", ".join(map(str, row.args))
         raise UserError(f"{place}: {name}({shown}): {error}") from error

@@ -40,6 +40,9 @@ class Counts(NamedTuple):
         return self.parameters / max(self.all_parameters, 1)
 
 
+IDENTITY = "returns its input"  # what an inserted layer does at first, where its form allows
+
+
 @dataclass(frozen=True)
 class TransferReport:
     """What `transfer` took over.
@@ -85,10 +88,11 @@ class TransferReport:
         return self.total.share
 
     def __str__(self) -> str:
-        total = self.total
+        total, new = self.total, list(self.origins.values()).count(IDENTITY)
+        born = f"; {new} new layers begin as the identity" if new else ""
         return (
             f"{total.tensors} of {total.all_tensors} tensors taken over, {total.share:.1%} of the parameters "
-            f"({total.parameters:,} of {total.all_parameters:,}){self.remade and '; '}{self.remade}"
+            f"({total.parameters:,} of {total.all_parameters:,}){self.remade and '; '}{self.remade}{born}"
         )
 
     def table(self) -> str:
@@ -169,7 +173,7 @@ def inherit(
         elif callable(pass_through := getattr(module, "pass_through", None)):
             if instead := pass_through():
                 report.altered.setdefault(instead, []).append(f"{layer.index} {layer.name}")
-            report.origins[layer.index] = instead or "returns its input"
+            report.origins[layer.index] = instead or IDENTITY
         for own, tensor in tensors:
             reason = take.reason(tensor) or ("nothing that fits" if origin else "there is no such layer")
             report.add(layer, own, tensor, "" if take.has(tensor) else reason, take.share(tensor))

@@ -119,7 +119,7 @@ SHARE = between(0, 1)
 SEED = between(0, 2**63 - 1)
 DEVICE_HELP = "cpu, mps, or CUDA devices such as 0 or 0,1 (default: CUDA when there is any, else cpu)"
 THREADS_HELP = "CPU threads of inference (default: the runtime's own choice)"
-DATA_HELP = "dataset yaml (a name is also looked up in data/)"
+DATA_HELP = "dataset yaml (a name is also looked up in data/), or a folder such as an unpacked zip"
 
 
 def parse_flags(

@@ -28,14 +28,19 @@ def hidden_channels(name: str, c1: int, ratio: int, least: int = 1) -> int:
     return max(c1 // ratio, least)
 
 
+WIDEST = 64  # of a kernel, in pixels, and of a grid, in cells
+
+
 def odd_kernel(name: str, k: int) -> int:
     """`k` itself.
 
     Raises:
-        ValueError: it is no odd integer >= 1.
+        ValueError: it is no odd integer from 1 to 63, which is wider than the maps of most networks.
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1 or k % 2 == 0:
-        raise ValueError(f"{name} pads to keep the map's size: its kernel must be odd and >= 1, got {k!r}")
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k < WIDEST or k % 2 == 0:
+        raise ValueError(
+            f"{name} pads to keep the map's size: its kernel must be odd, 1 to {WIDEST - 1}, got {k!r}"
+        )
     return k
 
 
@@ -121,8 +126,8 @@ class MLCA(nn.Module):
 
     def __init__(self, c1: int, cells: int = CELLS, k: int | None = None) -> None:
         super().__init__()
-        if not isinstance(cells, int) or isinstance(cells, bool) or cells < 1:
-            raise ValueError(f"MLCA: the grid must have at least 1 cell a side, got {cells!r}")
+        if not isinstance(cells, int) or isinstance(cells, bool) or not 1 <= cells < WIDEST:
+            raise ValueError(f"MLCA: the grid must have 1 to {WIDEST - 1} cells a side, got {cells!r}")
         k = adaptive_kernel(c1) if k is None else odd_kernel("MLCA", k)
         self.cells = cells
         self.conv = nn.Conv2d(1, 1, kernel_size=(k, 1), padding=(k // 2, 0), bias=False)

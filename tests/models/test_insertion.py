@@ -203,6 +203,7 @@ def test_weights_follow_and_nothing_changes(block: str) -> None:
     report = inherit(model, teacher, exclude=())
     fresh = [index for index, layer in enumerate(model.layers) if layer.name in block]
     assert len(fresh) == 8 and {report.origins[index] for index in fresh} == {"returns its input"}
+    assert str(report).endswith("; 8 new layers begin as the identity")
     assert len(report.pairs) == len(teacher.layers)
     x = images(teacher, 2)
     assert_same(model(x), teacher(x), rtol=1e-6)
