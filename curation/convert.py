@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from curation.opening import open_data, open_splits
-from curation.writing import WRITERS, Folder, Shot, make_folder, shots
+from curation.writing import WRITERS, Folder, Shot, check_free, make_folder, shots
 from utils.console import LOGGER, printable, progress, setup_console
 from utils.errors import UserError
 from utils.flags import CommandConfig, flag, not_empty
@@ -39,11 +39,15 @@ def run(config: Config) -> None:
         UserError: the data cannot be read, or `--out` exists.
     """
     setup_console()
-    if Path(config.out).exists():  # told before the work
-        raise UserError(f"--out: '{config.out}' exists and is not touched; name another, or move it away")
+    check_free(config.out)
     spec = open_data(config.data)
     if odd := next((name for name in spec.names.values() if printable(name) != name), None):
         raise UserError(f"{spec.file}: names: {odd!r} has characters that no file format takes; rename it")
+    bare = [name.strip() for name in spec.names.values()]
+    if twice := next((name for name in bare if bare.count(name) > 1), None):
+        raise UserError(
+            f"{spec.file}: names: several classes are called '{twice}' but for blanks; rename one"
+        )
     splits = open_splits(spec, config.strict)
 
     def fill(root: Path, place: Path) -> None:

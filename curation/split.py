@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from curation.opening import open_data
-from curation.writing import Folder, coco_content, make_folder, shots
+from curation.writing import Folder, check_free, coco_content, make_folder, shots
 from utils.console import LOGGER, setup_console
 from utils.data.formats.opening import open_source
 from utils.data.index import DatasetIndex, build_index
@@ -58,7 +58,10 @@ def run(config: Config) -> None:
         UserError: the data cannot be read, there are too few groups, or `--out` exists.
     """
     setup_console()
+    check_free(config.out)
     spec = open_data(config.data)
+    out = config.out or _beside(spec)
+    check_free(out)
     sources = list(dict.fromkeys(s for split in SPLITS for s in getattr(spec, split) if s.exists()))
     index = build_index(sources, spec.names, cache=False)
     LOGGER.info(index.report.summary())
@@ -67,9 +70,7 @@ def run(config: Config) -> None:
     groups = group_numbers([Path(index.path(i)).as_posix() for i in order], config.group)
     counts = class_counts(index, order, len(spec.names))
     parts = [order[chosen] for chosen in stratify(counts, groups, config.ratios, config.seed)]
-    place = make_folder(
-        config.out or _beside(spec), lambda root, at: _write(root, at, spec, sources, index, parts)
-    )
+    place = make_folder(out, lambda root, at: _write(root, at, spec, sources, index, parts))
     LOGGER.info(_table(spec, index, parts))
     LOGGER.info(f"{groups.max() + 1:,} groups; {place / 'data.yaml'} is the data set")
 

@@ -106,6 +106,12 @@ def _link(source: Path, target: Path) -> None:
         raise UserError(f"cannot link to pictures here ({reason}); use --pictures copy") from error
 
 
+def check_free(out: str) -> None:
+    """Raise a UserError when there is something in the place of the folder to make: told before the work."""
+    if out and os.path.lexists(Path(out).expanduser()):
+        raise UserError(f"'{out}' exists and is not touched; name another --out, or move it away")
+
+
 def make_folder(out: str, fill: Callable[[Path, Path], None]) -> Path:
     """Make a folder that appears with all that is in it, or not at all.
 
@@ -116,9 +122,8 @@ def make_folder(out: str, fill: Callable[[Path, Path], None]) -> Path:
         UserError: there is something of that name.
         OSError: nothing can be written there.
     """
+    check_free(out)
     place = Path(out).expanduser()
-    if os.path.lexists(place):
-        raise UserError(f"'{out}' exists and is not touched; name another --out, or move it away")
     place.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(place.absolute().parent, ".lean5-set-") as folder:
         made = folder / "made"

@@ -209,6 +209,13 @@ def test_names_that_no_format_takes(tmp_path: Path) -> None:
         convert(file, "voc", tmp_path / "out")
 
 
+def test_names_that_differ_by_blanks(tmp_path: Path) -> None:
+    source = FORMATS["yolo"][0](tmp_path / "source")
+    file = text(tmp_path / "data.yaml", f'train: {source}\nnames: [cat, "cat "]\n')
+    with pytest.raises(UserError, match="several classes are called 'cat' but for blanks"):
+        convert(file, "voc", tmp_path / "out")
+
+
 @pytest.mark.parametrize("mark", ["", " 1", "  -1"])
 def test_names_with_blanks_in_lists_of_voc(mark: str, tmp_path: Path) -> None:
     """A mark, as in the lists of a single class, is no part of a name; a blank is."""

@@ -72,8 +72,14 @@ def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
     return faults
 
 
+TELLING = (".json", ".xml", ".csv")  # files of annotations
+
+
 def no_images(sources: Sequence[Path]) -> str:
     """What to say of sources without an image: what is there instead, and which folder may be meant."""
+    told = [source for source in sources if source.suffix.lower() in TELLING and source.is_file()]
+    if told and len(told) == len(sources):
+        return f"{told[0]}: it tells of no pictures"
     places = ", ".join(f"'{source}'" for source in sources)
     said = f"no images found in {places}; known suffixes: {' '.join(sorted(IMAGE_SUFFIXES))}"
     for folder in (source for source in sources if source.is_dir()):

@@ -46,7 +46,8 @@ def read_labelme(pairs: Sequence[tuple[str, str]]) -> Annotations:
             gatherer.picture(picture, file)
             continue
         except (UserError, OSError) as error:
-            gatherer.fault("unreadable label file", getattr(error, "strerror", None) or str(error), file)
+            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
+            gatherer.fault("unreadable label file", reason, file)
             continue
         gatherer.picture(picture, file, extent(content.get("imageWidth"), content.get("imageHeight")))
         for position, shape in enumerate(content["shapes"], start=1):

@@ -41,7 +41,8 @@ def read_voc(pairs: Sequence[tuple[str, str]]) -> Annotations:
             gatherer.picture(picture, file)
             continue
         except (UserError, OSError) as error:
-            gatherer.fault("unreadable label file", getattr(error, "strerror", None) or str(error), file)
+            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
+            gatherer.fault("unreadable label file", reason, file)
             continue
         gatherer.picture(picture, file, extent(root.findtext("size/width"), root.findtext("size/height")))
         shift = 1.0 if (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC") else 0.0

@@ -217,6 +217,13 @@ def test_a_broken_file_of_one_picture_costs_that_picture(tmp_path: Path) -> None
     assert len(build_index([source], NAMES, cache=False)) == 2
 
 
+def test_a_file_that_tells_of_no_pictures(tmp_path: Path) -> None:
+    file = tmp_path / "none.json"
+    file.write_text('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "utf-8")
+    with pytest.raises(UserError, match=r"none.json: it tells of no pictures"):
+        build_index([file], {0: "a"})
+
+
 def test_more_classes_than_anybody_has(tmp_path: Path) -> None:
     source = cvat(tmp_path)
     labels = "".join(f"<label><name>{n}</name></label>" for n in range(10_001))
