@@ -36,7 +36,7 @@ CHANNELS = (1, COLOUR)  # that a picture has in a browser
 
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 ARCHIVE = f"{PACKAGE}-{VERSION}.tgz"  # as `npm pack` calls it
-GET = f"`npm pack {PACKAGE}@{VERSION}`, or `curl -O https://registry.npmjs.org/{PACKAGE}/-/{ARCHIVE}`"
+GET = f"`npm pack {PACKAGE}@{VERSION}`"
 LARGEST = 1 << 26  # bytes of a file of it
 GPU = "ort-wasm-simd-threaded.asyncify"  # what waits for the graphics card
 # SHA-256 of those of its files that the page loads: without WebGPU the first three, with it the others
