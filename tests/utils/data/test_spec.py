@@ -106,7 +106,7 @@ BAD = {
     "nc of text": (GOOD + "names: [a]\nnc: one\n", "nc is 'one'"),
     "no train": ("path: set\nval: images/val\nnames: [a]\n", "'train' is missing"),
     "no val": ("path: set\ntrain: images/train\nnames: [a]\n", "'val' is missing"),
-    "empty train": ("path: set\ntrain: []\nval: images/val\nnames: [a]\n", "'train' is missing"),
+    "empty train": ("path: set\ntrain: []\nval: images/val\nnames: [a]\n", "'train' is empty"),
     "number for a split": ("path: set\ntrain: 5\nval: images/val\nnames: [a]\n", "train: expected a path"),
     "path of list": ("path: [set]\ntrain: a\nval: b\nnames: [a]\n", "path: expected a folder"),
     "no such folder": ("path: nowhere\ntrain: a\nval: b\nnames: [a]\n", "train: no such file"),
