@@ -110,6 +110,7 @@ def test_the_whole_search(whole: Whole, teacher: Path) -> None:  # noqa: F811
     assert "short fit" in page and str(root.parent) not in page
 
 
+@pytest.mark.slow
 def test_a_fit_is_what_lighten_makes_of_that_network_alone(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -92,7 +92,7 @@ def kill(name: str, place: Path, blow: Blow) -> Ended:
     ("name", "number", "share", "whole_group"),
     [
         ("train", signal.SIGTERM, 0.7, True),
-        ("evolve", signal.SIGINT, 0.9, False),
+        pytest.param("evolve", signal.SIGINT, 0.9, False, marks=pytest.mark.slow),
         ("val", signal.SIGINT, 0.5, True),
         ("detect", signal.SIGTERM, 0.7, False),
         ("onnx", signal.SIGTERM, 0.5, False),

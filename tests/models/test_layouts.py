@@ -240,6 +240,7 @@ def parallel_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return json.loads(results.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_two_processes_take_a_step(parallel_steps: dict[str, str], name: str) -> None:
     assert parallel_steps[name] == "ok"

@@ -88,7 +88,8 @@ def test_other_weights_code_or_machine_are_another_network(
     assert len({target.parent for target in made}) == len(made) == 4
 
 
-@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_damaged_one_is_made_again(runtime: str, weights: Path) -> None:
     pytest.importorskip(PACKAGES[runtime])
     network = kept_network(weights, runtime)

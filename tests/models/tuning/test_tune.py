@@ -59,7 +59,14 @@ def test_a_faster_form_is_taken(model: DetectionModel, timed: dict[str, list[flo
     )
 
 
-@pytest.mark.parametrize("times", [[10.0], [8.0, 8.0, 11.0], [12.0]])
+@pytest.mark.parametrize(
+    "times",
+    [
+        [8.0, 8.0, 11.0],
+        pytest.param([10.0], marks=pytest.mark.slow),
+        pytest.param([12.0], marks=pytest.mark.slow),
+    ],
+)
 def test_one_that_is_not_faster_beyond_the_spread_is_not(
     model: DetectionModel, timed: dict[str, list[float]], times: list[float]
 ) -> None:
