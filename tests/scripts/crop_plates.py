@@ -36,5 +36,5 @@ raw = model(torch.zeros(1, 3, 96, 96))
 print("raw", tuple(raw.shape))
 try:
     results.show()
-except Exception as error:
+except ValueError as error:  # without a display
     print(f"{type(error).__name__}: {error}")

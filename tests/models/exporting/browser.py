@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,26 +53,14 @@ addEventListener("error", ({ message }) => report(`error: ${message}`));
 """
 
 
-def visit(
+def probing(
+    base: type[SimpleHTTPRequestHandler],
     folder: Path,
-    script: str,
-    given: Mapping[str, Path] | None = None,
-    *,
-    width: int = 1280,
-    isolated: bool = False,
-    flags: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    """Open a page, run a script in it, and give what it reported.
-
-    Args:
-        folder: of the page.
-        script: body of an async function in JavaScript, with `HELPERS`, whose result comes back as `seen`.
-        given: files that the script can hand to the page, by their names.
-        isolated: served by the folder's own `serve.py` instead of `python -m http.server`.
-    """
-    base = serve.Handler if isolated else SimpleHTTPRequestHandler
-    reports: queue.Queue[dict[str, Any]] = queue.Queue()
-    served = {f"/given/{name}": path for name, path in (given or {}).items()}
+    served: Mapping[str, Path],
+    probe: str,
+    reports: queue.Queue[dict[str, Any]],
+) -> type[SimpleHTTPRequestHandler]:
+    """What answers a browser: `base`, but the page also loads a script, and what that reports is kept."""
 
     class Handler(base):  # type: ignore[valid-type, misc]
         def translate_path(self, path: str) -> str:
@@ -79,12 +68,10 @@ def visit(
 
         def do_GET(self) -> None:
             page = (folder / "index.html").read_text(encoding="utf-8")
+            added = '<script type="module" src="/probe.js"></script></head>'
             texts = {
-                "/": (
-                    "text/html",
-                    page.replace("</head>", '<script type="module" src="/probe.js"></script></head>'),
-                ),
-                "/probe.js": ("text/javascript", f"{HELPERS}(async () => {{{script}}})().then(report);"),
+                "/": ("text/html", page.replace("</head>", added)),
+                "/probe.js": ("text/javascript", probe),
             }
             if self.path not in texts:
                 super().do_GET()
@@ -103,9 +90,31 @@ def visit(
         def log_message(self, *args: object) -> None:
             pass
 
-    def handler(*args: Any) -> Handler:
-        return Handler(*args, directory=str(folder))
+    return Handler
 
+
+def visit(
+    folder: Path,
+    script: str,
+    given: Mapping[str, Path] | None = None,
+    *,
+    width: int = 1280,
+    isolated: bool = False,
+    flags: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Open a page, run a script in it, and give what it reported.
+
+    Args:
+        folder: of the page.
+        script: body of an async function in JavaScript, with `HELPERS`, whose result comes back as `seen`.
+        given: files that the script can hand to the page, by their names.
+        isolated: served by the folder's own `serve.py` instead of `python -m http.server`.
+    """
+    reports: queue.Queue[dict[str, Any]] = queue.Queue()
+    base = serve.Handler if isolated else SimpleHTTPRequestHandler
+    served = {f"/given/{name}": path for name, path in (given or {}).items()}
+    probe = f"{HELPERS}(async () => {{{script}}})().then(report);"
+    handler = partial(probing(base, folder, served, probe, reports), directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, tempfile.TemporaryDirectory() as profile:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [

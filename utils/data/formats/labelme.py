@@ -30,6 +30,14 @@ def is_labelme_file(path: Path) -> bool:
         return False
 
 
+def _content(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not is_labelme(content):
+        raise UserError("not Labelme's JSON: it has no list 'shapes'")
+    known: dict[str, Any] = content
+    return known
+
+
 def read_labelme(pairs: Sequence[tuple[str, str]]) -> Annotations:
     """The objects of some pictures.
 
@@ -37,18 +45,7 @@ def read_labelme(pairs: Sequence[tuple[str, str]]) -> Annotations:
         pairs: the path of each picture and of its annotation, which need not exist: no objects then.
     """
     gatherer, others, place = Gatherer("shape"), Counter[str](), ""
-    for picture, file in dict.fromkeys(pairs):  # a list may have one twice
-        try:
-            content = read_json(Path(file))
-            if not is_labelme(content):
-                raise UserError("not Labelme's JSON: it has no list 'shapes'")
-        except FileNotFoundError:
-            gatherer.picture(picture, file)
-            continue
-        except (UserError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
-            gatherer.fault("unreadable label file", reason, file)
-            continue
+    for picture, file, content in gatherer.opened(pairs, _content):
         gatherer.picture(picture, file, extent(content.get("imageWidth"), content.get("imageHeight")))
         for position, shape in enumerate(content["shapes"], start=1):
             try:

@@ -7,9 +7,10 @@ import difflib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from utils.console import printable
 from utils.data.report import Fault
 from utils.errors import UserError
 
+Opened = TypeVar("Opened")
 MOST_CLASSES = 10_000
 LONGEST_NAME = 200  # letters of a class name
 SAME_HULL = 0.1  # pixels that the box around a polygon may differ from the box that is given
@@ -194,6 +196,24 @@ class Gatherer:
 
     def fault(self, kind: str, detail: str, place: str, line: int = 0) -> None:
         self.faults.append(Fault(kind, line, printable(detail)[:200], place))
+
+    def opened(
+        self, pairs: Iterable[tuple[str, str]], read: Callable[[Path], Opened]
+    ) -> Iterator[tuple[str, str, Opened]]:
+        """Pictures with an annotation each: path, file, and what `read` makes of the file.
+
+        A picture without the file has no objects; a file that cannot be read is a fault.
+        """
+        for picture, file in dict.fromkeys(pairs):  # a list may have one twice
+            try:
+                content = read(Path(file))
+            except FileNotFoundError:
+                self.picture(picture, file)
+            except (UserError, OSError) as error:
+                reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
+                self.fault("unreadable label file", reason, file)
+            else:
+                yield picture, file, content
 
     def annotations(self) -> Annotations:
         """All of it. Classes without an order are sorted by name."""

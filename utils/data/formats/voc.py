@@ -8,6 +8,7 @@ taken from the first corner, as is usual. Other tools write this format with pix
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,7 @@ def read_voc(pairs: Sequence[tuple[str, str]]) -> Annotations:
         pairs: the path of each picture and of its annotation, which need not exist: no objects then.
     """
     gatherer, difficult, first = Gatherer("object"), 0, ""
-    for picture, file in dict.fromkeys(pairs):  # a list may have one twice
-        try:
-            root = read_xml(Path(file), MOST_BYTES)
-        except FileNotFoundError:
-            gatherer.picture(picture, file)
-            continue
-        except (UserError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{file}: ")
-            gatherer.fault("unreadable label file", reason, file)
-            continue
+    for picture, file, root in gatherer.opened(pairs, partial(read_xml, most=MOST_BYTES)):
         gatherer.picture(picture, file, extent(root.findtext("size/width"), root.findtext("size/height")))
         shift = 1.0 if (root.findtext("source/annotation") or "").strip().startswith("PASCAL VOC") else 0.0
         for position, node in enumerate(root.findall("object"), start=1):
