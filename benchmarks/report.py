@@ -35,7 +35,7 @@ class Config(CommandConfig):
 
     latency: str = flag("", "JSON file of `benchmark.py latency --json`")
     accuracy: str = flag("", "results.csv of `benchmark.py train`; without it, the page has no accuracy")
-    output: str = flag("docs/report.html", "page to write")
+    output: str = flag("runs/report.html", "page to write")
     title: str = flag("Lighter, and faster?", "heading of the page")
     source: str = flag("", "a sentence about where the accuracy comes from")
 

@@ -13,6 +13,7 @@ import pytest
 
 import benchmark
 from benchmarks.plots import Point, pareto
+from benchmarks.report import Config
 from tests.benchmarks.test_latency import TIMING
 from utils.errors import UserError
 from utils.files import ROOT
@@ -96,6 +97,10 @@ def test_a_foreign_page_is_not_overwritten(files: tuple[Path, Path]) -> None:
     (files[0].parent / "report.html").write_text("years of work", encoding="utf-8")
     with pytest.raises(UserError, match="was not written by this command"):
         report(*files)
+
+
+def test_by_default_no_file_of_the_repository_is_written() -> None:
+    assert Path(Config(latency="x.json").output).parts[0] == "runs"  # which git ignores
 
 
 @pytest.mark.parametrize(
