@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import utils.plots.canvas
+from training.run_folder import TEACHER_COLUMN
 from utils.data.batch import Batch
 from utils.evaluation.metrics import ConfusionMatrix, DetectionMetrics, ap_per_class
 from utils.palette import class_color, text_color
@@ -132,7 +133,7 @@ def test_labels(tmp_path, count):
 
 
 def write_results(path: Path, epochs: int, **columns: str) -> Path:
-    names = ["epoch", *(column for _, column in PANELS)]
+    names = list(dict.fromkeys(["epoch", *(column for _, column in PANELS), *columns]))
     rows = [
         ",".join([str(e), *(columns.get(n, f"{1 / (e + 1):.4f}") for n in names[1:])]) for e in range(epochs)
     ]
@@ -145,6 +146,15 @@ def test_results(tmp_path, drawn, epochs):
     plot_results(write_results(tmp_path / "results.csv", epochs), tmp_path / "results.png")
     pixels(tmp_path / "results.png")
     assert len(drawn[0].axes) == 10
+    assert_apart_and_inside(drawn[0], boxes_of(drawn[0], [axes._left_title for axes in drawn[0].axes]))
+
+
+def test_results_of_a_run_with_a_teacher(tmp_path, drawn):
+    table = write_results(tmp_path / "results.csv", 3, **{TEACHER_COLUMN: "0.25"})
+    plot_results(table, tmp_path / "results.png")
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
+    assert len(titles) == 11 and titles[5] == "the teacher's error, training"
+    assert set(drawn[0].axes[5].lines[0].get_ydata()) == {0.25}
     assert_apart_and_inside(drawn[0], boxes_of(drawn[0], [axes._left_title for axes in drawn[0].axes]))
 
 

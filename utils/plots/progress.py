@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from utils.plots.canvas import ACCENT, FAINT, new_figure, save_figure, style_axes
@@ -19,6 +20,7 @@ PANELS = (
     ("mAP at IoU 0.5", "metrics/mAP_0.5"),
     ("mAP at IoU 0.5:0.95", "metrics/mAP_0.5:0.95"),
 )
+OF_TEACHER = ("the teacher's error, training", "train/teacher_error")  # of runs with a teacher
 WINDOW = 5  # epochs in the running mean
 
 
@@ -34,11 +36,16 @@ def plot_results(results: Path, path: Path) -> None:
     missing = [column for _, column in PANELS if column not in table]
     if missing or table.empty:
         raise ValueError(f"{results}: " + (f"no column {missing[0]!r}" if missing else "no epochs"))
-    figure = new_figure(16, 6)
+    panels = [*PANELS[:5], OF_TEACHER, *PANELS[5:]] if OF_TEACHER[1] in table else PANELS
+    columns = math.ceil(len(panels) / 2)
+    figure = new_figure(3.2 * columns, 6)
     epochs = table.get("epoch", table.index)
     smooth = len(table) > 2 * WINDOW
     look = {"color": FAINT, "linewidth": 1.2} if smooth else {"color": ACCENT, "linewidth": 2, "marker": "o"}
-    for axes, (title, column) in zip(figure.subplots(2, 5).flat, PANELS):
+    grid = list(figure.subplots(2, columns).flat)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (title, column) in zip(grid, panels):
         values = pd.to_numeric(table[column], errors="coerce")
         axes.plot(epochs, values, markersize=4, **look)
         if smooth:
