@@ -86,7 +86,7 @@ def write_shards(root: Path, split: str, index: DatasetIndex, size: int) -> str:
     if count > MOST_SHARDS:
         raise UserError(f"--size {size} makes {count:,} shards of {split}, at most {MOST_SHARDS:,} are read")
     names = _Names()
-    pictures = progress(shots(index), f"writing {split}", total=len(index), unit=" pictures")
+    pictures = iter(progress(shots(index), f"writing {split}", total=len(index), unit=" pictures"))
     for number in range(count):
         _write_shard(root / f"{split}-{number:06}.tar", islice(pictures, size), names)
     if names.changed:

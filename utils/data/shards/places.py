@@ -21,7 +21,7 @@ from utils.optional import require
 SUFFIX = ".tar"
 MOST_SHARDS = 100_000  # that one pattern may stand for
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # one letter would be a drive of Windows
-_MEMBER = re.compile(r"(.+\.tar(?:\?[^@/]*)?)@(\d{1,18})\+(\d{1,12})/([^/]+)", re.DOTALL)
+_MEMBER = re.compile(r"(.+\.tar(?:\?.*)?)@(\d{1,18})\+(\d{1,12})/[^/]+", re.DOTALL | re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d{1,12})\.\.(\d{1,12})(?:\.\.\d{1,12})?\}")
 PACKAGE = "webdataset"  # brings braceexpand
 
@@ -121,7 +121,5 @@ def member_path(address: str, offset: int, size: int, name: str) -> str:
 
 def of_member(path: str) -> tuple[str, int, int] | None:
     """Shard, offset and size of such a path; None for any other."""
-    if f"{SUFFIX}@" not in path and f"{SUFFIX}?" not in path:
-        return None
-    found = _MEMBER.fullmatch(path)
+    found = _MEMBER.fullmatch(path) if "@" in path else None
     return None if found is None else (found[1], int(found[2]), int(found[3]))

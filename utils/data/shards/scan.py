@@ -11,8 +11,9 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from utils.data.packing import ARRAYS, Found, Shape, concatenate, is_consistent,
 from utils.data.report import Fault
 from utils.data.shards.listing import END, Listing, Row, read_listing
 from utils.data.shards.places import Shards, is_remote, member_path, of_member
-from utils.data.shards.ranges import State, read_range, state_of
+from utils.data.shards.ranges import State, read_range, reading_pool, state_of
 from utils.data.shards.tar import Member, Sample, read_members, read_samples
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
@@ -49,8 +50,8 @@ def scan_shards(sources: Sequence[Shards], names: Mapping[int, str], *, cache: b
         UserError: a shard is missing, not a tar or damaged, or its server does not answer.
     """
     addresses = [address for source in sources for address in source.addresses]
-    with ThreadPoolExecutor(THREADS) as pool:
-        states = list(pool.map(state_of, addresses))
+    with reading_pool(THREADS) as pool:
+        states = [outcome(job) for job in [pool.submit(state_of, address) for address in addresses]]
     key = _fingerprint(addresses, states, names)
     file = _cache_file(addresses) if cache else None
     found = label_cache.load(file, key, ARRAYS) if file is not None else None
@@ -101,17 +102,23 @@ def _scan(addresses: Sequence[str], states: Sequence[State], names: Mapping[int,
     """Threads wait for servers together; of many shards, processes parse together as well."""
     cores = os.cpu_count() or 1
     many = len(addresses) >= PROCESSES_FROM and cores > 1
-    pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))
-    try:
+    with _processes(min(8, cores)) if many else reading_pool(min(8, cores + 2)) as pool:
         jobs = [pool.submit(scan_shard, place, state.size, names) for place, state in zip(addresses, states)]
         parts = [outcome(job) for job in progress(jobs, "scanning shards", unit=" shards")]
-    except BrokenProcessPool as error:
-        raise UserError("a process that reads shards has died; out of memory?") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     for said in dict.fromkeys(said for _, said in parts if said):
         LOGGER.warning(said)
     return concatenate([found for found, _ in parts])
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Executor]:
+    pool = WorkerPool(count)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError("a process that reads shards has died; out of memory?") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def scan_shard(address: str, size: int, names: Mapping[int, str]) -> tuple[Found, str]:
