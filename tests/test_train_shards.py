@@ -76,8 +76,8 @@ def test_validation_from_shards_writes_the_same_files(root: Path, reference: Pat
     weights = str(reference / "weights/last.pt")
     for name, data in (("files", root / "files.yaml"), ("shards", root / "shards/data.yaml")):
         val.main(
-            f"--weights {weights} --data {data} --imgsz 64 --save-txt --save-conf --noplots --conf-thres 0.0001 "
-            f"--project {tmp_path} --name {name} --device cpu".split()
+            f"--weights {weights} --data {data} --imgsz 64 --save-txt --save-conf --conf-thres 0.0001"
+            f" --noplots --project {tmp_path} --name {name} --device cpu".split()
         )
     files, shards = (sorted((tmp_path / name / "labels").iterdir()) for name in ("files", "shards"))
     assert [file.name for file in files] == [file.name for file in shards] and len(files) == 6
