@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unfinished
 from functools import partial
@@ -30,6 +30,7 @@ PAUSE = 0.2  # seconds before the second attempt; each further pause is twice as
 SILENCE = 10.0  # seconds in which a server has to connect, and to send something
 SLOWEST = 50_000  # bytes a second, below which an answer is given up
 MOST_AT_ONCE = 1 << 30  # bytes of one range
+AT_ONCE, MOST_AHEAD = 16, 8 << 20  # requests of a process that reads ahead, and bytes of each
 AGAIN = (408, 425, 429, *range(500, 600))  # HTTP statuses of servers that may do better
 GONE = (404, 410)
 _thread = threading.local()  # `.ended`: an event after which this thread need not read any more
@@ -61,7 +62,8 @@ def read_range(address: str, start: int, size: int) -> bytes:
     if size == 0:
         return b""
     if is_remote(address):
-        return _wait(_attempts(address, start, size)).content
+        job = getattr(_thread, "ahead", {}).get((address, start, size))
+        return _wait(job or _begun(_attempts(address, start, size))).content
     try:
         with open(address, "rb") as file:  # noqa: PTH123
             file.seek(start)
@@ -80,7 +82,7 @@ def state_of(address: str) -> State:
         UserError: as `read_range`.
     """
     if is_remote(address):
-        return _wait(_attempts(address, 0, 1)).state
+        return _wait(_begun(_attempts(address, 0, 1))).state
     try:
         status = os.stat(address)  # noqa: PTH116
     except OSError as error:
@@ -106,6 +108,29 @@ def reading_pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+@contextlib.contextmanager
+def reading_ahead(places: Iterable[tuple[str, int, int]]) -> Iterator[None]:
+    """Context in which this thread has asked for some ranges together, before it needs them one by one.
+
+    Args:
+        places: address, start and size of each; what lies on a disk is passed over.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def attempts(address: str, start: int, size: int) -> _Reply:
+        async with gate:
+            return await _attempts(address, start, size)
+
+    wanted = [place for place in dict.fromkeys(places) if is_remote(place[0]) and 0 < place[2] <= MOST_AHEAD]
+    _thread.ahead = {place: _begun(attempts(*place)) for place in wanted}
+    try:
+        yield
+    finally:
+        for job in _thread.ahead.values():
+            job.cancel()
+        _thread.ahead = {}
+
+
 # ---- over a network ----
 
 
@@ -114,10 +139,14 @@ class _Reply(NamedTuple):
     state: State
 
 
-def _wait(work: Coroutine[Any, Any, _Reply]) -> _Reply:
-    """The outcome of work in fsspec's thread. A signal ends the waiting, and so does the end of the pool."""
+def _begun(work: Coroutine[Any, Any, _Reply]) -> Future[_Reply]:
+    """Work that fsspec's thread has begun with."""
+    return asyncio.run_coroutine_threadsafe(work, _fsspec("fsspec.asyn").get_loop())
+
+
+def _wait(job: Future[_Reply]) -> _Reply:
+    """The outcome of such work. A signal ends the waiting, and so does the end of the pool."""
     ended: threading.Event | None = getattr(_thread, "ended", None)
-    job: Future[_Reply] = asyncio.run_coroutine_threadsafe(work, _fsspec("fsspec.asyn").get_loop())
     try:
         while ended is None or not ended.is_set():
             with contextlib.suppress(Unfinished):

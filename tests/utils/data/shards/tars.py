@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -9,6 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from utils.data.images import ImageError, read_image
+from utils.data.index import build_index
+from utils.data.shards.listing import END
+from utils.data.shards.places import open_shards
 
 ROW = b"0 0.5 0.5 0.2 0.2\n"
 
@@ -51,3 +57,20 @@ def listed(read_from: bytes) -> list[str]:
     """What Python's own reader finds."""
     with tarfile.open(fileobj=io.BytesIO(read_from)) as tar:
         return [member.name for member in tar if member.isreg()]
+
+
+def read_shard(path: Path) -> None:
+    """Scan a shard and read its pictures; what cannot be read is a UserError."""
+    index = build_index([open_shards(str(path), Path())], {0: "a"}, cache=False)
+    for place in index.paths():
+        with contextlib.suppress(ImageError):
+            read_image(place)
+
+
+def read_listed_shard(path: Path) -> None:
+    """The same by way of its listing: whatever that says, it is the picture that is there, or nothing."""
+    shard = path.with_name(path.name.replace(END, ".tar"))
+    index = build_index([open_shards(str(shard), Path())], {0: "a"}, cache=False)
+    for number, place in enumerate(index.paths()):
+        with contextlib.suppress(ImageError):
+            assert read_image(place).shape == (30, 40, 3) and index.shape(number)

@@ -9,7 +9,15 @@ import pytest
 
 from tests.utils.data.shards.server import serving
 from utils.data.shards import ranges
-from utils.data.shards.ranges import ATTEMPTS, Missing, State, read_range, reading_pool, state_of
+from utils.data.shards.ranges import (
+    ATTEMPTS,
+    Missing,
+    State,
+    read_range,
+    reading_ahead,
+    reading_pool,
+    state_of,
+)
 from utils.errors import UserError
 
 pytest.importorskip("aiohttp")
@@ -102,6 +110,23 @@ def test_an_error_in_the_main_thread_ends_the_reads_of_a_pool(root: Path) -> Non
             raise KeyboardInterrupt
         assert time.monotonic() - begin < ranges.SILENCE / 2
         assert all(job.cancelled() or isinstance(job.exception(), UserError) for job in jobs)
+
+
+def test_ranges_are_asked_for_together(root: Path) -> None:
+    """Thirty answers that take 0.1 s each: one after the other, they would take 3 s."""
+    with serving(root) as server:
+        server.latency = 0.1
+        places = [(f"{server.address}/a.tar", start, 10) for start in range(30)]
+        begin = time.monotonic()
+        with reading_ahead([*places, *places, (str(root / "a.tar"), 0, 5)]):
+            assert [read_range(*place) for place in places] == [CONTENT[n : n + 10] for n in range(30)]
+        assert time.monotonic() - begin < 2
+        assert server.requests == 30
+        server.mischief = lambda number: "404"
+        with reading_ahead(places), pytest.raises(Missing):
+            read_range(*places[3])
+        server.mischief = lambda number: ""
+        assert read_range(*places[3]) == CONTENT[3:13]  # nothing is left over
 
 
 def test_shards_that_are_not_there(root: Path) -> None:
