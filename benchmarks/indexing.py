@@ -54,7 +54,7 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure[0], Path(args.measure[1]))))
         return
-    rows = [TITLES]
+    rows: list[tuple[str, ...]] = [TITLES]
     for kind in args.kinds:
         for count in args.counts:
             with temporary_folder() as folder:
