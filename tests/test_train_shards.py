@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 
 import train
 import val
-from benchmarks.killing import LIMIT, Blow, carry_out, slowness, traces
+from benchmarks.killing import LIMIT, slowness, traces
 from curation import shard
-from tests.training_runs import PAIR, TWO, assert_same_run, run
+from tests.training_runs import ENVIRONMENT, PAIR, ROOT, TWO, assert_same_run, run
 from tests.utils.data.shards.server import Server, serving
 from utils.data import digits
 from utils.data.shards import ranges
@@ -165,39 +167,45 @@ def test_a_server_that_is_down_is_one_line(
         )
 
 
-HANGING = {  # after so many requests the server is silent: in the scan, or among the pictures
-    "scan": (1, ("train.py", *FLAGS)),
-    "train": (40, ("train.py", *FLAGS, "--workers", "2", "--epochs", "300")),
-    "alone": (40, ("train.py", *FLAGS, "--epochs", "300")),
-    "ram": (16, ("train.py", *FLAGS, "--cache", "ram")),
-    "val": (8, ("val.py", "--imgsz", "64", "--noplots")),
-    "convert": (4, ("dataset.py", "convert", "--pictures", "copy")),
+# after so many requests the server is silent: in the scan, or among the pictures
+HANGING = {
+    "scan": (1, signal.SIGINT, ("train.py", *FLAGS)),
+    "processes": (30, signal.SIGTERM, ("train.py", *FLAGS, "--workers", "2", "--epochs", "300")),
+    "alone": (30, signal.SIGINT, ("train.py", *FLAGS, "--epochs", "300")),
+    "ram": (16, signal.SIGTERM, ("train.py", *FLAGS, "--cache", "ram")),
+    "val": (10, signal.SIGINT, ("val.py", "--imgsz", "64", "--noplots", "--device", "cpu", "--weights")),
+    "convert": (14, signal.SIGTERM, ("dataset.py", "convert", "--pictures", "copy", "--out")),
 }
+SILENT = 1.5  # seconds into the silence that the signal comes; reads would go on for fifty
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.skipif(sys.platform != "linux", reason="sends signals to a session")
 @pytest.mark.parametrize("name", HANGING)
-def test_a_signal_ends_a_read(
-    name: str, number: signal.Signals, server: Server, reference: Path, tmp_path: Path
-) -> None:
-    """With the reads of several seconds that ended by themselves, this would take the ten of their limit."""
-    after, (command, *flags) = HANGING[name]
+def test_a_signal_ends_a_read(name: str, server: Server, reference: Path, tmp_path: Path) -> None:
+    after, number, words = HANGING[name]
     server.mischief = lambda count: "hang" if count >= after else ""
+    data = remote(server, tmp_path)
+    last = {"val": [reference / "weights/last.pt"], "convert": [tmp_path / "out"]}.get(name, [])
+    place = [] if name == "convert" else ["--project", tmp_path / "runs"]
     (tmp_path / "tmp").mkdir()
-    words = [sys.executable, command, *flags, "--data", str(remote(server, tmp_path))]
-    words += ["--out", str(tmp_path / "out")] if name == "convert" else ["--project", str(tmp_path / "runs")]
-    words += ["--weights", str(reference / "weights/last.pt")] if name == "val" else []
-    if name == "convert":
-        words.remove("convert")
-        words.insert(2, "convert")
-    else:
-        words += ["--device", "cpu"]
-    ended = carry_out(words, tmp_path / "tmp", Blow(number, 25 * slowness(), whole_group=True))
-    assert ended.hit, ended.output
-    assert server.requests >= after, "the signal came before the silence"
-    assert "Traceback" not in ended.output, ended.output
-    assert ended.status == 128 + number, ended.output
-    assert ended.dying < LIMIT * slowness(), ended.output
-    assert ended.orphans == [] and traces([tmp_path]) == []
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *words, *map(str, (*last, "--data", data, *place))], cwd=ROOT, stdout=log, stderr=log,
+            env={**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}, start_new_session=True,
+        )  # fmt: skip
+    try:
+        while server.requests <= after:
+            assert process.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
+            time.sleep(0.05)
+        time.sleep(SILENT)
+        begin = time.monotonic()
+        os.killpg(process.pid, number)
+        status = process.wait(60)
+        dying = time.monotonic() - begin
+    finally:
+        process.kill()
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert status == 128 + number and "Traceback" not in said, said
+    assert dying < LIMIT * slowness(), said
+    assert traces([tmp_path]) == []
