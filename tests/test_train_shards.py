@@ -191,8 +191,8 @@ def test_a_signal_ends_a_read(name: str, server: Server, reference: Path, tmp_pa
     (tmp_path / "tmp").mkdir()
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, *words, *map(str, (*last, "--data", data, *place))], cwd=ROOT, stdout=log, stderr=log,
-            env={**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}, start_new_session=True,
+            [sys.executable, *words, *map(str, (*last, "--data", data, *place))], cwd=ROOT, stdout=log,
+            stderr=log, env={**ENVIRONMENT, "TMPDIR": str(tmp_path / "tmp")}, start_new_session=True,
         )  # fmt: skip
     try:
         while server.requests <= after:
