@@ -6,6 +6,7 @@ python dataset.py stats --data bccd.yaml                           # counts by s
 python dataset.py view --data bccd.yaml --split val --class WBC    # pictures with their labels drawn
 python dataset.py convert --data instances.json --to yolo --out datasets/mine  # from any format; or voc, coco
 python dataset.py split --data mine.yaml --ratios 0.8 0.1 0.1 --seed 0         # each class in its share
+python dataset.py shard --data mine.yaml --out shards/ --size 1000           # tar shards, read from anywhere
 
 `python dataset.py SUBCOMMAND --help` lists the flags of one; docs/datasets.md has the formats.
 """
@@ -23,6 +24,7 @@ SUBCOMMANDS = {  # see `run_subcommand`
     "view": "curation.view",
     "convert": "curation.convert",
     "split": "curation.split",
+    "shard": "curation.shard",
 }
 
 

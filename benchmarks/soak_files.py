@@ -24,7 +24,7 @@ def make_files(folder: Path, train: int = 12, val: int = 4) -> None:
     """Write `data.yaml`, `tiny.yaml` (a network) and `pictures/` into a folder that exists."""
     spec = load_data_spec("digits.yaml")
     for split, sources, count in (("train", spec.train, train), ("val", spec.val, val)):
-        images = sorted(path for source in sources for path in source.glob("*.jpg"))[:count]
+        images = sorted(path for source in sources for path in Path(str(source)).glob("*.jpg"))[:count]
         _copy_split(folder, split, images)
     _break(folder / "images" / "train", folder / "labels" / "train")
     places = {"path": str(folder), "train": "images/train", "val": "images/val", "names": spec.names}

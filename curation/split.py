@@ -23,6 +23,7 @@ from curation.writing import Folder, check_free, coco_content, make_folder, shot
 from utils.console import LOGGER, setup_console
 from utils.data.formats.opening import open_source
 from utils.data.index import DatasetIndex, build_index
+from utils.data.shards.places import parted
 from utils.data.spec import SPLITS, DataSpec
 from utils.errors import UserError
 from utils.files import write_text
@@ -63,14 +64,20 @@ def run(config: Config) -> None:
     out = config.out or _beside(spec)
     check_free(out)
     sources = list(dict.fromkeys(s for split in SPLITS for s in getattr(spec, split) if s.exists()))
-    index = build_index(sources, spec.names, cache=False)
+    files, shards = parted(sources)
+    if shards:
+        raise UserError(
+            f"'{shards[0]}' is made of tar shards, whose pictures no list can name; "
+            "split the data set that they were made from"
+        )
+    index = build_index(files, spec.names, cache=False)
     LOGGER.info(index.report.summary())
     index.report.check_usable("the data")
     order = _first_of_each(index)
     groups = group_numbers([Path(index.path(i)).as_posix() for i in order], config.group)
     counts = class_counts(index, order, len(spec.names))
     parts = [order[chosen] for chosen in stratify(counts, groups, config.ratios, config.seed)]
-    place = make_folder(out, lambda root, at: _write(root, at, spec, sources, index, parts))
+    place = make_folder(out, lambda root, at: _write(root, at, spec, files, index, parts))
     LOGGER.info(_table(spec, index, parts))
     LOGGER.info(f"{groups.max() + 1:,} groups; {place / 'data.yaml'} is the data set")
 

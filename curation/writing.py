@@ -20,7 +20,9 @@ import numpy as np
 import yaml
 
 from utils.console import printable
+from utils.data.images import image_bytes
 from utils.data.index import DatasetIndex
+from utils.data.shards.places import of_member
 from utils.errors import UserError
 from utils.files import temporary_folder, write_text
 
@@ -85,7 +87,9 @@ class Folder:
         taken.add(name.lower())
         target = self.root / folder / f"{name}{suffix}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if self.copy:
+        if self.copy and of_member(shot.source) is not None:
+            target.write_bytes(image_bytes(shot.source))
+        elif self.copy:
             shutil.copyfile(shot.source, target)
         else:
             _link(Path(shot.source).absolute(), target)
@@ -99,6 +103,8 @@ class Folder:
 
 
 def _link(source: Path, target: Path) -> None:
+    if of_member(str(source)) is not None:
+        raise UserError("pictures in tar shards cannot be linked to; use --pictures copy")
     try:
         target.symlink_to(source)
     except (OSError, NotImplementedError) as error:

@@ -9,6 +9,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from tarfile import GNU_FORMAT, PAX_FORMAT, USTAR_FORMAT
 
 import cv2
 import numpy as np
@@ -19,8 +20,10 @@ from models.yolo import DetectionModel
 from tests.models.runtimes.test_opening import write_onnx, write_torchscript
 from tests.utils.checkpoints.checkpoint_files import content
 from tests.utils.checkpoints.official_files import fake_of, save_fake
+from tests.utils.data.shards.tars import ROW, picture, tar_of
 from utils.checkpoints.files import write_checkpoint
 from utils.data.index import build_index
+from utils.data.shards.listing import Listing, Row
 
 NCNN = """7767517
 5 6
@@ -169,6 +172,24 @@ def indices(folder: Path) -> list[bytes]:
         (folder / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n", encoding="utf-8")
     build_index([folder / "images"], {0: "a"})
     return [next(folder.glob("*.npz")).read_bytes()]
+
+
+def tars(folder: Path) -> list[bytes]:
+    """Shards in the three forms of headers, with long names, and labels of both kinds."""
+    shapes = {"shapes": [{"label": "a", "points": [[1, 1], [20, 20]], "shape_type": "rectangle"}]}
+    members = {
+        "a.png": picture(suffix=".png"), "a.txt": ROW, f"{'d' * 90}/b.jpg": picture(),
+        f"{'d' * 90}/b.json": json.dumps(shapes).encode(),
+    }  # fmt: skip
+    return [tar_of(members, form) for form in (USTAR_FORMAT, GNU_FORMAT, PAX_FORMAT)]
+
+
+def listings(folder: Path) -> list[bytes]:
+    """The listing of a shard, which stays in the folder."""
+    content = tar_of({"a.png": picture(suffix=".png"), "a.txt": ROW})
+    (folder / "x.tar").write_bytes(content)
+    row = Row("a.png", 512, len(picture(suffix=".png")), 30, 40, ROW.decode())
+    return [Listing(len(content), [row]).to_bytes()]
 
 
 def latencies(folder: Path) -> list[bytes]:

@@ -37,6 +37,7 @@ from models.runtimes.metadata import read_yaml as read_metadata
 from models.runtimes.opening import load_backend
 from models.yolo import DetectionModel
 from tests import corpus
+from tests.utils.data.shards.tars import read_listed_shard, read_shard
 from training.evolve import load_trials
 from training.hyp_yaml import load_hyperparameters
 from utils.checkpoints.files import read_checkpoint
@@ -206,6 +207,8 @@ TARGETS = {
     "images": Target(corpus.images, read_one_image, "x.jpg", native=True),
     "video": Target(corpus.videos, read_video, "x.avi", native=True),
     "index": Target(corpus.indices, read_index, "x.bin"),
+    "tar": Target(corpus.tars, read_shard, "x.tar"),
+    "listing": Target(corpus.listings, read_listed_shard, "x.index.json"),
     "evolve-csv": Target(trials, load_trials, "evolve.csv"),
     "latency-json": Target(corpus.latencies, read_report_input, "latency.json"),
 }

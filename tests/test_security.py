@@ -30,8 +30,9 @@ def test_every_test_that_the_page_names_exists() -> None:
 def test_every_reader_has_a_row() -> None:
     page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     rows = page.split("## What opens what")[1].split("## ")[0].splitlines()
-    for suffix in (".pt", ".safetensors", ".onnx", ".torchscript", ".pte", "_ncnn_model", "_openvino_model",
-                   "yaml", ".streams", "label", "picture", "video", ".npz", ".csv", ".json"):  # fmt: skip
+    for suffix in (".pt", ".safetensors", ".onnx", ".torchscript", ".pte", "_ncnn_model",
+                   "_openvino_model", "yaml", ".streams", "label", "picture", "video", ".npz", ".csv",
+                   ".json", "tar shard"):  # fmt: skip
         assert any(suffix in row for row in rows), suffix
 
 

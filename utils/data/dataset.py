@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
 
@@ -18,6 +19,8 @@ from utils.data.image_cache import CacheMode, open_store
 from utils.data.images import ImageError
 from utils.data.index import DatasetIndex
 from utils.data.letterbox import BACKGROUND, letterbox
+from utils.data.shards.places import is_remote, of_member
+from utils.data.shards.ranges import reading_ahead
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 from utils.seeding import generator_for
@@ -60,6 +63,11 @@ class DetectionDataset:
         self.seed, self.batch_size = seed, batch_size
         self.store = open_store(index, imgsz, augment=augment, cache=cache, channels=channels)
         strengths, polygons = hyp or Hyperparameters(), index.has_polygons
+        mosaics = augment and not rect and strengths.mosaic > 0
+        remote = (
+            cache != "ram" and len(index) > 0 and any(is_remote(index.path(i)) for i in {0, len(index) - 1})
+        )
+        self.far = (IMAGES if mosaics else 1) * (augment and remote)  # images of a sample to ask for ahead
         self.recipe = recipe(strengths, self._load, mosaics=not rect, polygons=polygons)
         self.order = np.arange(len(index))  # images in the order of an epoch that is not shuffled
         self.batch_shapes: list[tuple[int, int]] = []
@@ -81,7 +89,8 @@ class DetectionDataset:
         shape = self.batch_shapes[key.number] if self.rect else (self.size, self.size)
         images = np.empty((len(key.positions), self.store.channels, *shape), np.uint8)
         draw_all = pool.map if pool else map
-        samples = list(draw_all(partial(self.draw, key), range(len(images)), images))
+        with reading_ahead(self._needed(key)):  # threads of a pool ask side by side anyway
+            samples = list(draw_all(partial(self.draw, key), range(len(images)), images))
         counts = [len(sample.labels) for sample in samples]
         targets = np.zeros((sum(counts), 6), np.float32)
         targets[:, 0] = np.repeat(np.arange(len(samples)), counts)
@@ -91,6 +100,12 @@ class DetectionDataset:
         if not quad:
             return batch
         return quadruple(batch, generator_for(self.seed, key.epoch, int(key.positions[0]), 4))
+
+    def _needed(self, key: BatchKey) -> Iterator[tuple[str, int, int]]:
+        """Where the images of a batch lie, when that is behind an address: those that most samples show."""
+        if self.far:
+            for i in key.images[:, : self.far].ravel():
+                yield of_member(self.index.path(int(i))) or ("", 0, 0)
 
     def draw(self, key: BatchKey, i: int, planes: np.ndarray) -> Sample:
         """Make picture `i` of a batch and write it, red first, into `planes` (C, H, W) uint8."""

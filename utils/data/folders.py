@@ -93,6 +93,18 @@ def no_images(sources: Sequence[Path]) -> str:
     return said
 
 
+def without_boxes(faults: Sequence[Fault]) -> str:
+    """Which faults of a scan have cost all boxes; empty when none did."""
+    unknown = next((fault for fault in faults if fault.kind == "unknown class"), None)
+    if unknown is not None:
+        return f"its classes are not those of the data yaml: {unknown.detail}"
+    dropped = [fault for fault in faults if ACTIONS[fault.kind] == "row dropped"]
+    if not dropped:
+        return ""
+    (kind, count), first = Counter(fault.kind for fault in dropped).most_common(1)[0], dropped[0]
+    return f"all {len(dropped)} label rows were dropped, {count} for '{kind}'; {first.place}: {first.detail}"
+
+
 def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults: Sequence[Fault]) -> str:
     """Why a split has no box: where the labels of its images should be, and what is there.
 
@@ -100,15 +112,8 @@ def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults
         labels: the label file that each image would have.
         faults: of the scan.
     """
-    unknown = next((fault for fault in faults if fault.kind == "unknown class"), None)
-    if unknown is not None:
-        return f"its classes are not those of the data yaml: {unknown.detail}"
-    dropped = [fault for fault in faults if ACTIONS[fault.kind] == "row dropped"]
-    if dropped:
-        (kind, count), first = Counter(fault.kind for fault in dropped).most_common(1)[0], dropped[0]
-        return (
-            f"all {len(dropped)} label rows were dropped, {count} for '{kind}'; {first.place}: {first.detail}"
-        )
+    if why := without_boxes(faults):
+        return why
     place, found = Path(labels[0]).parent, Counter[tuple[str, str]]()
     for folder in sorted({str(Path(path).parent) for path in (*images, *labels)}):
         if os.path.isdir(folder):  # noqa: PTH112

@@ -19,11 +19,12 @@ from utils.data.channels import COLOUR, OPAQUE, keep_axis
 from utils.data.folders import is_writable
 from utils.data.images import read_image
 from utils.data.index import DatasetIndex
+from utils.data.shards.places import of_member
+from utils.data.shards.ranges import reading_pool
 from utils.data.shared import SharedArray
 from utils.errors import UserError
 from utils.files import atomic_write, sweep
 from utils.memory import available_memory
-from utils.pipeline import thread_pool
 
 CacheMode = Literal["ram", "disk"]
 LOOKED_AT = 8  # pictures, at least where there are as many, in search of a fourth channel
@@ -77,7 +78,7 @@ class MemoryStore(ImageStore):
         super().__init__(index, size, augment=augment, channels=channels)
         self.offsets = np.cumsum([0, *map(self.bytes_of, range(len(index)))])
         self.memory = SharedArray((int(self.offsets[-1]),), np.uint8)
-        with thread_pool(os.cpu_count()) as pool:
+        with reading_pool(os.cpu_count()) as pool:
             jobs = pool.map(self._fill, range(len(index)))
             list(progress(jobs, "caching images", total=len(index), unit=" images"))
 
@@ -161,6 +162,10 @@ def open_store(
             return MemoryStore(index, size, augment=augment, channels=channels)
         LOGGER.warning(
             "images are not cached: %.1f GB needed, %.1f GB of memory free", needed / 1e9, free / 1e9
+        )
+    elif cache == "disk" and of_member(index.path(0)) is not None:
+        LOGGER.warning(
+            "images are not cached on disk: they lie in tar shards; --cache ram keeps them in memory"
         )
     elif cache == "disk":
         folder = Path(index.path(0)).parent

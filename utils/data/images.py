@@ -11,12 +11,15 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.data.channels import with_channels
+from utils.data.shards.places import of_member
+from utils.data.shards.ranges import read_range
 from utils.errors import UserError
 from utils.reading import read_bytes
 
@@ -31,6 +34,7 @@ MOST_SEGMENTS = (
 )
 # what Pillow is asked for; it knows formats of documents and fonts, too, whose readers are tried less
 _PILLOW = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "JPEG2000", "AVIF", "PPM")
+_TAIL_BYTES = 64
 _HEADER_BYTES = 1 << 15  # holds the frame header of nearly every JPEG; the whole file is read otherwise
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length field
@@ -82,7 +86,7 @@ def read_image(source: str | os.PathLike[str] | bytes, channels: int | None = 3)
     if isinstance(source, bytes):
         name, content = "image", source
     else:
-        name, content = os.fspath(source), _read_bytes(os.fspath(source))
+        name, content = os.fspath(source), image_bytes(os.fspath(source))
     image = _read_found(content, name, fourth=channels is None or channels == 4)
     return image if channels is None else with_channels(image, channels)
 
@@ -118,29 +122,55 @@ def image_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
         if not stat.S_ISREG(os.stat(name).st_mode):  # noqa: PTH116 - a Path per image doubles the time of a scan
             raise ImageError(name, "no file, but a folder, pipe or device")
         with open(name, "rb") as file:  # noqa: PTH123
-            head = file.read(_HEADER_BYTES)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(size - 64, 0))
-            tail = file.read()
+
+            def read(start: int, size: int) -> bytes:
+                file.seek(start)
+                return file.read(size)
+
+            return shape_in(name, file.seek(0, os.SEEK_END), read)
     except OSError as error:
         raise _missing(name, error) from error
+
+
+def shape_in(name: str, size: int, read: Callable[[int, int], bytes]) -> tuple[int, int]:
+    """The same of an image of `size` bytes, of which `read` gives some by offset and number.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    head = read(0, min(size, _HEADER_BYTES))
+    tail = read(max(size - _TAIL_BYTES, 0), min(size, _TAIL_BYTES))
+
+    def whole() -> bytes:
+        if size > MOST_BYTES:
+            raise ImageError(name, f"'{name}' has {size:,} bytes, at most {MOST_BYTES:,} are read")
+        return read(0, size)
+
     if head.startswith(_JPEG) and b"\xff\xd9" in tail:
         try:
             shape, orientation = _jpeg_header(head, name)
         except ImageError:
             if size <= len(head):
                 raise
-            shape, orientation = _jpeg_header(_read_bytes(name), name)
+            shape, orientation = _jpeg_header(whole(), name)
         return shape if orientation < 5 else (shape[1], shape[0])
     if head.startswith(_PNG) and len(head) >= 24 and b"IEND" in tail and not _png_has_exif(head):
         width, height = _stored_size(head)
         _check_size(width, height, name)
         return height, width
-    height, width = read_image(name).shape[:2]
+    height, width = _read_found(whole(), name, fourth=False).shape[:2]
     return height, width
 
 
-def _read_bytes(name: str) -> bytes:
+def image_bytes(name: str) -> bytes:
+    """The file of an image, or its bytes in a tar shard.
+
+    Raises:
+        ImageError: no such file, or too large.
+        UserError: the shard cannot be read.
+    """
+    if (place := of_member(name)) is not None:
+        return read_range(*place)  # whose errors tell of a network, not of a picture
     try:
         return read_bytes(name, MOST_BYTES)
     except OSError as error:

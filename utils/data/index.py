@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -20,12 +20,25 @@ import numpy as np
 
 from utils.console import LOGGER, progress
 from utils.data import label_cache
-from utils.data.folders import find_orphans, found_instead_of_labels, no_images
+from utils.data.folders import find_orphans, found_instead_of_labels, no_images, without_boxes
 from utils.data.formats.opening import YOLO, Source, key_of, open_source
 from utils.data.formats.record import Annotated, Broken
-from utils.data.images import ImageError, image_shape
-from utils.data.labels import MOST_BYTES, ROUNDING, Labels, parse_labels
+from utils.data.images import image_shape
+from utils.data.labels import MOST_BYTES, Labels, parse_labels
+from utils.data.packing import (
+    ARRAYS,
+    Found,
+    Shape,
+    concatenate,
+    ends,
+    is_consistent,
+    measured,
+    pack,
+    parsed,
+)
 from utils.data.report import MEANT, Fault, LabelReport
+from utils.data.shards.places import Place, parted
+from utils.data.shards.scan import scan_shards
 from utils.data.shared import SharedArray
 from utils.data.slips import explain_slip
 from utils.data.workers import WorkerPool
@@ -33,11 +46,9 @@ from utils.errors import UserError
 from utils.pipeline import outcome
 from utils.reading import read_bytes
 
-SMALLEST_SIDE = 10  # pixels
 SLIPS, SLIP_SHARE = 2, 0.01  # so many rows, or such a share, may name a class too many by mistake
 CHUNK = 128
 PROCESSES_FROM = 4000  # images; below, starting processes costs more than it saves
-Found: TypeAlias = tuple[dict[str, np.ndarray], list[Fault]]  # arrays as in `DatasetIndex`, and all faults
 
 # what tells of the boxes of an image: a label file, another format, or nothing that can be used
 Row: TypeAlias = str | Annotated | None
@@ -90,7 +101,7 @@ class DatasetIndex:
         """The pictures with these numbers, in that order, without labels."""
         paths = [self.path_bytes[a:b] for a, b in (self.path_offsets[i : i + 2] for i in chosen)]
         joined = np.concatenate([np.zeros(0, np.uint8), *paths])
-        return _unlabelled(joined, _ends(map(len, paths)), self.shapes[chosen])
+        return _unlabelled(joined, ends(map(len, paths)), self.shapes[chosen])
 
     def with_boxes(self, boxes: Sequence[np.ndarray]) -> DatasetIndex:
         """The same pictures, each with (n, 5) class, xc, yc, w, h normalised, and no polygons."""
@@ -98,7 +109,7 @@ class DatasetIndex:
         return dataclasses.replace(
             _unlabelled(self.path_bytes, self.path_offsets, self.shapes),
             boxes=joined,
-            offsets=_ends(map(len, boxes)),
+            offsets=ends(map(len, boxes)),
             point_offsets=np.zeros(len(joined) + 1, np.int64),
         )
 
@@ -120,17 +131,8 @@ class DatasetIndex:
         self._use_shared()
 
 
-# dtype, and the size of the second axis where there is one
-FORMS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "path_bytes": (np.uint8, ()), "path_offsets": (np.int64, ()), "shapes": (np.int32, (2,)),
-    "boxes": (np.float32, (5,)), "offsets": (np.int64, ()), "points": (np.float32, (2,)),
-    "point_offsets": (np.int64, ()),
-}  # fmt: skip
-ARRAYS = tuple(FORMS)
-
-
 def build_index(
-    sources: Sequence[Path],
+    sources: Sequence[Place],
     names: dict[int, str],
     *,
     single_cls: bool = False,
@@ -141,7 +143,8 @@ def build_index(
 
     Args:
         sources: folders (searched recursively), list files (`.txt`, one path a line, relative to the file's
-            folder or to the working directory), single images, or files of annotations: `formats/opening.py`.
+            folder or to the working directory), single images, files of annotations
+            (`formats/opening.py`), or tar shards, which come behind the others.
         names: class number -> name; labels with other classes are dropped.
         single_cls: every label becomes class 0, after the check against `names`.
         strict: any fault is an error.
@@ -150,12 +153,51 @@ def build_index(
     Raises:
         UserError: no usable image, or with `strict` any fault.
     """
+    files, shards = parted(sources)
+    of_files = _of_files(files, names, cache=cache) if files else None
+    parts = [of_files.found] if of_files else []
+    parts += [scan_shards(shards, names, cache=cache)] if shards else []
+    arrays, faults = concatenate(parts) if len(parts) > 1 else parts[0]
+    empty = int((np.diff(arrays["offsets"]) == 0).sum())
+    report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
+    if not report.images and not faults:
+        raise UserError(no_images(files) if files else f"no pictures in {', '.join(map(str, shards))}")
+    report.nothing_to_learn = _why_nothing(report, arrays["boxes"], of_files, names)
+    index = DatasetIndex(**arrays, names=names, report=report)
+    wrong = [fault for fault in faults if fault.kind not in MEANT]
+    first = wrong[0] if wrong else None
+    if strict and first:
+        total = f"{len(wrong)} faults in all, fatal with --strict"
+        raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
+    if first and not len(index):
+        count = len(report.left_out)
+        raise UserError(f"none of {count} images can be used; the first: {first.place}: {first.kind}")
+    if single_cls:
+        index.boxes[:, 0] = 0
+    return index
+
+
+@dataclass
+class _OfFiles:
+    """What a scan of files and folders found, and where."""
+
+    found: Found
+    images: list[str]
+    labels: list[str]
+    texts: bool  # whether all labels are YOLO text
+
+
+def _of_files(sources: Sequence[Path], names: dict[int, str], *, cache: bool) -> _OfFiles:
+    """Scan files, or take what an earlier scan has kept.
+
+    Raises:
+        UserError: they have no image.
+    """
     opened = [open_source(source) for source in sources]
     images = [image for source in opened for image in source.images]
     labels = [label for source in opened for label in source.labels]
     if not images:
         raise UserError(no_images(sources))
-    usual = all(source.kind == YOLO for source in opened)
     for source in opened:
         if source.kind != YOLO:
             LOGGER.info(source.said)
@@ -166,31 +208,33 @@ def build_index(
         found = _scan_all(opened, names)
         if cache:
             label_cache.save(file, key, *found)
-    arrays, faults = found
-    empty = int((np.diff(arrays["offsets"]) == 0).sum())
-    faults = [*faults, *(find_orphans(sources, labels) if usual else [])]
-    report = LabelReport(faults, images=len(arrays["shapes"]), backgrounds=empty, boxes=len(arrays["boxes"]))
+    if all(source.kind == YOLO for source in opened):
+        found = found[0], [*found[1], *find_orphans(sources, labels)]
+    return _OfFiles(found, images, labels, all(source.read is None for source in opened))
+
+
+def _why_nothing(
+    report: LabelReport, boxes: np.ndarray, files: _OfFiles | None, names: dict[int, str]
+) -> str:
+    """Why labels teach nothing, or the wrong thing; empty when they do not."""
     above = f"class {len(names)}, "  # as the detail of a class that is one too large begins
-    texts = report.is_suspicious and all(source.read is None for source in opened)
-    if texts and (slip := explain_slip(labels, names)):
-        report.nothing_to_learn = slip
-    elif not report.boxes:
-        report.nothing_to_learn = found_instead_of_labels(images, labels, faults)
-    elif (arrays["boxes"][:, 0] > 0).all() and sum(fault.detail.startswith(above) for fault in faults) > max(
-        SLIPS, report.boxes * SLIP_SHARE
+    if (
+        files is not None
+        and files.texts
+        and report.is_suspicious
+        and (slip := explain_slip(files.labels, names))
     ):
-        report.nothing_to_learn = f"classes seem to count from 1: {above}but none of class 0, the first name"
-    index = DatasetIndex(**arrays, names=names, report=report)
-    wrong = [fault for fault in faults if fault.kind not in MEANT]
-    first = wrong[0] if wrong else None
-    if strict and first:
-        total = f"{len(wrong)} faults in all, fatal with --strict"
-        raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
-    if first and not len(index):
-        raise UserError(f"none of {len(images)} images can be used; the first: {first.place}: {first.kind}")
-    if single_cls:
-        index.boxes[:, 0] = 0
-    return index
+        return slip
+    if not report.boxes:
+        if files is not None:
+            return found_instead_of_labels(files.images, files.labels, report.faults)
+        return without_boxes(report.faults) or (
+            "no picture has a label; beside 000012.jpg in a shard belongs 000012.txt or 000012.json"
+        )
+    slips = sum(fault.detail.startswith(above) for fault in report.faults)
+    if (boxes[:, 0] > 0).all() and slips > max(SLIPS, report.boxes * SLIP_SHARE):
+        return f"classes seem to count from 1: {above}but none of class 0, the first name"
+    return ""
 
 
 def index_pictures(images: Sequence[str]) -> DatasetIndex:
@@ -214,31 +258,11 @@ def _unlabelled(path_bytes: np.ndarray, path_offsets: np.ndarray, shapes: np.nda
 
 def _is_sound(arrays: dict[str, np.ndarray], images: Sequence[str], classes: int) -> bool:
     """Whether arrays of a cache are of the form that a scan gives: no other files, places or classes."""
-    for name, (dtype, columns) in FORMS.items():
-        array = arrays[name]
-        if array.dtype != dtype or array.ndim != 1 + len(columns) or array.shape[1:] != columns:
-            return False
-    count, rows = len(arrays["shapes"]), len(arrays["boxes"])
-    ends = {
-        "path_offsets": (count, "path_bytes"),
-        "offsets": (count, "boxes"),
-        "point_offsets": (rows, "points"),
-    }
-    for name, (runs, target) in ends.items():
-        offsets = arrays[name]
-        if len(offsets) != runs + 1 or offsets[0] != 0 or offsets[-1] != len(arrays[target]):
-            return False
-        if (np.diff(offsets) < 0).any():
-            return False
-    boxes, shapes = arrays["boxes"], arrays["shapes"]
-    cls, edge = boxes[:, 0], 1 + ROUNDING
-    inside = ((cls >= 0) & (cls < classes) & (cls == np.floor(cls))).all()
-    inside &= ((boxes[:, 1:] >= -ROUNDING) & (boxes[:, 1:] <= edge + ROUNDING)).all()
-    points = arrays["points"]
-    known = ((points >= 0) & (points <= 1)).all() and (shapes >= SMALLEST_SIDE).all() and inside
+    if not is_consistent(arrays, classes):
+        return False
     raw, places = arrays["path_bytes"].tobytes(), arrays["path_offsets"]
     paths = {raw[a:b] for a, b in itertools.pairwise(places.tolist())}
-    return bool(known) and paths <= set(map(os.fsencode, images))
+    return paths <= set(map(os.fsencode, images))
 
 
 def _scan_all(sources: Sequence[Source], names: dict[int, str]) -> Found:
@@ -265,74 +289,42 @@ def _scan(images: list[str], labels: Sequence[Row], classes: int) -> Found:
         raise UserError("a process that reads labels has died; out of memory?") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return _concatenate(parts)
+    return concatenate(parts)
 
 
 def _scan_chunk(images: list[str], labels: Sequence[Row], classes: int) -> Found:
-    paths: list[bytes] = []
-    shapes: list[tuple[int, int]] = []
+    paths: list[str] = []
+    shapes: list[Shape] = []
     rows: list[Labels] = []
     faults: list[Fault] = []
     for image, label in zip(images, labels):
         shape, content = _scan_one(image, label, classes)
         faults += content.faults
         if shape is not None:
-            paths.append(os.fsencode(image))
+            paths.append(image)
             shapes.append(shape)
             rows.append(content)
-    polygons = [polygon for found in rows for polygon in found.polygons]
-    arrays = {
-        "path_bytes": np.frombuffer(b"".join(paths), np.uint8),
-        "path_offsets": _ends(len(path) for path in paths),
-        "shapes": np.array(shapes, np.int32).reshape(-1, 2),
-        "boxes": np.concatenate([np.zeros((0, 5), np.float32), *(found.boxes for found in rows)]),
-        "offsets": _ends(len(found.boxes) for found in rows),
-        "points": np.concatenate([np.zeros((0, 2), np.float32), *polygons]),
-        "point_offsets": _ends(len(polygon) for polygon in polygons),
-    }
-    return arrays, faults
+    return pack(paths, shapes, rows), faults
 
 
-def _scan_one(image: str, label: Row, classes: int) -> tuple[tuple[int, int] | None, Labels]:
+def _scan_one(image: str, label: Row, classes: int) -> tuple[Shape | None, Labels]:
     """Height and width of an image, None when it cannot be used, and its labels with all faults."""
     if label is None:  # told of already
         return None, Labels()
-    try:
-        shape = image_shape(image)
-    except ImageError as error:
-        return None, Labels(faults=[Fault(f"{error.kind} image", 0, error.reason, image)])
-    if min(shape) < SMALLEST_SIDE:
-        detail = f"{shape[1]}x{shape[0]} pixels, at least {SMALLEST_SIDE} a side are needed"
-        return None, Labels(faults=[Fault("image too small", 0, detail, image)])
-    labels = Labels()
+    shape, faults = measured(image, lambda: image_shape(image))
+    if shape is None:
+        return None, Labels(faults=faults)
     file = label if isinstance(label, str) else label.place
     try:
-        content = read_bytes(label, MOST_BYTES) if isinstance(label, str) else label.label_text(shape)
-        labels = parse_labels(content, classes)
+        if isinstance(label, str):
+            return shape, parsed(read_bytes(label, MOST_BYTES), classes, label)
+        labels = parse_labels(label.label_text(shape), classes)
     except FileNotFoundError:
-        pass
+        return shape, Labels()
     except Broken as broken:
         return None, Labels(faults=[Fault(broken.kind, 0, broken.detail, image)])
     except (OSError, UserError) as error:
         detail = getattr(error, "strerror", None) or str(error)
         return None, Labels(faults=[Fault("unreadable label file", 0, detail, file)])
-    if isinstance(label, str):
-        labels.faults = [fault._replace(file=label) for fault in labels.faults]
-    else:
-        labels.faults = [label.named(fault) for fault in labels.faults]
+    labels.faults = [label.named(fault) for fault in labels.faults]
     return shape, labels
-
-
-def _concatenate(parts: list[Found]) -> Found:
-    def joined(name: str) -> np.ndarray:
-        arrays = [part[name] for part, _ in parts]
-        if not name.endswith("offsets"):
-            return np.concatenate(arrays)
-        return _ends(length for array in arrays for length in np.diff(array))
-
-    return {name: joined(name) for name in ARRAYS}, [fault for _, faults in parts for fault in faults]
-
-
-def _ends(lengths: Iterable[int]) -> np.ndarray:
-    """Offsets (n + 1,) int64 of runs of these lengths."""
-    return np.concatenate([[0], np.cumsum(np.fromiter(lengths, np.int64))]).astype(np.int64)

@@ -18,6 +18,7 @@ import torch
 
 from utils.data.batch import Batch, BatchArrays, BatchKey
 from utils.data.dataset import PARTNERS, DetectionDataset, keep, make_batch
+from utils.data.shards.ranges import reading_pool
 from utils.data.workers import WorkerPool
 from utils.errors import UserError
 from utils.pipeline import ordered_map, thread_pool
@@ -137,8 +138,11 @@ class Loader:
             self._processes = None
 
     def _from_threads(self) -> Iterator[BatchArrays]:
-        """The threads share the images of each batch, so that the first one comes soon."""
-        with thread_pool(self.workers) as images, thread_pool(AHEAD) as batches:
+        """The threads share the images of each batch, so that the first one comes soon.
+
+        The pool that reads ends first: what it was at may be a server that does not answer.
+        """
+        with thread_pool(AHEAD) as batches, reading_pool(self.workers) as images:
             make = partial(self.dataset.batch, quad=self.quad, pool=images)
             yield from ordered_map(batches, make, self.keys(), depth=AHEAD + 1)
 

@@ -23,6 +23,7 @@ ACTIONS = {
     "truncated image": LEFT_OUT,
     "image too small": LEFT_OUT,
     "unreadable label file": LEFT_OUT,
+    "name with dots": LEFT_OUT,  # in a tar shard, where it ends at the first dot
     "label without image": "ignored",
     "wrong encoding": "read as far as possible",
     "wrong column count": "row dropped",

@@ -12,6 +12,7 @@ from utils.console import LOGGER
 from utils.data.digits import generate_digits
 from utils.data.formats import darknet
 from utils.data.formats.opening import names_of
+from utils.data.shards.places import Place, Shards, are_shards, is_remote, open_shards, parted
 from utils.data.whereabouts import VALIDATION, search
 from utils.errors import UserError
 from utils.files import ROOT, expand, find_file
@@ -29,9 +30,9 @@ class DataSpec:
 
     file: Path
     root: Path  # what relative paths refer to
-    train: tuple[Path, ...]  # folders, list files or images; empty when the yaml does not have the split
-    val: tuple[Path, ...]
-    test: tuple[Path, ...]
+    train: tuple[Place, ...]  # folders, list files, images or shards; empty without the split in the yaml
+    val: tuple[Place, ...]
+    test: tuple[Place, ...]
     names: dict[int, str]  # class number -> name, numbers from 0 without a gap
 
     @property
@@ -72,7 +73,7 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         for key in reversed(VALIDATION):
             content["val"] = content.get(key) or content.get("val")
     names = _names(file, content) if "names" in content else {}
-    sources = {split: _entries(file, split, content.get(split)) for split in SPLITS}
+    sources = {split: _behind(file, content, split) for split in SPLITS}
     for split in needed:
         if not sources[split]:
             state = "empty" if split in content and content[split] is not None else "missing"
@@ -155,9 +156,9 @@ def _of_darknet(file: Path) -> dict[str, Any]:
     return {**content, "names": darknet.names(file)}
 
 
-def _names_of_labels(file: Path, content: dict[str, Any], sources: list[Path]) -> dict[int, str]:
+def _names_of_labels(file: Path, content: dict[str, Any], sources: list[Place]) -> dict[int, str]:
     """The classes of a yaml without `names`: those that files of annotations bring along."""
-    there = [source for source in dict.fromkeys(sources) if source.exists()]
+    there = [source for source in dict.fromkeys(parted(sources)[0]) if source.exists()]
     names = names_of(there)
     if not names:
         return _names(file, content)  # says what a yaml has to have
@@ -203,13 +204,23 @@ def _entries(file: Path, split: str, value: Any) -> list[str]:
     return entries
 
 
+def _behind(file: Path, content: dict[str, Any], split: str) -> list[str]:
+    """The entries of a split; shards may lie behind an address, also that of `path`."""
+    root, entries = content.get("path"), _entries(file, split, content.get(split))
+    if isinstance(root, str) and is_remote(root):
+        entries = [entry if is_remote(entry) else f"{root.rstrip('/')}/{entry}" for entry in entries]
+    if odd := next((entry for entry in entries if is_remote(entry) and not are_shards(entry)), None):
+        raise UserError(f"{file}: {split}: '{odd}' is no tar; behind an address, only tar shards are read")
+    return entries
+
+
 def _bases(file: Path, content: dict[str, Any]) -> list[Path]:
     """The folders that relative splits may refer to, best first."""
     root = content.get("path", "")
     if root is not None and not isinstance(root, str):
         raise UserError(f"{file}: path: expected a folder, found {root!r}")
     anchors = [Path.cwd(), ROOT, file.parent.absolute()]
-    if not root:
+    if not root or is_remote(root):
         return anchors
     candidates = [anchor / expand(root) for anchor in anchors]
     return [folder for folder in candidates if folder.is_dir()][:1] or candidates
@@ -233,7 +244,9 @@ def _generate(file: Path, content: dict[str, Any], bases: list[Path], sources: l
 
 def _locate(
     file: Path, content: dict[str, Any], bases: list[Path], split: str, source: str, needed: bool
-) -> Path:
+) -> Place:
+    if are_shards(source):
+        return _locate_shards(file, bases, split, source, needed)
     candidates = [base / expand(source) for base in bases]
     for candidate in candidates:
         if candidate.exists():
@@ -248,3 +261,13 @@ def _locate(
         "; its 'download:' key is never executed, fetch the images yourself" if "download" in content else ""
     )
     raise UserError(f"{file}: {split}: no such file or folder: {places}{hint}")
+
+
+def _locate_shards(file: Path, bases: list[Path], split: str, source: str, needed: bool) -> Shards:
+    """The shards of a split, where the first of them is."""
+    candidates = [open_shards(source, base) for base in bases[: 1 if is_remote(source) else None]]
+    found = next((shards for shards in candidates if shards.exists()), None)
+    if found is None and needed:
+        places = ", ".join(f"'{shards.addresses[0]}'" for shards in dict.fromkeys(candidates))
+        raise UserError(f"{file}: {split}: no such shard: {places}; dataset.py shard makes them")
+    return found or candidates[0]

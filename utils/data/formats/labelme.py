@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data.formats.reading import read_json
+from utils.data.formats.reading import parse_json, read_json
 from utils.data.formats.record import Annotations, Broken, Gatherer, around, extent, numbers
 from utils.errors import UserError
 
@@ -31,7 +31,10 @@ def is_labelme_file(path: Path) -> bool:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+    return _checked(read_json(path))
+
+
+def _checked(content: Any) -> dict[str, Any]:
     if not is_labelme(content):
         raise UserError("not Labelme's JSON: it has no list 'shapes'")
     known: dict[str, Any] = content
@@ -44,8 +47,31 @@ def read_labelme(pairs: Sequence[tuple[str, str]]) -> Annotations:
     Args:
         pairs: the path of each picture and of its annotation, which need not exist: no objects then.
     """
-    gatherer, others, place = Gatherer("shape"), Counter[str](), ""
-    for picture, file, content in gatherer.opened(pairs, _content):
+    gatherer = Gatherer("shape")
+    return _gathered(gatherer, gatherer.opened(pairs, _content))
+
+
+def labelme_of(contents: Sequence[tuple[str, str, bytes]]) -> Annotations:
+    """The same for annotations that lie in memory.
+
+    Args:
+        contents: the path of each picture, what its annotation is called, and that.
+    """
+    gatherer = Gatherer("shape")
+
+    def opened() -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for picture, file, content in contents:
+            try:
+                yield picture, file, _checked(parse_json(content, file))
+            except UserError as error:
+                gatherer.fault("unreadable label file", str(error).removeprefix(f"{file}: "), file)
+
+    return _gathered(gatherer, opened())
+
+
+def _gathered(gatherer: Gatherer, opened: Iterable[tuple[str, str, dict[str, Any]]]) -> Annotations:
+    others, place = Counter[str](), ""
+    for picture, file, content in opened:
         gatherer.picture(picture, file, extent(content.get("imageWidth"), content.get("imageHeight")))
         for position, shape in enumerate(content["shapes"], start=1):
             try:

@@ -25,7 +25,15 @@ def read_json(path: Path) -> Any:
         UserError: not JSON in UTF-8, or too large.
         OSError: it cannot be read.
     """
-    content = read_bytes(path, MOST_JSON)
+    return parse_json(read_bytes(path, MOST_JSON), path)
+
+
+def parse_json(content: bytes, path: Path | str) -> Any:
+    """The values in the bytes of a JSON file, which messages call `path`.
+
+    Raises:
+        UserError: not JSON in UTF-8.
+    """
     try:
         return json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
