@@ -149,7 +149,7 @@ def train(
         )
 
     with StopRequest() as stop, closing(loader), closing(curves), pictures:
-        while not state.finished:
+        while not (state.finished or is_paused(training)):
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
@@ -283,10 +283,18 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
     sys.exit(stop.exit_status)
 
 
+def is_paused(training: Training) -> bool:
+    return 0 < training.config.pause <= training.state.epoch and not training.state.finished
+
+
 def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
     loader, run, plots = training.val_loader, training.run, not training.config.noplots
     if loader is None:
+        return
+    if is_paused(training):
+        done = f"{training.state.epoch} of {training.config.epochs} epochs"
+        LOGGER.info(f"paused after {done}; continue with: python train.py --resume {run.last}")
         return
     names = training.state.model.names
     with RunPictures(run.root, names, enabled=plots) as pictures:

@@ -28,9 +28,11 @@ class RunConfig(CommandConfig):
 
     Attributes:
         free: those that may differ when a run is resumed, besides the ones that are so for all.
+        once: those that hold for one call: a run that is resumed does not keep them.
     """
 
     free: ClassVar[tuple[str, ...]] = ()
+    once: ClassVar[tuple[str, ...]] = ()
 
     project: str
     resume: bool | str
@@ -40,6 +42,7 @@ class RunConfig(CommandConfig):
 class TrainConfig(RunConfig):
     """Flags of train.py."""
 
+    once = ("pause",)
     topics = {
         "network": ("cfg", "weights", "insert", "freeze", "noautoanchor", "verbose"),
         "data": (
@@ -53,7 +56,7 @@ class TrainConfig(RunConfig):
         "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve"),
         "machine": ("device", "amp", "sync_bn", "local_rank"),
         "the run": (
-            "project", "name", "exist_ok", "resume", "save_period", "nosave", "noval", "noplots",
+            "project", "name", "exist_ok", "resume", "pause", "save_period", "nosave", "noval", "noplots",
         ),
     }  # fmt: skip
 
@@ -80,6 +83,7 @@ class TrainConfig(RunConfig):
     resume: bool | str = flag(
         False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True
     )
+    pause: int = flag(0, "end after this many epochs of --epochs, to be resumed; 0: never", rule=at_least(0))
     nosave: bool = flag(False, "write last.pt at the end only")
     noval: bool = flag(False, "validate after the last epoch only")
     noautoanchor: bool = flag(False, "keep the anchors of the model")
@@ -138,6 +142,8 @@ class TrainConfig(RunConfig):
                 raise ValueError(f"--iou: {error}") from error
         if self.teacher_weight != 1 and not (self.teacher or self.resume):
             raise ValueError("--teacher-weight is of no use without --teacher")
+        if self.pause and self.nosave:
+            raise ValueError("--pause needs the last.pt of its last epoch; leave --nosave out")
         if self.image_weights and self.rect:
             raise ValueError(
                 "--image-weights and --rect exclude each other: rectangular batches have a fixed order"
