@@ -48,6 +48,7 @@ from training.setup import (
     open_training_data,
     total_batch_size,
 )
+from training.shared_evolution import evolving
 from training.state import TrainingState
 from training.teacher import Teacher
 from utils.console import LOGGER, setup_console, warn
@@ -363,7 +364,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
     assert config.evolve is not None
     project = "runs/evolve" if config.project == TrainConfig.project else config.project
     folder = RunFolder.create(project, config.name, config.exist_ok)
-    quiet = dataclasses.replace(config, evolve=None, noval=True, nosave=True, noplots=True)
+    quiet = dataclasses.replace(config, evolve=None, study="", noval=True, nosave=True, noplots=True)
     diverged: list[int] = []
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
@@ -375,7 +376,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
             diverged.append(generation)
             return [0.0] * 4 + [math.nan] * 3
 
-    best = evolve(
+    best = (evolving(config) if config.study else evolve)(
         train_once,
         hyperparameters(config),
         config.evolve,

@@ -34,7 +34,8 @@ PATIENCE = 10.0  # seconds that one may take to end when it has to
 DIVERGED = re.compile(r"(the loss|a weight) became \S+ in epoch")  # as `training.engine` says it
 # flags of train.py that do not change what is learned; `hyp` does, and is compared by content
 NO_BUDGET = {
-    *FREE, "project", "name", "exist_ok", "resume", "pause", "nosave", "save_period", "local_rank", "hyp"
+    *FREE, "project", "name", "exist_ok", "resume", "pause", "nosave", "save_period", "local_rank", "study",
+    "hyp",
 }  # fmt: skip
 # how train.py finds the files that these flags name
 FINDERS: dict[str, Callable[[str], Path]] = {

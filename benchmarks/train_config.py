@@ -28,7 +28,7 @@ from utils.files import find_file, safe_name
 from utils.flags import SEED, CommandConfig, at_least, flag, not_empty, one_of
 
 TEMPLATE = "results.md.j2"
-COMPARED = ("iou", "insert")  # flags of train.py of which there are several here
+OTHERWISE = ("iou", "insert", "study")  # flags of train.py that mean something else here
 TRAIN = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
 
@@ -133,7 +133,7 @@ class Config(CommandConfig):
         own = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name in TRAIN and field.name not in COMPARED
+            if field.name in TRAIN and field.name not in OTHERWISE
         }
         place = {"project": str(run.folder.parent), "name": run.folder.name, "exist_ok": True}
         return TrainConfig(**own | place, cfg=variant, seed=run.seed, noplots=True, patience=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.insertion import INSERT_HELP
+from training.study import address_fault
 from utils.flags import (
     DATA_HELP,
     DEVICE_HELP,
@@ -53,7 +54,7 @@ class TrainConfig(RunConfig):
             "epochs", "patience", "optimizer", "cos_lr", "label_smoothing", "iou", "hyp", "seed",
         ),
         "a teacher": ("teacher", "teacher_weight"),
-        "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve"),
+        "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve", "study"),
         "machine": ("device", "amp", "sync_bn", "local_rank"),
         "the run": (
             "project", "name", "exist_ok", "resume", "pause", "save_period", "nosave", "noval", "noplots",
@@ -94,6 +95,12 @@ class TrainConfig(RunConfig):
     )
     resume_evolve: str | None = flag(
         None, "evolve.csv of an earlier evolution to continue", "--resume_evolve"
+    )
+    study: str = flag(
+        "",
+        "share the generations of --evolve with all who say the same: a file that they all see, or "
+        "postgresql://USER@HOST/DATABASE",
+        rule=address_fault,
     )
     cache: Literal["ram", "disk"] | None = flag(
         None, "keep decoded images in ram or on disk", nargs="?", const="ram"
@@ -142,6 +149,12 @@ class TrainConfig(RunConfig):
                 raise ValueError(f"--iou: {error}") from error
         if self.teacher_weight != 1 and not (self.teacher or self.resume):
             raise ValueError("--teacher-weight is of no use without --teacher")
+        if self.study and self.evolve is None:
+            raise ValueError("--study is of use with --evolve; benchmark.py train --study shares trainings")
+        if self.study and self.resume_evolve:
+            raise ValueError("--study remembers what was done; leave --resume_evolve out")
+        if self.pause and self.evolve is not None:
+            raise ValueError("--pause and --evolve exclude each other: generations are trained to their end")
         if self.pause and self.nosave:
             raise ValueError("--pause needs the last.pt of its last epoch; leave --nosave out")
         if self.image_weights and self.rect:

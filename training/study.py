@@ -11,6 +11,7 @@ or there is unpickled (its journal on Redis would, which is not offered).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -149,6 +150,12 @@ def _secret(text: str, address: str) -> str:
     """A text without the password of an address."""
     found = re.match(r"[^:]+://[^:/@]*:([^@]*)@", address)
     return text.replace(found[1], "…") if found and found[1] else text
+
+
+def unusual(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not as they are by default."""
+    usual = dataclasses.asdict(type(settings)())
+    return {name: value for name, value in dataclasses.asdict(settings).items() if value != usual[name]}
 
 
 class Study:

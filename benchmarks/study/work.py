@@ -13,6 +13,7 @@ import train as train_command
 from benchmarks.latency import compare
 from benchmarks.networks import check_packages, describe_machine
 from benchmarks.outcome import facts_of, measured, record, scores_of, seconds_of
+from benchmarks.pages import counted
 from benchmarks.runs import NO_BUDGET, Abandoned, Diverged, Run, carry_out, check_budget
 from benchmarks.study.candidates import Stage, Task, candidates_of, rungs_of, stages
 from benchmarks.study.page import TEMPLATE, Findings, write_everything
@@ -21,7 +22,7 @@ from benchmarks.train_config import Config, network_of, prepare
 from models.transfer import inherit
 from models.yolo import DetectionModel
 from training.config import TrainConfig
-from training.study import Job, Study, Taken
+from training.study import Job, Study, Taken, unusual
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
 from utils.device import select_device
@@ -129,7 +130,7 @@ class Worker:
             job = self.study.claim(names)
             if job is None:
                 if not waiting:
-                    LOGGER.info(f"{len(names)} trainings are done elsewhere; waiting for them")
+                    LOGGER.info(f"{counted(len(names), 'training')} under way elsewhere; waiting")
                 waiting = True
                 pause(POLL, stop)
                 continue
@@ -197,7 +198,7 @@ class Worker:
             networks[one.network] = model
         with self.study.working(job):
             try:
-                LOGGER.info(f"timing {len(networks)} networks in {config.milliseconds}")
+                LOGGER.info(f"timing {counted(len(networks), 'network')} in {config.milliseconds}")
                 timings = compare(config.milliseconds, networks, config.imgsz, ROUNDS)
                 machine = describe_machine([config.milliseconds])
             except BaseException as error:
@@ -228,12 +229,6 @@ class Worker:
             )
         if missing := self.index.report.shortfall():
             raise Incomplete(f"val: {missing}; the page is about the others")
-
-
-def unusual(settings: TrainConfig | Hyperparameters) -> dict[str, Any]:
-    """Those that are not as they are by default."""
-    usual = dataclasses.asdict(type(settings)())
-    return {name: value for name, value in dataclasses.asdict(settings).items() if value != usual[name]}
 
 
 def pause(seconds: float, stop: StopRequest) -> None:
