@@ -36,7 +36,8 @@ BEAT = 15.0  # seconds between two signs of life
 GRACE = 120.0  # seconds without one, after which a process is lost
 ATTEMPTS = 3  # how often a job may lose its process, until nobody tries it again
 FIRST_LINE = 1 << 16  # bytes of a journal that are looked at to know it
-DATABASE = re.compile(r"postgresql(\+\w+)?://")
+DATABASE = re.compile(r"postgresql(?:\+(psycopg2?))?://")
+DRIVERS = {"psycopg2": "psycopg2-binary", "psycopg": "psycopg[binary]"}  # and what pip calls them
 SCHEME = re.compile(r"[A-Za-z][\w+.-]+://")
 FORMS = "a file that all machines see, such as /shared/zoo.journal, or postgresql://USER@HOST/DATABASE"
 
@@ -84,14 +85,15 @@ def open_storage(address: str) -> Any:
         OSError: the file cannot be read or written.
     """
     require("optuna", "optuna").logging.set_verbosity(30)  # warnings
-    if DATABASE.match(address):
+    if database := DATABASE.match(address):
+        driver = database[1] or "psycopg2"  # which one SQLAlchemy takes by itself depends on its version
         require("sqlalchemy", "sqlalchemy")
-        if not re.match(r"postgresql\+(?!psycopg2)", address):
-            require("psycopg2", "psycopg2-binary")
+        require(driver, DRIVERS[driver])
         storages = require("optuna.storages", "optuna")
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
         with _asking(address):
-            return storages.RDBStorage(address, engine_kwargs=options)
+            url = f"postgresql+{driver}://{address[database.end() :]}"
+            return storages.RDBStorage(url, engine_kwargs=options)
     path = expand(address.removeprefix("journal:"))
     _check_journal(path)
     journal = require("optuna.storages.journal", "optuna")

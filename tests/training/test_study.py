@@ -159,7 +159,9 @@ def test_four_processes_that_hurry_do_nothing_twice(tmp_path: Path) -> None:
     address, names = str(tmp_path / "study.journal"), [f"job{n}" for n in range(40)]
     context = multiprocessing.get_context("spawn")
     done = context.Queue()
-    workers = [context.Process(target=_take_all, args=(address, str(tmp_path), names, done)) for _ in range(4)]
+    workers = [
+        context.Process(target=_take_all, args=(address, str(tmp_path), names, done)) for _ in range(4)
+    ]
     for worker in workers:
         worker.start()
     found = [done.get(timeout=120) for _ in names]
@@ -275,7 +277,9 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     assert "hidden" not in str(error.value) and "\n" not in str(error.value)
 
 
-def test_nothing_of_optuna_that_is_used_here_unpickles(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_optuna_that_is_used_here_unpickles(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its journal on Redis keeps pickled snapshots; journals in files and databases hold JSON."""
     import pickle
 
