@@ -50,7 +50,7 @@ def program(name: str) -> Path:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """A new server on a free port, which asks for a password; it refuses to run as root, so somebody else owns it."""
+    """A new server on a free port, which asks for a password. Root may not run it; then nobody does."""
     initdb, pg_ctl = program("initdb"), program("pg_ctl")
     owner = "nobody" if os.getuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="lean5-postgres-"))

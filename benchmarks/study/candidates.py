@@ -21,7 +21,8 @@ from utils.evaluation.metrics import fitness
 from utils.files import safe_name
 from utils.losses.composition import BoxLoss
 
-RUNG = re.compile(r"(\d+)(?:x(\d+))?")
+RUNG = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.ASCII)
+KEEP = re.compile(r"\d{1,6}(?:/[1-9]\d{0,5}|\.\d{1,6})?", re.ASCII)
 NAME_BYTES = 80  # of a folder's name, without its seed
 PLUS = " + "  # between blocks that are put in together
 
@@ -81,12 +82,11 @@ def rung_fault(text: str) -> str:
 
 
 def keep_fault(text: str) -> str:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    good = 0 < value < 1 or (value >= 1 and value.denominator == 1)
-    return "" if good else "must be a share such as 1/3, or a number of candidates such as 10"
+    share = "must be a share such as 1/3, or a number of candidates such as 10"
+    if not KEEP.fullmatch(text):
+        return share
+    value = Fraction(text)
+    return "" if 0 < value < 1 or (value >= 1 and value.denominator == 1) else share
 
 
 def rungs_of(texts: Sequence[str], epochs: int, seeds: int) -> list[Rung]:

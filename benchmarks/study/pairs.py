@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,10 @@ def read_results(found: Mapping[str, Any], study: object) -> dict[str, Result]:
             if scores.ndim != 2 or scores.shape[1] != 4 or not len(scores) or not np.isfinite(scores).all():
                 raise ValueError("scores")
             facts = {key: kind(values["facts"][key]) for key, kind in FACTS.items()}
+            if not (np.isfinite(seconds).all() and math.isfinite(facts["gflops"] + facts["gflops_640"])):
+                raise ValueError("costs")
+            for key in ("torch", "device"):
+                facts[key] = re.sub(r"[^\w .+()-]", "_", facts[key])[:60]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{study}: what it says of {name} is damaged; begin another --name") from error
         results[name] = Result(scores.tolist(), seconds.ravel().tolist(), facts)

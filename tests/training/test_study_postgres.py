@@ -76,7 +76,7 @@ def test_other_settings_and_wrong_passwords_are_one_line(server: postgres.Server
     ):
         opened(server, tmp_path, "settings", epochs=2)
     wrong = server.address.replace(postgres.PASSWORD, "wrong-battery")
-    with pytest.raises(UserError, match="does not answer as a study does: .*password") as error:
+    with pytest.raises(UserError, match=r"does not answer as a study does: .*password") as error:
         Study(wrong, "zoo", {}, tmp_path, instead="")
     assert "wrong-battery" not in str(error.value) and "\n" not in str(error.value)
 
