@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,10 +80,11 @@ def evolve_together(
     with Study(address, f"evolve {name}", settings, folder, instead="take another --name") as study:
         waiting = False
         while True:
-            trials = trials_of(study)
+            failures, results = study.failures(), study.results()
+            trials = trials_of(study, results)
             if trials:
                 save_trials(folder, list(trials.values()))
-            settled = {*study.results(), *study.failures()}
+            settled = {*results, *failures}
             left = [job for number in range(generations) if (job := f"{GENERATION}{number}") not in settled]
             if not left:
                 break
@@ -131,14 +132,17 @@ def _share(study: Study, job: Job, hyp: Hyperparameters, train_once: TrainOnce) 
             raise
 
 
-def trials_of(study: Study) -> dict[int, Trial]:
+def trials_of(study: Study, results: Mapping[str, Any]) -> dict[int, Trial]:
     """What came of the generations that are done, by their numbers, in order.
+
+    Args:
+        results: of the study.
 
     Raises:
         UserError: it is not what `evolve_together` writes.
     """
     found = {}
-    for name, result in study.results().items():
+    for name, result in results.items():
         number = name.removeprefix(GENERATION)
         try:
             metrics = tuple(map(float, result["metrics"]))

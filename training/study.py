@@ -185,14 +185,19 @@ class Study:
         self._states = optuna.trial.TrialState
         self._create_trial = optuna.trial.create_trial
         with self._speaking():
-            optuna.create_study(
-                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-            )
-            self._id = self._storage.get_study_id_from_name(name)
+            try:
+                self._id = self._storage.get_study_id_from_name(name)
+            except KeyError:
+                optuna.create_study(
+                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+                )
+                self._id = self._storage.get_study_id_from_name(name)
             attributes = self._storage.get_study_user_attrs(self._id)
             if "settings" not in attributes:
                 self._storage.set_study_user_attr(self._id, "settings", dict(settings))
                 attributes = self._storage.get_study_user_attrs(self._id)
+        if not isinstance(attributes["settings"], dict):
+            raise UserError(f"{self} is none of ours, or damaged; {instead}")
         _check_settings(attributes["settings"], json.loads(json.dumps(dict(settings))), self, instead)
         lock = folder / ".workers" / f"{uuid.uuid4().hex}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -104,13 +105,16 @@ class Worker:
         name = f"{task.candidate.slug}-seed{task.seed}"
         return Run(str(task.candidate), task.seed, self.config.folder / name)
 
-    def plan(self) -> list[Stage]:
+    def plan(self, results: Mapping[str, Any] | None = None) -> list[Stage]:
+        if results is None:
+            results = self.study.results()
+        read_results(results, self.study)  # others may have written them
         return stages(
             self.candidates,
             self.rungs,
             self.seeds,
             self.config.keep,
-            self.study.results(),
+            results,
             self.study.failures(),
         )
 
@@ -119,7 +123,7 @@ class Worker:
         while True:
             pause(0, stop)
             results, failures = self.study.results(), self.study.failures()
-            plan = self.plan()
+            plan = self.plan(results)
             tasks = {task.name: task for task in plan[-1].tasks}
             names = [name for name in tasks if name not in results and name not in failures]
             timed = not self.config.milliseconds or TIMING in results or TIMING in failures
@@ -210,7 +214,7 @@ class Worker:
     def write(self) -> None:
         results = self.study.results()
         findings = Findings(
-            self.config, self.candidates, self.rungs, self.seeds, self.plan(),
+            self.config, self.candidates, self.rungs, self.seeds, self.plan(results),
             read_results(results, self.study), results.get(TIMING), self.index, self.notes,
         )  # fmt: skip
         write_everything(findings)
