@@ -85,7 +85,8 @@ def evolve_together(
             if trials:
                 save_trials(folder, list(trials.values()))
             settled = {*results, *failures}
-            left = [job for number in range(generations) if (job := f"{GENERATION}{number}") not in settled]
+            names = [f"{GENERATION}{number}" for number in range(generations)]
+            left = [one for one in names if one not in settled]
             if not left:
                 break
             job = study.claim(left)
