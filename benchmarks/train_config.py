@@ -19,7 +19,7 @@ from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.config import TrainConfig
 from training.setup import open_teacher
-from training.study import address_fault
+from training.study_storage import address_fault
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
 from utils.device import amp_dtype, select_device

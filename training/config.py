@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.insertion import INSERT_HELP
-from training.study import address_fault
+from training.study_storage import address_fault
 from utils.flags import (
     DATA_HELP,
     DEVICE_HELP,

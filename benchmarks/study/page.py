@@ -13,7 +13,7 @@ from benchmarks.pages import bare, render
 from benchmarks.study.candidates import Candidate, Rung, Stage
 from benchmarks.study.pairs import BETTER, CONFIDENCE, OPEN, WORSE, Result, Row, rows_of
 from benchmarks.train_config import Config
-from training.study import shown_address
+from training.study_storage import shown_address
 from utils.data.index import DatasetIndex
 from utils.files import write_text
 from utils.flags import arguments

@@ -15,6 +15,7 @@ from training.config import TrainConfig
 from training.evolve import evolve, load_trials
 from training.shared_evolution import evolve_together, evolving
 from training.study import Study
+from training.study_storage import open_storage
 from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
@@ -115,14 +116,8 @@ def test_what_others_wrote_is_checked(tmp_path: Path, result: Any) -> None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Those that the study was begun with."""
-    storage = shared_evolution_storage(folder)
+    storage = open_storage(str(folder / "evolve.journal"))
     return dict(storage.get_study_user_attrs(storage.get_study_id_from_name("evolve exp"))["settings"])
-
-
-def shared_evolution_storage(folder: Path) -> Any:
-    from training.study import open_storage
-
-    return open_storage(str(folder / "evolve.journal"))
 
 
 def test_hyperparameters_survive_the_way_through_a_study(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from tests.training_runs import ENVIRONMENT, ROOT
 from training import study as study_module
-from training.study import Job, Study, Taken, address_fault, open_storage, shown_address
+from training.study import Job, Study, Taken
+from training.study_storage import address_fault, open_storage, shown_address
 from utils.errors import UserError
 
 pytest.importorskip("optuna", reason="studies need optuna")
