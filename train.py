@@ -48,6 +48,7 @@ from training.setup import (
     open_training_data,
     total_batch_size,
 )
+from training.shared_evolution import evolving
 from training.state import TrainingState
 from training.teacher import Teacher
 from utils.console import LOGGER, setup_console, warn
@@ -149,7 +150,7 @@ def train(
         )
 
     with StopRequest() as stop, closing(loader), closing(curves), pictures:
-        while not state.finished:
+        while not (state.finished or is_paused(training)):
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
@@ -283,10 +284,18 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
     sys.exit(stop.exit_status)
 
 
+def is_paused(training: Training) -> bool:
+    return 0 < training.config.pause <= training.state.epoch and not training.state.finished
+
+
 def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
     loader, run, plots = training.val_loader, training.run, not training.config.noplots
     if loader is None:
+        return
+    if is_paused(training):
+        done = f"{training.state.epoch} of {training.config.epochs} epochs"
+        LOGGER.info(f"paused after {done}; continue with: python train.py --resume {run.last}")
         return
     names = training.state.model.names
     with RunPictures(run.root, names, enabled=plots) as pictures:
@@ -355,7 +364,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
     assert config.evolve is not None
     project = "runs/evolve" if config.project == TrainConfig.project else config.project
     folder = RunFolder.create(project, config.name, config.exist_ok)
-    quiet = dataclasses.replace(config, evolve=None, noval=True, nosave=True, noplots=True)
+    quiet = dataclasses.replace(config, evolve=None, study="", noval=True, nosave=True, noplots=True)
     diverged: list[int] = []
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
@@ -367,7 +376,7 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
             diverged.append(generation)
             return [0.0] * 4 + [math.nan] * 3
 
-    best = evolve(
+    best = (evolving(config) if config.study else evolve)(
         train_once,
         hyperparameters(config),
         config.evolve,

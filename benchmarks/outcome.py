@@ -54,11 +54,16 @@ def record(run: Run, imgsz: int, weights: DetectionModel | None, device: torch.d
         imgsz: training size in pixels.
         weights: the network whose weights it started from.
     """
+    write_text(run.facts, json.dumps(measured(run, imgsz, weights, device), indent=2) + "\n")
+
+
+def measured(run: Run, imgsz: int, weights: DetectionModel | None, device: torch.device) -> dict[str, Any]:
+    """The `FACTS` about a run, as `record` writes them."""
     trained = DetectionModel(read_checkpoint(run.files.best)["yaml"])
     parameters = count_parameters(trained)
     share = None if weights is None else inherit(copy.deepcopy(trained), weights).share
     deployed = trained.eval().fuse()
-    facts = {
+    return {
         "parameters": parameters,
         "gflops": _gflops(deployed, imgsz),
         "gflops_640": _gflops(deployed, REFERENCE_SIZE),
@@ -67,7 +72,6 @@ def record(run: Run, imgsz: int, weights: DetectionModel | None, device: torch.d
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
-    write_text(run.facts, json.dumps(facts, indent=2) + "\n")
 
 
 def _gflops(model: DetectionModel, imgsz: int) -> float:
@@ -84,18 +88,23 @@ def outcome_of(run: Run) -> dict[str, Any]:
     Raises:
         UserError: files of the run are damaged.
     """
-    scores = _scores(run)
+    scores = scores_of(run)
     best = max(range(len(scores)), key=lambda epoch: fitness(*scores[epoch]))  # the first of equals
-    log = run.log.read_text(encoding="utf-8", errors="replace") if run.log.is_file() else ""
     return {
         "variant": run.variant,
         "seed": run.seed,
         "cfg": str(settings_of(run).get("cfg", run.variant)),
         "epoch": best,
         **dict(zip(METRICS, scores[best])),
-        "seconds": epoch_seconds(log),
-        **_facts(run),
+        "seconds": seconds_of(run),
+        **facts_of(run),
     }
+
+
+def seconds_of(run: Run) -> list[float]:
+    """Of each epoch that was timed from its start to its end."""
+    log = run.log.read_text(encoding="utf-8", errors="replace") if run.log.is_file() else ""
+    return epoch_seconds(log)
 
 
 def epoch_seconds(log: str) -> list[float]:
@@ -118,7 +127,7 @@ def epoch_seconds(log: str) -> list[float]:
     return [seconds[epoch] for epoch in sorted(seconds)]
 
 
-def _scores(run: Run) -> list[list[float]]:
+def scores_of(run: Run) -> list[list[float]]:
     """`METRICS` of every epoch."""
     import pandas as pd
 
@@ -134,7 +143,8 @@ def _scores(run: Run) -> list[list[float]]:
     return found
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def facts_of(run: Run) -> dict[str, Any]:
+    """`FACTS` of a finished run."""
     try:
         values = json.loads(run.facts.read_text(encoding="utf-8"))
         return {name: kind(values[name]) for name, kind in FACTS.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,13 +27,15 @@ from utils.errors import UserError
 from utils.files import ROOT, find_file
 from utils.flags import arguments
 from utils.hyperparameters import Hyperparameters
-from utils.interrupt import StopRequest, on_cut_off
+from utils.interrupt import LEASHED, StopRequest, on_cut_off
 
 POLL = 0.2  # seconds between two looks at a training process
 PATIENCE = 10.0  # seconds that one may take to end when it has to
+DIVERGED = re.compile(r"(the loss|a weight) became \S+ in epoch")  # as `training.engine` says it
 # flags of train.py that do not change what is learned; `hyp` does, and is compared by content
 NO_BUDGET = {
-    *FREE, "project", "name", "exist_ok", "resume", "nosave", "save_period", "local_rank", "hyp"
+    *FREE, "project", "name", "exist_ok", "resume", "pause", "nosave", "save_period", "local_rank", "study",
+    "hyp",
 }  # fmt: skip
 # how train.py finds the files that these flags name
 FINDERS: dict[str, Callable[[str], Path]] = {
@@ -139,20 +143,33 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is missing or damaged; remove the run's folder to train it again")
 
 
-def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
+class Diverged(UserError):
+    """A training ended because a number in it was not finite any more."""
+
+
+class Abandoned(Exception):
+    """A training was stopped because it is not ours any more."""
+
+
+def carry_out(
+    run: Run, config: TrainConfig, stop: StopRequest, lost: Callable[[], bool] | None = None
+) -> None:
     """Train the run, or go on with it where it was interrupted; its output is added to `run.log`.
 
     A stop request is passed on, and the process then saves where it is.
 
     Args:
         config: of a new run.
+        lost: for a run that others may take over: whether one of them has. Then the training does not
+            outlive this process either.
 
     Raises:
-        UserError: training failed; the message repeats its error.
+        Diverged, UserError: training failed; the message repeats its error.
         SystemExit: training was stopped as requested.
+        Abandoned: training was stopped because the run was lost.
     """
     if run.started:
-        free = {name: getattr(config, name) for name in FREE}
+        free = {name: getattr(config, name) for name in (*FREE, *config.once)}
         config = dataclasses.replace(TrainConfig(), resume=str(run.files.last), **free)
     words = arguments(config)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -162,24 +179,31 @@ def carry_out(run: Run, config: TrainConfig, stop: StopRequest) -> None:
         start = log.tell()
         # its output goes straight into the file: a pipe would break, and the run with it, if we died
         command = [sys.executable, str(ROOT / "train.py"), *words]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-    with run.log.open("rb") as output:
+        leash, more = (subprocess.DEVNULL, {}) if lost is None else (subprocess.PIPE, LEASHED)
+        environment = {**os.environ, **more}
+        process = subprocess.Popen(
+            command, stdin=leash, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+    with process, run.log.open("rb") as output:
         output.seek(start)
         with on_cut_off(process.terminate):
-            status = _wait(process, output, stop)
+            status = _wait(process, output, lambda: bool(stop.requested or (lost and lost())))
         output.seek(start)
         lines = output.read().decode(errors="replace").splitlines()
+    if status and lost is not None and lost():
+        raise Abandoned(str(run))
     if status and stop.requested:
         LOGGER.info(f"{run}: stopped; the same command continues it")
         sys.exit(stop.exit_status)
     if status:
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         last = (errors or [line for line in lines if line.strip()] or ["it ended without a word"])[-1]
-        raise UserError(f"{run}: {last} (status {status}; everything is in {run.log})")
+        kind = Diverged if DIVERGED.match(last) else UserError
+        raise kind(f"{run}: {last} (status {status}; everything is in {run.log})")
 
 
-def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest) -> int:
-    """The exit status of a training process, which learns of a stop request; tells of its epochs meanwhile.
+def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stopping: Callable[[], bool]) -> int:
+    """The exit status of a training process, which learns that it has to stop; tells of its epochs meanwhile.
 
     Ctrl-C in a terminal reaches that process, too, and a second one would end it without saving; therefore it
     is told with SIGTERM, which it may get any number of times.
@@ -190,7 +214,7 @@ def _wait(process: subprocess.Popen[bytes], output: BinaryIO, stop: StopRequest)
             try:
                 return process.wait(timeout=POLL)
             except subprocess.TimeoutExpired:
-                if stop.requested and not told:
+                if stopping() and not told:
                     process.terminate()
                     told = True
             finally:

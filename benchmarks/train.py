@@ -10,118 +10,35 @@ Page, plot and `results.csv` are rewritten after every run, from all finished ru
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-import train as train_command
 from benchmarks.outcome import Comparison, outcome_of, record
-from benchmarks.pages import bare, check_page, mark_of, render
+from benchmarks.pages import bare, render
 from benchmarks.plots import Point, scatter
-from benchmarks.runs import Run, carry_out, check_budget, runs_in, settings_of
-from models.weights import find_weights, load_model
-from models.yolo import DetectionModel
-from training.config import TrainConfig
-from training.setup import open_teacher
+from benchmarks.runs import carry_out, runs_in
+from benchmarks.study import work
+from benchmarks.train_config import TEMPLATE, Config, check_budgets, label, prepare
 from utils.console import LOGGER, setup_console
-from utils.data.index import DatasetIndex, build_index
-from utils.data.spec import load_data_spec
-from utils.device import amp_dtype, select_device
+from utils.data.index import DatasetIndex
+from utils.device import select_device
 from utils.errors import Incomplete, UserError
-from utils.files import find_file, safe_name, write_text
-from utils.flags import SEED, CommandConfig, arguments, at_least, flag, not_empty
-from utils.hyperparameters import Hyperparameters
+from utils.files import write_text
+from utils.flags import arguments
 from utils.interrupt import StopRequest
 from utils.plots.canvas import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEMPLATE = "results.md.j2"
-TRAIN = {field.name: field for field in dataclasses.fields(TrainConfig)}
 CSV_COLUMNS = {
     "variant": "variant", "seed": "seed", "epoch": "best epoch", "precision": "precision", "recall": "recall",
     "map50": "mAP50", "map50_95": "mAP50-95", "parameters": "parameters", "gflops": "GFLOPs",
     "gflops_640": "GFLOPs at 640", "transferred": "taken over", "seconds": "seconds per epoch",
 }  # fmt: skip
-
-
-def of_train(name: str) -> Any:
-    """The flag of that name as train.py has it, which is told its value."""
-    return dataclasses.field(default=TRAIN[name].default, metadata=TRAIN[name].metadata)
-
-
-def is_markdown(page: str) -> str:
-    return "" if not page or Path(page).suffix == ".md" else "must end in .md"
-
-
-@dataclass(frozen=True)
-class Config(CommandConfig):
-    """Train several variants under one budget, none stops early, and write one page about them."""
-
-    data: str = of_train("data")
-    variants: tuple[str, ...] = flag(
-        (), "model yamls, as --cfg of train.py takes them; the others are compared with the first"
-    )
-    seeds: tuple[int, ...] = flag((0,), "seeds; every variant is trained with each of them", rule=SEED)
-    weights: str = of_train("weights")
-    teacher: str = of_train("teacher")
-    teacher_weight: float = of_train("teacher_weight")
-    hyp: str = of_train("hyp")
-    epochs: int = of_train("epochs")
-    batch_size: int = flag(16, "batch size", rule=at_least(1))
-    imgsz: int = of_train("imgsz")
-    device: str = of_train("device")
-    workers: int = of_train("workers")
-    cache: Literal["ram", "disk"] | None = of_train("cache")
-    optimizer: Literal["SGD", "Adam", "AdamW"] = of_train("optimizer")
-    cos_lr: bool = of_train("cos_lr")
-    multi_scale: bool = of_train("multi_scale")
-    noautoanchor: bool = of_train("noautoanchor")
-    label_smoothing: float = of_train("label_smoothing")
-    amp: Literal["auto", "off", "fp16", "bf16"] = of_train("amp")
-    project: str = flag("runs/benchmark", "folder that holds the folders of comparisons")
-    name: str = flag("exp", "name of the folder of this comparison", rule=not_empty)
-    output: str = flag(
-        "", "page to write, PAGE.md; default: results.md in the folder of the comparison", rule=is_markdown
-    )
-    notes: str = flag("", "text file that is put into the page word for word")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.variants:
-            raise ValueError("--variants: name at least one model yaml, such as yolov5n yolov5n-gsconv")
-        TrainConfig(teacher=self.teacher, teacher_weight=self.teacher_weight)  # refuses one without the other
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.project) / self.name
-
-    @property
-    def page(self) -> Path:
-        return Path(self.output) if self.output else self.folder / "results.md"
-
-    @property
-    def planned(self) -> list[tuple[str, Run]]:
-        """Each run with its variant as it was named, in the order of training."""
-        named = {label(variant): variant for variant in self.variants}
-        return [
-            (variant, Run(name, seed, self.folder / f"{name}-seed{seed}"))
-            for seed in dict.fromkeys(self.seeds)
-            for name, variant in named.items()
-        ]
-
-    def train_config(self, run: Run, variant: str) -> TrainConfig:
-        """What train.py is told; no run stops early."""
-        own = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in TRAIN
-        }
-        place = {"project": str(run.folder.parent), "name": run.folder.name, "exist_ok": True}
-        return TrainConfig(**own | place, cfg=variant, seed=run.seed, noplots=True, patience=0)
 
 
 def run(config: Config) -> None:
@@ -133,7 +50,11 @@ def run(config: Config) -> None:
         SystemExit: Ctrl-C or SIGTERM came; the run under way can be continued.
     """
     setup_console()
-    weights, index, notes = prepare(config)
+    if config.is_study:
+        work.run(config)
+        return
+    weights, index, notes = prepare(config, [(variant, ()) for variant in config.variants])
+    check_budgets(config)
     plan = config.planned
     with alone_in(config.folder), StopRequest() as stop:
         for number, (variant, run_) in enumerate(plan, start=1):
@@ -167,56 +88,6 @@ def alone_in(folder: Path) -> AcquireReturnProxy:
         return FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"{folder}: another call is at work there; wait, or take another --name") from error
-
-
-def prepare(config: Config) -> tuple[DetectionModel | None, DatasetIndex, str]:
-    """Find and check all that the flags name, so that a mistake shows now and not after hours.
-
-    Returns:
-        The network of the initial weights, None without any; the validation split; the notes.
-
-    Raises:
-        UserError: what is wrong with it.
-    """
-    names: dict[str, str] = {}
-    for variant in config.variants:
-        other = names.setdefault(label(variant), variant)
-        if other != variant:
-            raise UserError(
-                f"--variants: '{other}' and '{variant}' share the name {label(variant)}; rename one"
-            )
-    amp_dtype(config.amp, select_device(config.device))
-    spec = load_data_spec(config.data)
-    first_variant, first = config.planned[0]
-    told = config.train_config(first, first_variant)
-    hyp = train_command.hyperparameters(told)
-    anchors = None if hyp.anchors is None else round(hyp.anchors)
-    for variant in config.variants:
-        open_teacher(told, DetectionModel(variant, nc=spec.nc, anchors=anchors), run=None)
-    weights = load_model(find_weights(told.initial_weights)) if told.initial_weights else None
-    check_page(config.page, mark_of(TEMPLATE), "--output", beside=(config.page.with_suffix(".png"),))
-    try:
-        notes = find_file(config.notes).read_text(encoding="utf-8") if config.notes else ""
-    except UnicodeDecodeError as error:
-        raise UserError(f"--notes: {config.notes} is not a text file in UTF-8") from error
-    _check_budgets(config, hyp)
-    index = build_index(spec.val, spec.names)
-    index.report.check_usable("val")
-    return weights, index, notes
-
-
-def label(variant: str) -> str:
-    """The name of a variant in folders and tables."""
-    return safe_name(Path(variant).name.removesuffix(".yaml"))
-
-
-def _check_budgets(config: Config, hyp: Hyperparameters) -> None:
-    """Refuse runs in the folder that had another budget: those that are wanted, and those in the table."""
-    planned = {run_.folder: variant for variant, run_ in config.planned}
-    for run_ in runs_in(config.folder):
-        if run_.finished or (run_.started and run_.folder in planned):
-            variant = planned.get(run_.folder) or str(settings_of(run_).get("cfg", run_.variant))
-            check_budget(run_, config.train_config(run_, variant), hyp)
 
 
 def write_everything(config: Config, index: DatasetIndex, notes: str) -> None:

@@ -71,6 +71,45 @@ def assert_same_running_mean(a: Path, b: Path) -> None:
     assert means[0] == means[1] < 1
 
 
+def test_paused_and_resumed_equals_uninterrupted(
+    arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (*arguments, "--epochs", "3")
+    train.main([*flags, "--name", "whole"])
+    train.main([*flags, "--name", "paused", "--pause", "1"])
+    last = tmp_path / "paused" / "weights" / "last.pt"
+    said = capsys.readouterr().out
+    assert f"paused after 1 of 3 epochs; continue with: python train.py --resume {last}" in said
+    assert len(rows(tmp_path / "paused" / "results.csv")) == 1
+    before = last.read_bytes()
+    train.main(["--resume", str(last), "--pause", "1"])  # as often as one likes
+    assert last.read_bytes() == before
+    train.main(["--resume", str(last)])  # which keeps every flag but this one
+    assert_same_run(tmp_path / "whole", tmp_path / "paused")
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--pause", "-1"), "--pause must be at least 0"),
+        (("--pause", "1", "--nosave"), "--pause needs the last.pt of its last epoch"),
+        (("--pause", "1", "--evolve", "2"), "--pause and --evolve exclude each other"),
+        (("--study", "zoo.journal"), "--study is of use with --evolve; benchmark.py train --study"),
+        (
+            ("--study", "zoo.journal", "--evolve", "2", "--resume_evolve", "a.csv"),
+            "leave --resume_evolve out",
+        ),
+        (("--study", "redis://host", "--evolve", "2"), "--study must be a file that all machines see"),
+    ],
+)
+def test_pauses_and_studies_that_make_no_sense(
+    flags: Arguments, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train.main(flags)
+    assert ended.value.code == 2 and complaint in capsys.readouterr().err
+
+
 def test_killed_and_resumed_equals_uninterrupted(arguments: Arguments, tmp_path: Path) -> None:
     flags = (*arguments, "--epochs", "4")
     assert run(*flags, "--name", "whole").returncode == 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.insertion import INSERT_HELP
+from training.study_storage import address_fault
 from utils.flags import (
     DATA_HELP,
     DEVICE_HELP,
@@ -28,9 +29,11 @@ class RunConfig(CommandConfig):
 
     Attributes:
         free: those that may differ when a run is resumed, besides the ones that are so for all.
+        once: those that hold for one call: a run that is resumed does not keep them.
     """
 
     free: ClassVar[tuple[str, ...]] = ()
+    once: ClassVar[tuple[str, ...]] = ()
 
     project: str
     resume: bool | str
@@ -40,6 +43,7 @@ class RunConfig(CommandConfig):
 class TrainConfig(RunConfig):
     """Flags of train.py."""
 
+    once = ("pause",)
     topics = {
         "network": ("cfg", "weights", "insert", "freeze", "noautoanchor", "verbose"),
         "data": (
@@ -50,10 +54,10 @@ class TrainConfig(RunConfig):
             "epochs", "patience", "optimizer", "cos_lr", "label_smoothing", "iou", "hyp", "seed",
         ),
         "a teacher": ("teacher", "teacher_weight"),
-        "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve"),
+        "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve", "study"),
         "machine": ("device", "amp", "sync_bn", "local_rank"),
         "the run": (
-            "project", "name", "exist_ok", "resume", "save_period", "nosave", "noval", "noplots",
+            "project", "name", "exist_ok", "resume", "pause", "save_period", "nosave", "noval", "noplots",
         ),
     }  # fmt: skip
 
@@ -80,6 +84,7 @@ class TrainConfig(RunConfig):
     resume: bool | str = flag(
         False, "continue the newest run, or the run of the given last.pt", nargs="?", const=True
     )
+    pause: int = flag(0, "end after this many epochs of --epochs, to be resumed; 0: never", rule=at_least(0))
     nosave: bool = flag(False, "write last.pt at the end only")
     noval: bool = flag(False, "validate after the last epoch only")
     noautoanchor: bool = flag(False, "keep the anchors of the model")
@@ -90,6 +95,12 @@ class TrainConfig(RunConfig):
     )
     resume_evolve: str | None = flag(
         None, "evolve.csv of an earlier evolution to continue", "--resume_evolve"
+    )
+    study: str = flag(
+        "",
+        "share the generations of --evolve with all who say the same: a file that they all see, or "
+        "postgresql://USER@HOST/DATABASE",
+        rule=address_fault,
     )
     cache: Literal["ram", "disk"] | None = flag(
         None, "keep decoded images in ram or on disk", nargs="?", const="ram"
@@ -138,6 +149,14 @@ class TrainConfig(RunConfig):
                 raise ValueError(f"--iou: {error}") from error
         if self.teacher_weight != 1 and not (self.teacher or self.resume):
             raise ValueError("--teacher-weight is of no use without --teacher")
+        if self.study and self.evolve is None:
+            raise ValueError("--study is of use with --evolve; benchmark.py train --study shares trainings")
+        if self.study and self.resume_evolve:
+            raise ValueError("--study remembers what was done; leave --resume_evolve out")
+        if self.pause and self.evolve is not None:
+            raise ValueError("--pause and --evolve exclude each other: generations are trained to their end")
+        if self.pause and self.nosave:
+            raise ValueError("--pause needs the last.pt of its last epoch; leave --nosave out")
         if self.image_weights and self.rect:
             raise ValueError(
                 "--image-weights and --rect exclude each other: rectangular batches have a fixed order"

@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ EVOLUTIONS: dict[str, Evolution] = {
 }
 
 
+TrainOnce = Callable[[Hyperparameters, int], Sequence[float]]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One generation: what was tried, and the seven `METRICS` that came of it."""
@@ -55,7 +58,7 @@ class Trial:
 
 
 def evolve(
-    train_once: Callable[[Hyperparameters, int], Sequence[float]],
+    train_once: TrainOnce,
     base: Hyperparameters,
     generations: int,
     folder: Path,
@@ -85,14 +88,19 @@ def evolve(
         save_trials(folder, trials)
     while len(trials) < generations:
         generation = len(trials)
-        hyp = first[generation] if generation < len(first) else offspring(trials, seed)
-        metrics = tuple(map(float, train_once(hyp, generation)))
-        if len(metrics) != len(METRICS):
-            raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
-        trials.append(Trial(metrics, hyp))
+        hyp = first[generation] if generation < len(first) else offspring(trials, seed, generation)
+        trials.append(tried(train_once, hyp, generation))
         save_trials(folder, trials)
     plot_trials(trials, folder / "evolve.png")
     return best(trials).hyp
+
+
+def tried(train_once: TrainOnce, hyp: Hyperparameters, generation: int) -> Trial:
+    """One generation."""
+    metrics = tuple(map(float, train_once(hyp, generation)))
+    if len(metrics) != len(METRICS):
+        raise ValueError(f"train_once returned {len(metrics)} numbers; it must return {METRICS}")
+    return Trial(metrics, hyp)
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -100,9 +108,9 @@ def best(trials: Sequence[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.fitness)
 
 
-def offspring(trials: Sequence[Trial], seed: int) -> Hyperparameters:
-    """What the generation after `trials` tries: one of the best, mutated."""
-    rng = generator_for(seed, len(trials))
+def offspring(trials: Sequence[Trial], seed: int, generation: int) -> Hyperparameters:
+    """What a generation after `trials` tries: one of the best, mutated."""
+    rng = generator_for(seed, generation)
     return mutate(choose_parent(trials, rng), rng)
 
 
@@ -174,10 +182,18 @@ def load_trials(path: Path) -> list[Trial]:
             metrics = tuple(map(float, row[: len(METRICS)]))
         except ValueError as error:
             raise UserError(f"{place}: {error}") from error
-        values = zip(FIELDS, map(_value, row[len(METRICS) :]))
-        hyp = Hyperparameters(**{key: checked(place, key, value) for key, value in values})
-        trials.append(Trial(metrics, hyp))
+        values = dict(zip(FIELDS, map(_value, row[len(METRICS) :])))
+        trials.append(Trial(metrics, as_hyp(place, values)))
     return trials
+
+
+def as_hyp(place: str, values: Mapping[str, Any]) -> Hyperparameters:
+    """Hyper-parameters from values that were saved.
+
+    Raises:
+        UserError: an unusable one; the message begins with `place`.
+    """
+    return Hyperparameters(**{key: checked(place, key, value) for key, value in values.items()})
 
 
 def _value(text: str) -> float | str | None:

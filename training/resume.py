@@ -79,7 +79,7 @@ def with_saved(config: ConfigType, saved: Mapping[str, Any], path: Path) -> Conf
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         name, value = field.name, getattr(config, field.name)
-        if name in ABOUT_RESUMING or (value == field.default and name not in config.typed):
+        if name in ABOUT_RESUMING + config.once or (value == field.default and name not in config.typed):
             continue
         if name not in FREE + config.free and value != settings.get(name):
             raise UserError(
@@ -87,6 +87,7 @@ def with_saved(config: ConfigType, saved: Mapping[str, Any], path: Path) -> Conf
                 f"leave --{name.replace('_', '-')} out, or start a new run"
             )
         settings[name] = value
+    settings |= {name: getattr(config, name) for name in kind.once}
     try:
         config = of_saved(kind, settings)
     except ValueError as error:

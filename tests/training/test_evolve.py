@@ -155,7 +155,7 @@ def test_parents_are_the_five_fittest_in_proportion_to_their_lead() -> None:
 
 def test_equals_and_diverged_trainings_can_be_parents() -> None:
     assert trial(float("nan")).fitness == 0.0
-    assert isinstance(offspring([trial(float("nan")), trial(0.0)], seed=0), Hyperparameters)
+    assert isinstance(offspring([trial(float("nan")), trial(0.0)], seed=0, generation=2), Hyperparameters)
     assert best([trial(float("nan"), lr0=0.1), trial(0.2, lr0=0.2), trial(0.2, lr0=0.3)]).hyp.lr0 == 0.2
 
 
