@@ -20,7 +20,8 @@ TOP = ("benchmarks", "curation")  # rooms beside them
 LAZY = {
     "torchvision", "pandas", "matplotlib", "thop", "sklearn", "PIL", "tensorboard", "onnxruntime", "mss",
     "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
-    "litert_torch", "ai_edge_litert", "defusedxml", "imagehash",
+    "litert_torch", "ai_edge_litert", "defusedxml", "imagehash", "mlflow", "wandb", "comet_ml", "clearml",
+    "yt_dlp", "shtab",
 }  # fmt: skip
 
 # files at YOLOv5's addresses, which pass on what `utils.adapters` and `models.adapters` hold

@@ -170,6 +170,29 @@ def test_two_processes_learn_what_one_does(
         lighten.check_flags(parse_flags(LightenConfig, [*arguments, "--batch-size", "3"]), Process(0, 2))
 
 
+def test_a_run_of_old_goes_on_with_its_own_optimizer_and_says_so(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One that AdamW alone had begun: nothing in its file speaks of Muon."""
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stopped_after(2, patch)
+        lighten.main([*arguments, "--steps", "6", "--measures", "3"])
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    content = read_checkpoint(last)
+    for group in content["optimizer"]["param_groups"]:
+        del group["muon"]
+    for state in content["optimizer"]["state"].values():
+        if (momentum := state.pop("momentum", None)) is not None:
+            state |= {"exp_avg": momentum, "exp_avg_sq": momentum.square()}
+    write_checkpoint(last, content)
+    lighten.main(["--resume", str(last)])
+    assert "this run was begun with AdamW and goes on with it; new runs learn" in capsys.readouterr().out
+    assert all(group["muon"] is False for group in read_checkpoint(last)["optimizer"]["param_groups"])
+
+
 def test_a_run_of_old_that_did_not_know_its_precision_keeps_to_full(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
