@@ -193,7 +193,7 @@ def run_subcommand(
 
 def _with_subcommands(command: str, subcommands: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of a command with those of its subcommands, all of which are imported."""
-    parser = _OneLineParser(prog=command)
+    parser: argparse.ArgumentParser = _OneLineParser(prog=command)
     parser.add_argument(COMPLETION, action=PrintCompletion)
     under = parser.add_subparsers()
     for name, module in subcommands.items():

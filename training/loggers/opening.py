@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
 
@@ -78,7 +79,7 @@ class Loggers:
         for file in sorted(self._folder.iterdir()):
             if file.suffix in PICTURES and self._sent.get(file) != (written := file.stat().st_mtime_ns):
                 self._sent[file] = written
-                self._tell(lambda logger, file=file: logger.picture(file, epoch))
+                self._tell(methodcaller("picture", file, epoch))
 
     def final(self, summary: Sequence[float], epoch: int) -> None:
         """P, R, mAP50 and mAP50-95 of the best weights, and the epoch that made them."""
