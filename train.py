@@ -121,7 +121,7 @@ def train(
         UserError: data, model or weights are unusable, or the loss became non-finite.
     """
     torch.manual_seed(config.seed)
-    check_services(config.log)
+    check_services(config.loggers)
     if config.workers:
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated

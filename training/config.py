@@ -53,14 +53,14 @@ class TrainConfig(RunConfig):
         ),
         "a teacher": ("teacher", "teacher_weight"),
         "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve"),
-        "who is told": ("log",),
+        "who is told": ("loggers",),
         "machine": ("device", "amp", "sync_bn", "local_rank"),
         "the run": (
             "project", "name", "exist_ok", "resume", "save_period", "nosave", "noval", "noplots",
         ),
     }  # fmt: skip
 
-    free = ("log",)
+    free = ("loggers",)
 
     weights: str = flag("", "initial weights; default: those of --teacher, or none, from scratch")
     cfg: str = flag(
@@ -89,7 +89,7 @@ class TrainConfig(RunConfig):
     noval: bool = flag(False, "validate after the last epoch only")
     noautoanchor: bool = flag(False, "keep the anchors of the model")
     noplots: bool = flag(False, "draw nothing")
-    log: tuple[str, ...] = flag(
+    loggers: tuple[str, ...] = flag(
         (), "services that are told of the run; default: TensorBoard's curves, where it is installed",
         choices=(*SERVICES, NONE),
         rule=one_of((*SERVICES, NONE)),

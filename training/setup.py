@@ -259,7 +259,7 @@ def build_state(
 def begin_logging(
     config: TrainConfig, hyp: Hyperparameters, process: Process, run: RunFolder, epoch: int | None
 ) -> Loggers:
-    """The services of `--log`, which the main process tells of the run.
+    """The services of `--loggers`, which the main process tells of the run.
 
     Args:
         epoch: with which a run goes on; None for a new one, whose settings are told.
@@ -269,7 +269,7 @@ def begin_logging(
     """
     if not process.is_main:
         return Loggers()
-    loggers = open_loggers(config.log, run.root, Path(config.project), epoch)
+    loggers = open_loggers(config.loggers, run.root, Path(config.project), epoch)
     if epoch is None:
         hyps = {f"hyp.{name}": value for name, value in asdict(hyp).items()}
         loggers.settings({**asdict(config), **hyps})

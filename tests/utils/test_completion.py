@@ -57,7 +57,7 @@ def test_flags_and_their_values(before: tuple[str, ...], script: Path) -> None:
     assert offered(script, *before, "--we") == ["--weights"]
     assert offered(script, *before, "--teacher") == ["--teacher", "--teacher-weight"]
     assert offered(script, *before, "--optimizer", "A") == ["Adam", "AdamW"]
-    assert offered(script, *before, "--epochs", "3", "--log", "mlflow", "te") == ["tensorboard"]
+    assert offered(script, *before, "--epochs", "3", "--loggers", "mlflow", "te") == ["tensorboard"]
     assert offered(script, *before, "--weights", "b") == []  # then bash offers files
 
 

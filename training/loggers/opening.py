@@ -1,4 +1,4 @@
-"""The services that `--log` names, behind one door: training tells `Loggers`, which tells them all.
+"""The services that `--loggers` names, behind one door: training tells `Loggers`, which tells them all.
 
 A service that fails while a run trains is named once and left out from then on.
 """
@@ -126,7 +126,7 @@ def check_services(names: Sequence[str]) -> None:
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The services that `--log` asks for; where it was not given TensorBoard, if that is installed: its files
+    """The services that `--loggers` asks for; without it TensorBoard, where that is installed: its files
     stay on this machine.
     """
     if not names:
@@ -138,7 +138,7 @@ def open_loggers(names: Sequence[str], folder: Path, project: Path, epoch: int |
     """Open the services for a run.
 
     Args:
-        names: as `--log` has them.
+        names: as `--loggers` has them.
         folder: of the run.
         project: the folder that `--project` names.
         epoch: with which a run goes on that was begun before; None for a new one.
@@ -159,7 +159,7 @@ def open_loggers(names: Sequence[str], folder: Path, project: Path, epoch: int |
             fault = f"{service.title} cannot be told of this run: {_reason(error)}"
             if epoch is None:
                 Loggers(active).close("failed")
-                raise UserError(f"{fault}; mend that, or leave {name} out of --log") from error
+                raise UserError(f"{fault}; mend that, or leave {name} out of --loggers") from error
             warn(f"{fault}; results.csv has all figures")
             continue
         LOGGER.info(f"{service.title}: {active[name].place}")

@@ -1,4 +1,4 @@
-"""Services behind one door: chosen by --log, left out when they fail, taken up again by a resumed run."""
+"""Services behind one door: chosen by --loggers, left out when they fail, taken up again by a resumed run."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> type[Notes]:
 def test_a_run_is_told_from_its_settings_to_its_best_weights(
     notes: type[Notes], tiny_data: Path, tmp_path: Path
 ) -> None:
-    flags = ["--data", str(tiny_data), "--project", str(tmp_path / "cells"), *SMALL, "--log", "mlflow"]
+    flags = ["--data", str(tiny_data), "--project", str(tmp_path / "cells"), *SMALL, "--loggers", "mlflow"]
     train.main([*flags, "--epochs", "2"])
     assert named("open") == [["cells", "exp", "", 0]]
     ((settings,),) = named("settings")
-    assert settings["epochs"] == 2 and settings["hyp.lr0"] == 0.01 and settings["log"] == ("mlflow",)
+    assert settings["epochs"] == 2 and settings["hyp.lr0"] == 0.01 and settings["loggers"] == ("mlflow",)
     (first, values), (second, _) = named("scalars")
     assert (first, second) == (0, 1) and [*values] == list(RESULT_COLUMNS[1:])
     pictures = [name for name, _ in named("picture")]
@@ -88,7 +88,7 @@ def test_a_run_is_told_from_its_settings_to_its_best_weights(
 
 
 def test_a_resumed_run_goes_on_under_its_key(notes: type[Notes], tiny_data: Path, tmp_path: Path) -> None:
-    flags = ["--data", str(tiny_data), "--project", str(tmp_path), *SMALL, "--noplots", "--log", "mlflow"]
+    flags = ["--data", str(tiny_data), "--project", str(tmp_path), *SMALL, "--noplots", "--loggers", "mlflow"]
     train.main([*flags, "--epochs", "1"])
     key = yaml.safe_load((tmp_path / "exp" / "loggers.yaml").read_text(encoding="utf-8"))["mlflow"]
     CALLS.clear()
@@ -97,7 +97,7 @@ def test_a_resumed_run_goes_on_under_its_key(notes: type[Notes], tiny_data: Path
     assert not named("settings") and not named("scalars") and named("final")
     CALLS.clear()
     last = str(tmp_path / "exp" / "weights" / "last.pt")
-    train.main(["--resume", last, "--log", "none", "--device", "cpu"])  # it may be left out
+    train.main(["--resume", last, "--loggers", "none", "--device", "cpu"])  # it may be left out
     assert CALLS == []
 
 
@@ -165,7 +165,7 @@ def test_how_a_run_ended(
 def test_generations_of_an_evolution_are_runs_of_their_own(
     notes: type[Notes], tiny_data: Path, tmp_path: Path
 ) -> None:
-    flags = ["--data", str(tiny_data), "--project", str(tmp_path / "search"), *SMALL, "--log", "mlflow"]
+    flags = ["--data", str(tiny_data), "--project", str(tmp_path / "search"), *SMALL, "--loggers", "mlflow"]
     train.main([*flags, "--epochs", "1", "--evolve", "2", "--evolve_population", str(_population(tmp_path))])
     assert [call[:2] for call in named("open")] == [
         ["search", "exp/generation0"],
@@ -234,7 +234,7 @@ def test_only_the_main_process_tells(
         "2",
         "--noplots",
     )
-    ended = torchrun(*flags, "--log", "mlflow")
+    ended = torchrun(*flags, "--loggers", "mlflow")
     assert ended.returncode == 0, ended.stderr
     (found,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert found.info.status == "FINISHED"
