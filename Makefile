@@ -8,13 +8,19 @@ RUN    ?= runs/demo
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt
+# What the commands need. Where there is a torch in $(VENV) already, such as one without CUDA, it stays.
+$(VENV)/.usable: requirements.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+# And what the tests need.
+$(VENV)/.ready: $(VENV)/.usable requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
 
 # Real handwritten digits, synthetic layout: train, validate, detect. About five minutes on two cores.
-demo: setup
+demo: $(VENV)/.usable
 	rm -rf $(RUN)
 	$(BIN)/python train.py --cfg yolov5n-gsconv.yaml --data digits.yaml --hyp hyp.digits.yaml \
 		--imgsz 192 --epochs 16 --batch-size 16 --workers 2 --project $(RUN) --name train
@@ -25,7 +31,7 @@ demo: setup
 	@echo "curves and plots: $(RUN)/train and $(RUN)/val; annotated scenes: $(RUN)/detect"
 
 # The network of `make demo` becomes a lighter one, without labels. About three minutes on two cores.
-demo-lighten: setup
+demo-lighten: $(VENV)/.usable
 	@test -f $(RUN)/train/weights/best.pt || { \
 		echo "no trained network in $(RUN)/train: make demo comes first, about five minutes"; $(MAKE) demo; }
 	rm -rf $(RUN)/lighten

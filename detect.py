@@ -66,7 +66,7 @@ class DetectConfig(InferenceConfig):
     runtime: Literal["torch", "onnx", "openvino", "auto"] = flag("auto", RUNTIME_HELP)
     source: str = flag(
         "data/images",
-        "image, folder, glob, list file, video, webcam number, rtsp/http stream, screen, - for stdin",
+        "image, folder, glob, list file, video, webcam number, stream, YouTube page, screen, - for stdin",
     )
     data: str = flag("data/digits.yaml", "dataset yaml that names the classes when the weights do not")
     imgsz: tuple[int, ...] = flag(

@@ -35,10 +35,12 @@ from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
 from training.hyp_yaml import checked, load_hyperparameters
+from training.loggers.opening import check_services
 from training.optim import Schedule
 from training.resume import restarted, resumed
-from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, write_results
+from training.run_folder import RESULT_COLUMNS, RunFolder, write_results
 from training.setup import (
+    begin_logging,
     build_model,
     build_state,
     build_teacher,
@@ -50,11 +52,9 @@ from training.setup import (
 )
 from training.shared_evolution import evolving
 from training.state import TrainingState
-from training.teacher import Teacher
 from utils.console import LOGGER, setup_console, warn
 from utils.data.images import ImageError
 from utils.data.index import DatasetIndex
-from utils.data.loader import Loader
 from utils.data.spec import load_data_spec
 from utils.data.workers import start_server
 from utils.device import memory_format, select_device
@@ -122,6 +122,7 @@ def train(
         UserError: data, model or weights are unusable, or the loss became non-finite.
     """
     torch.manual_seed(config.seed)
+    check_services(config.loggers)
     if config.workers:
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
@@ -135,9 +136,11 @@ def train(
     teacher = None if trained is None else build_teacher(config, hyp, trained, model)
     criterion = criterion_of(state, hyp, index, imgsz)
     run = run or open_run(config, process)
-    training = Training(config, process, device, loader, val_loader, schedule, criterion, run, state, teacher)
+    log = begin_logging(config, hyp, process, run, state.epoch if checkpoint else None)
+    training = Training(
+        config, process, device, loader, val_loader, schedule, criterion, run, state, teacher, log
+    )
     parallel = wrap(model if teacher is None else teacher.watch(), process, device, config.sync_bn)
-    curves = CurveLogger(run.root, enabled=process.is_main, columns=training.columns)
     pictures = RunPictures(run.root, model.names, enabled=process.is_main and not config.noplots)
     pictures.labels(index.boxes)
     if process.is_main:
@@ -149,7 +152,7 @@ def train(
             f"batch {config.batch_size}, results in {run.root}"
         )
 
-    with StopRequest() as stop, closing(loader), closing(curves), pictures:
+    with StopRequest() as stop, closing(loader), log.unless_done(), pictures:
         while not (state.finished or is_paused(training)):
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
@@ -166,8 +169,9 @@ def train(
                 save(training, complete)
             if not complete:
                 leave(stop, run, process)
-            curves.epoch(state.results[-1])
+            log.epoch(training.columns, state.results[-1])
     if stop.requested:  # while the last epoch was saved and its pictures drawn
+        log.close("stopped")
         leave(stop, run, process)
     return training
 
@@ -290,12 +294,19 @@ def is_paused(training: Training) -> bool:
 
 def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
+    if is_paused(training):
+        training.loggers.close("stopped")
+        done = f"{training.state.epoch} of {training.config.epochs} epochs"
+        LOGGER.info(f"paused after {done}; continue with: python train.py --resume {training.run.last}")
+        return
+    with training.loggers:
+        validate_best(training)
+
+
+def validate_best(training: Training) -> None:
+    """The full report of the best weights."""
     loader, run, plots = training.val_loader, training.run, not training.config.noplots
     if loader is None:
-        return
-    if is_paused(training):
-        done = f"{training.state.epoch} of {training.config.epochs} epochs"
-        LOGGER.info(f"paused after {done}; continue with: python train.py --resume {run.last}")
         return
     names = training.state.model.names
     with RunPictures(run.root, names, enabled=plots) as pictures:
@@ -303,9 +314,11 @@ def conclude(training: Training) -> None:
         result = evaluate(best, loader, training.device, names, on_batch=pictures.validation_batch)
         report_validation(result, run.root, plots=plots)
     if training.teacher is not None:
-        report_on_teacher(training.teacher, loader, result.summary()[3])
+        training.teacher.compare(loader, result.summary()[3])
     if plots:
         plot_results(run.results, run.root / "results.png")
+    training.loggers.pictures(training.state.epoch)
+    training.loggers.final(result.summary(), training.state.best.epoch)
     seen, judged = (split.dataset.index.report for split in (training.loader, loader))
     config, size = training.config, training.loader.dataset.size
     work = f"{training.state.epoch} of {config.epochs} epochs on {seen.count()} of {config.data}"
@@ -315,16 +328,6 @@ def conclude(training: Training) -> None:
     LOGGER.info(
         f"best epoch {training.state.best.epoch}; weights in {run.last.parent}, everything else in {run.root}"
     )
-
-
-def report_on_teacher(teacher: Teacher, loader: Loader, own: float) -> None:
-    """Say how good the teacher is on the validation pictures, beside the student's `own` mAP50-95."""
-    its = teacher.mean_ap(loader)
-    if its is None:
-        LOGGER.info("the teacher does not know all classes, so that its mAP is not measured")
-    else:
-        share = f": {own / its:.1%}" if its > 0.001 else ""
-        LOGGER.info(f"mAP50-95 on val: teacher {its:.3f}, student {own:.3f}{share}")
 
 
 def write_settings(training: Training) -> None:
@@ -364,13 +367,16 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
     assert config.evolve is not None
     project = "runs/evolve" if config.project == TrainConfig.project else config.project
     folder = RunFolder.create(project, config.name, config.exist_ok)
-    quiet = dataclasses.replace(config, evolve=None, study="", noval=True, nosave=True, noplots=True)
+    given = dataclasses.replace(config, evolve=None, study="", project=project)
+    quiet = dataclasses.replace(given, noval=True, nosave=True, noplots=True)
     diverged: list[int] = []
 
     def train_once(hyp: Hyperparameters, generation: int) -> list[float]:
         run = RunFolder.create(str(folder.root), f"generation{generation}", exist_ok=True)
         try:
-            return train(quiet, hyp, process, device, run).state.results[-1][4:11]
+            training = train(quiet, hyp, process, device, run)
+            training.loggers.close("finished")
+            return training.state.results[-1][4:11]
         except NonFiniteLoss as error:
             LOGGER.warning(f"generation {generation}: {error}; it scores 0, and evolution goes on")
             diverged.append(generation)

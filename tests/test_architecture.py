@@ -22,8 +22,10 @@ LAZY = {
     "faster_coco_eval", "onnx", "openvino", "nncf", "ncnn", "pnnx", "executorch", "coremltools",
     "litert_torch", "ai_edge_litert", "defusedxml", "imagehash", "webdataset", "braceexpand", "fsspec",
     "aiohttp",
-    "litert_torch", "ai_edge_litert", "defusedxml", "imagehash", "optuna",
+    "optuna",
     "sqlalchemy", "psycopg2", "psycopg", "scipy",
+    "mlflow", "wandb", "comet_ml", "clearml",
+    "yt_dlp", "shtab",
 }  # fmt: skip
 
 # files at YOLOv5's addresses, which pass on what `utils.adapters` and `models.adapters` hold

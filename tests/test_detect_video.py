@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import detect
+import export
+from tests.models.exporting.weights import write_weights
 from utils.boxes import box_iou
 from utils.errors import UserError
 
@@ -106,3 +108,24 @@ def test_slicing_finds_what_is_too_small_for_the_whole(
     assert len(expected) == 2 and (box_iou(expected, found["sliced"]).max(axis=1) > 0.7).all()
     assert len(found["large"]) < 2
     assert cv2.imread("out/exp/large.png").shape == (160, 960, 3)
+
+
+def test_slice_with_an_export_of_one_fixed_size(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its tiles are brought to that size, which is said when --imgsz asks for another one."""
+    weights = write_weights(here / "best.pt")
+    export.main(["--weights", str(weights), "--imgsz", "64", "--include", "torchscript"])
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+    cv2.imwrite("square.png", noise)
+    flags = ("--source", "square.png", "--slice", "80", "--imgsz", "64", "--save-csv", "--conf-thres", "0.5")
+    rows = {}
+    for file in (weights, weights.with_suffix(".torchscript")):
+        detect.main(
+            ["--weights", str(file), *flags, "--nosave", "--name", file.suffix[1:], "--project", "out"]
+        )
+        rows[file.suffix] = table(Path("out") / file.suffix[1:])
+    assert len(rows[".pt"]) > 4 and rows[".torchscript"] == rows[".pt"]
+    capsys.readouterr()
+    fixed = str(weights.with_suffix(".torchscript"))
+    detect.main(["--weights", fixed, "--source", "square.png", "--slice", "80", "--nosave"])
+    said = "warning: the weights were exported for images of 64x64 and are run at that size, not at 640x640\n"
+    assert said in capsys.readouterr().err

@@ -18,7 +18,8 @@ import detect
 from models.exporting import formats, run
 from tests.models.exporting.weights import write_weights
 from training.evolve import Trial, save_trials
-from training.run_folder import CurveLogger, RunFolder, write_results
+from training.loggers.opening import open_loggers
+from training.run_folder import RESULT_COLUMNS, RunFolder, write_results
 from utils.data import label_cache
 from utils.data.digits import generate_digits
 from utils.data.frames import Frame
@@ -231,14 +232,15 @@ def test_an_exporter_that_does_not_say_why_it_failed(tmp_path: Path, monkeypatch
 
 # its own thread cries out, too
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_curves_of_tensorboard(full_disk: FullDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_curves_of_tensorboard(
+    full_disk: FullDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard")
-    curves = CurveLogger(tmp_path)
-    with full_disk(200), caplog.at_level("WARNING", "lean5"):
+    with full_disk(200), open_loggers(["tensorboard"], tmp_path, tmp_path) as loggers:
         for epoch in range(300):
-            curves.epoch([float(epoch)] * 14)
-        curves.close()
-    assert [record.message for record in caplog.records] == ["TensorBoard's curves end here: File too large"]
+            loggers.epoch(RESULT_COLUMNS, [float(epoch)] * 14)
+    said = "warning: TensorBoard is told no more of this run: File too large; results.csv has all figures\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_is_kept_to_save_time_costs_a_warning(

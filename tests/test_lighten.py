@@ -23,6 +23,8 @@ from models.yolo import DetectionModel
 from tests.training_runs import PAIR, assert_same_run, rows, run, start, tensors, wait_until
 from training.lightening import material, setup
 from training.lightening.config import LightenConfig
+from training.lightening.course import WEIGHT_DECAY, build_optimizer
+from training.lightening.pair import Pair
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.device import resolved
 from utils.distributed import Process
@@ -168,6 +170,35 @@ def test_two_processes_learn_what_one_does(
         lighten.main(["--resume", str(last)])
     with pytest.raises(UserError, match="--batch-size 3 must be a multiple of the 2 processes"):
         lighten.check_flags(parse_flags(LightenConfig, [*arguments, "--batch-size", "3"]), Process(0, 2))
+
+
+@pytest.mark.slow
+def test_a_run_of_old_goes_on_with_its_own_optimizer_and_says_so(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One that was begun by AdamW alone, as all were before there was Muon."""
+
+    def adamw(pair: Pair) -> torch.optim.AdamW:
+        groups = build_optimizer(pair).param_groups
+        return torch.optim.AdamW(
+            [{"params": group["params"], "pace": group["pace"]} for group in groups],
+            weight_decay=WEIGHT_DECAY,
+        )
+
+    flags = [*arguments, "--steps", "6", "--measures", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "build_optimizer", adamw)
+        lighten.main([*flags, "--name", "whole"])
+        stopped_after(2, patch)
+        with pytest.raises(SystemExit):
+            lighten.main([*flags, "--name", "stopped"])
+    lighten.main(["--resume", str(tmp_path / "stopped" / "weights" / "last.pt")])
+    assert "this run was begun with AdamW and goes on with it; new runs learn" in capsys.readouterr().out
+    left, right = (read_checkpoint(tmp_path / name / "weights" / "last.pt") for name in ("whole", "stopped"))
+    assert all(torch.equal(tensor, right["ema"][name]) for name, tensor in left["ema"].items())
 
 
 def test_a_run_of_old_that_did_not_know_its_precision_keeps_to_full(

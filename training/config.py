@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from models.insertion import INSERT_HELP
+from training.loggers.opening import NONE, SERVICES
 from training.study_storage import address_fault
 from utils.flags import (
     DATA_HELP,
@@ -20,6 +21,7 @@ from utils.flags import (
     between,
     flag,
     not_empty,
+    one_of,
 )
 from utils.losses.composition import BoxLoss
 
@@ -55,11 +57,14 @@ class TrainConfig(RunConfig):
         ),
         "a teacher": ("teacher", "teacher_weight"),
         "search for hyper-parameters": ("evolve", "evolve_population", "resume_evolve", "study"),
+        "who is told": ("loggers",),
         "machine": ("device", "amp", "sync_bn", "local_rank"),
         "the run": (
             "project", "name", "exist_ok", "resume", "pause", "save_period", "nosave", "noval", "noplots",
         ),
     }  # fmt: skip
+
+    free = ("loggers",)
 
     weights: str = flag("", "initial weights; default: those of --teacher, or none, from scratch")
     cfg: str = flag(
@@ -89,6 +94,11 @@ class TrainConfig(RunConfig):
     noval: bool = flag(False, "validate after the last epoch only")
     noautoanchor: bool = flag(False, "keep the anchors of the model")
     noplots: bool = flag(False, "draw nothing")
+    loggers: tuple[str, ...] = flag(
+        (), "services that are told of the run; default: TensorBoard's curves, where it is installed",
+        choices=(*SERVICES, NONE),
+        rule=one_of((*SERVICES, NONE)),
+    )  # fmt: skip
     evolve: int | None = flag(None, "evolve hyper-parameters for this many generations", nargs="?", const=300)
     evolve_population: str = flag(
         "data/hyps", "folder of hyper-parameter yamls to start from", "--evolve_population"

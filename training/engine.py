@@ -6,13 +6,14 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import TrainConfig
+from training.loggers.opening import Loggers
 from training.optim import Schedule
 from training.run_folder import RESULT_COLUMNS, TEACHER_COLUMN, RunFolder
 from training.state import TrainingState
@@ -43,6 +44,7 @@ class Training:
     Attributes:
         val_loader: on the main process only.
         teacher: a trained detector to learn from beside the labels, when there is one.
+        loggers: services that are told of the run, by the main process.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class Training:
     run: RunFolder
     state: TrainingState
     teacher: Teacher | None = None
+    loggers: Loggers = field(default_factory=Loggers)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -5,15 +5,13 @@ Its number, exp2 after exp, comes from `utils.files.increment_path`, as for `val
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from utils.console import LOGGER
 from utils.errors import UserError
 from utils.files import increment_path, write_text
 
@@ -104,39 +102,3 @@ def write_results(
     """Write `results.csv` whole: a resumed run rewrites it, so that no epoch is missing or there twice."""
     lines = [columns, *((f"{row[0]:.0f}", *(f"{value:.6g}" for value in row[1:])) for row in rows)]
     write_text(path, "".join(f"{','.join(line)}\n" for line in lines))
-
-
-class CurveLogger:
-    """TensorBoard curves of a run, when TensorBoard is installed; otherwise nothing."""
-
-    def __init__(self, folder: Path, enabled: bool = True, columns: Sequence[str] = RESULT_COLUMNS) -> None:
-        self._columns = columns
-        self._writer: Any = None
-        if enabled:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self._writer = SummaryWriter(str(folder))
-            LOGGER.info(f"TensorBoard: tensorboard --logdir {folder.parent}")
-
-    def epoch(self, row: Sequence[float]) -> None:
-        """Add one row of results."""
-        if self._writer is not None:
-            with self._without_errors():
-                for name, value in zip(self._columns[1:], row[1:], strict=True):
-                    self._writer.add_scalar(name, value, int(row[0]))
-
-    def close(self) -> None:
-        if self._writer is not None:
-            with self._without_errors():
-                self._writer.close()
-
-    @contextmanager
-    def _without_errors(self) -> Iterator[None]:
-        """Curves that cannot be written cost a warning; all numbers are in `results.csv`, too."""
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            LOGGER.warning(f"TensorBoard's curves end here: {error.strerror or error}")

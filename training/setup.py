@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from training.anchors import check_anchors
 from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
+from training.loggers.opening import Loggers, open_loggers
 from training.optim import Schedule, build_optimizer
 from training.run_folder import RunFolder
 from training.state import TrainingState
@@ -252,6 +254,26 @@ def build_state(
         finished = "the run is finished, nothing is left to train; its best weights are validated again"
         LOGGER.info(finished if state.finished else place)
     return state
+
+
+def begin_logging(
+    config: TrainConfig, hyp: Hyperparameters, process: Process, run: RunFolder, epoch: int | None
+) -> Loggers:
+    """The services of `--loggers`, which the main process tells of the run.
+
+    Args:
+        epoch: with which a run goes on; None for a new one, whose settings are told.
+
+    Raises:
+        UserError: a service refuses a new run.
+    """
+    if not process.is_main:
+        return Loggers()
+    loggers = open_loggers(config.loggers, run.root, Path(config.project), epoch)
+    if epoch is None:
+        hyps = {f"hyp.{name}": value for name, value in asdict(hyp).items()}
+        loggers.settings({**asdict(config), **hyps})
+    return loggers
 
 
 def label_sizes(index: DatasetIndex, imgsz: int) -> NDArray[np.float32]:

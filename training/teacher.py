@@ -20,6 +20,7 @@ from models.yolo import DetectionModel
 from training.lightening.losses import feature_error, output_error
 from training.lightening.pair import Watched, ends_of_stages
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
+from utils.console import LOGGER
 from utils.data.loader import Loader
 from utils.device import memory_format
 from utils.errors import UserError
@@ -187,6 +188,15 @@ class Teacher:
 
         device, options = self.model.stride.device, EvaluationOptions(single_cls=self.any_class)
         return evaluate(infer, loader, device, self.student.names, options).summary()[3]
+
+    def compare(self, loader: Loader, own: float) -> None:
+        """Say how good it is on the validation pictures, beside the student's `own` mAP50-95."""
+        its = self.mean_ap(loader)
+        if its is None:
+            LOGGER.info("the teacher does not know all classes, so that its mAP is not measured")
+        else:
+            share = f": {own / its:.1%}" if its > 0.001 else ""
+            LOGGER.info(f"mAP50-95 on val: teacher {its:.3f}, student {own:.3f}{share}")
 
     def keep(self, path: Path) -> None:
         """Write it into the folder of the run, unless it comes from there."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 from utils.adapters.flags import replacement
+from utils.completion import PrintCompletion
 from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
@@ -113,6 +114,7 @@ class Added(argparse.Action):
         setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
 
 
+COMPLETION = "--print-completion"
 IMGSZ = ("--imgsz", "--img", "--img-size")
 SIDE = between(1, 16384)  # pixels a side; a batch of one such image takes 3 GB
 SHARE = between(0, 1)
@@ -179,12 +181,25 @@ def run_subcommand(
         print(usage.strip())
         return
     name, *flags = words
+    if name == COMPLETION:
+        _with_subcommands(command, subcommands).parse_args(words)
     if name not in subcommands:
         near = difflib.get_close_matches(name, subcommands, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(subcommands)}"
         raise UserError(f"unknown subcommand '{name}'; {hint}")
     module = importlib.import_module(subcommands[name])
     module.run(parse_flags(module.Config, flags, command=f"{command} {name}"))
+
+
+def _with_subcommands(command: str, subcommands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of a command with those of its subcommands, all of which are imported."""
+    parser: argparse.ArgumentParser = _OneLineParser(prog=command)
+    parser.add_argument(COMPLETION, action=PrintCompletion)
+    under = parser.add_subparsers()
+    for name, module in subcommands.items():
+        config = importlib.import_module(module).Config
+        under.add_parser(name, parents=[build_parser(config)], add_help=False, help=name)
+    return parser
 
 
 def of_saved(config: type[ConfigType], values: Mapping[str, Any]) -> ConfigType:
@@ -221,6 +236,11 @@ def build_parser(config: type[CommandConfig], about: str | None = None) -> argpa
     parser = _OneLineParser(description=about or config.__doc__, formatter_class=_Help)
     groups = {title: parser.add_argument_group(title) for title in config.topics}
     topic_of = {name: groups[title] for title, names in config.topics.items() for name in names}
+    parser.add_argument(
+        COMPLETION,
+        action=PrintCompletion,
+        help="print what makes a shell complete flags: source <(python … --print-completion bash)",
+    )
     types = typing.get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         names = field.metadata["names"] or (option(field),)

@@ -44,9 +44,16 @@ def check_installed(module: str, pip: str) -> None:
     Raises:
         UserError: it is not installed.
     """
+    if not is_installed(module):
+        raise UserError(_absent(module.split(".")[0], pip))
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module's top package is there, without importing it."""
     top = module.split(".")[0]
-    if importlib.util.find_spec(top) is None:
-        raise UserError(_absent(top, pip))
+    if top in sys.modules:
+        return sys.modules[top] is not None
+    return importlib.util.find_spec(top) is not None
 
 
 def _absent(package: str, pip: str) -> str:

@@ -16,7 +16,7 @@ from utils.hyperparameters import Hyperparameters
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 HYPS = ("scratch-low", "scratch-med", "scratch-high", "no-augmentation", "Objects365", "VOC")
-CLASSES = {"coco": 80, "coco128": 80, "VOC": 20, "VisDrone": 10, "SODA10M": 6, "bccd": 3}
+CLASSES = {"coco": 80, "coco128": 80, "coco256": 80, "VOC": 20, "VisDrone": 10, "SODA10M": 6, "bccd": 3}
 
 
 @pytest.mark.parametrize("name", HYPS)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 import yaml
 
-from training.run_folder import RESULT_COLUMNS, CurveLogger, RunFolder, newest_checkpoint, write_results
+from training.run_folder import RESULT_COLUMNS, RunFolder, newest_checkpoint, write_results
 from utils.errors import UserError
 
 
@@ -55,41 +52,3 @@ def test_results_are_a_table_of_six_digits(tmp_path: Path) -> None:
     assert first == ",".join(["0", *["0.333333"] * 13])
     assert second == ",".join(["12", *["2e-07"] * 13])
     assert end == ""
-
-
-def test_tensorboard_gets_every_column_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[tuple[Any, ...]] = []
-
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            written.append((folder,))
-
-        def add_scalar(self, *values: Any) -> None:
-            written.append(values)
-
-        def close(self) -> None:
-            written.append(("closed",))
-
-    module: Any = ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = Writer
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    curves = CurveLogger(tmp_path)
-    curves.epoch([3.0, *range(13)])
-    curves.close()
-    assert list(tmp_path.iterdir()) == []
-    values = [(name, value, 3) for value, name in enumerate(RESULT_COLUMNS[1:])]
-    assert written == [(str(tmp_path),), *values, ("closed",)]
-
-    written.clear()
-    silent = CurveLogger(tmp_path, enabled=False)
-    silent.epoch([3.0, *range(13)])
-    silent.close()
-    assert written == []
-
-
-def test_without_tensorboard_there_are_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # importing it fails
-    curves = CurveLogger(tmp_path)
-    curves.epoch([3.0, *range(13)])
-    curves.close()
-    assert not any(tmp_path.iterdir())

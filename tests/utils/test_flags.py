@@ -85,6 +85,7 @@ def test_abbreviations_and_aliases() -> None:
         (TrainConfig, ["--batch-size", "0"], "--batch-size must be at least 1, or -1, found 0"),
         (TrainConfig, ["--optimizer", "sgd"], "invalid choice: 'sgd'"),
         (TrainConfig, ["--no"], "ambiguous option"),
+        (TrainConfig, ["--t", "a.pt"], "ambiguous option: --t could match --teacher, --teacher-weight"),
         (ValConfig, ["--conf-thres", "1.5"], "--conf-thres must lie between 0 and 1, found 1.5"),
         (ValConfig, ["--batch-size", "-1"], "--batch-size must be at least 1, found -1"),
         (DetectConfig, ["--imgsz", "-5"], "--imgsz must lie between 1 and 16384, found -5"),

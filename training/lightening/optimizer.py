@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,13 +28,37 @@ class MuonAdamW(AdamW):
     2502.16982. `torch.optim.Muon` takes matrices alone, and rounds them to bf16, which most CPUs are slow at.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._mark(True)
+
+    @property
+    def muon(self) -> bool:
+        """Whether convolutions take orthogonal steps; not in a run that was begun with AdamW alone."""
+        return bool(self.param_groups[0]["muon"])
+
+    def _mark(self, muon: bool) -> None:
+        """Note it where it is saved: the state of single weights begins anew with each phase."""
+        for group in self.param_groups:
+            group["muon"] = muon
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a saved state over. One of AdamW, as runs had before there was Muon, stays one of AdamW."""
+        super().load_state_dict(state_dict)
+        self._mark(all(group.get("muon", "exp_avg" not in self._of_matrix()) for group in self.param_groups))
+
+    def _of_matrix(self) -> Mapping[str, object]:
+        """The state of some weight that Muon would move; empty before the first step."""
+        weights = (weight for group in self.param_groups for weight in group["params"] if is_matrix(weight))
+        return next((self.state[weight] for weight in weights if self.state.get(weight)), {})
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; `closure` is for interfaces of torch, and not called twice."""
         kept: list[tuple[nn.Parameter, Tensor]] = []
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is not None and is_matrix(weight):
+                if group["muon"] and weight.grad is not None and is_matrix(weight):
                     self._turn(weight, group["lr"], group["weight_decay"])
                     kept.append((weight, weight.grad))
                     weight.grad = None  # AdamW passes it by

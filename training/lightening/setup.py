@@ -149,6 +149,8 @@ def _set_up(
         check_pictures(material.pictures, state.lightened["fingerprint"], run)
         done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
+        if not (state.finished or state.optimizer.param_groups[0]["muon"]):
+            LOGGER.info("this run was begun with AdamW and goes on with it; new runs learn faster, by Muon")
     else:
         begin(config, course, held, material, path)
     state.lightened = broadcast(state.lightened)

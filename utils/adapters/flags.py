@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+UPLOADS = "neither data nor weights are uploaded"
 ALIAS = "has another name here"
-WANDB = "Weights & Biases is not used; results.csv and TensorBoard's files in the run folder have all values"
-NDJSON = "results.csv in the run folder has a line an epoch, for programs"
+WANDB = "--loggers wandb tells Weights & Biases of a run; its variables say the rest"
+NDJSON = "results.csv in the run folder has a line an epoch, for programs; --loggers mlflow tells a service"
 
 # by their spelling; those that are accepted, with or without effect, stand in the commands' configurations
 ELSEWHERE = {
     "--adam": f"{ALIAS}: --optimizer Adam",
-    "--artifact_alias": WANDB,
-    "--bbox_interval": WANDB,
+    "--artifact_alias": f"{UPLOADS}; --loggers wandb tells Weights & Biases of a run",
+    "--bbox_interval": f"{WANDB}, and pictures of the first batches go there as they are drawn",
     "--bucket": "nothing is uploaded; copy the run folder, for example with gsutil cp -r",
-    "--entity": WANDB,
+    "--entity": f"{WANDB}: WANDB_ENTITY=NAME python train.py --loggers wandb",
     "--linear-lr": "the learning rate decays linearly by default; leave it out",
-    "--log-artifacts": WANDB,
-    "--log-imgs": WANDB,
+    "--log-artifacts": f"{UPLOADS}; --loggers wandb tells Weights & Biases of a run",
+    "--log-imgs": f"{WANDB}, and pictures of the first batches go there as they are drawn",
     "--ndjson-console": NDJSON,
     "--ndjson-file": NDJSON,
     "--notest": f"{ALIAS}: --noval",
     "--update": "weights are used as they are; `python -m models.weights old.pt new.pt` rewrites a file",
-    "--upload_dataset": WANDB,
+    "--upload_dataset": f"{UPLOADS}; --loggers wandb tells Weights & Biases of the rest",
     "--visualize": "feature maps are not drawn; `python models/yolo.py --cfg NAME` lists layers and shapes",
 }
 

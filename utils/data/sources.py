@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import http.client
 import itertools
@@ -19,6 +20,7 @@ from utils.console import warn
 from utils.data.frames import Frame, Source
 from utils.data.images import IMAGE_SUFFIXES, MOST_BYTES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
+from utils.data.youtube import Found, find_video, is_youtube
 from utils.errors import UserError
 from utils.files import ROOT, from_root
 from utils.files import expand as expand_home
@@ -43,9 +45,9 @@ def open_source(text: str, *, vid_stride: int = 1) -> Source:
 
     Args:
         text: an image or video file, a folder, a glob, a list file (`*.txt`: files; `*.streams`: cameras), a
-            webcam number, the URL of a picture, video or stream, `screen …` (see `ScreenSource`), or `-` for
-            paths on standard input. A relative path is looked up in the working directory, then beside the
-            program.
+            webcam number, the URL of a picture, video, stream or page of YouTube's, `screen …` (see
+            `ScreenSource`), or `-` for paths on standard input. A relative path is looked up in the working
+            directory, then beside the program.
         vid_stride: use every this manieth frame of videos and streams.
 
     Raises:
@@ -57,6 +59,11 @@ def open_source(text: str, *, vid_stride: int = 1) -> Source:
         return ScreenSource(text, vid_stride=vid_stride)
     if Path(text).suffix == ".streams":
         return StreamSource(_listed(find_path(text)), vid_stride=vid_stride)
+    if is_youtube(text):
+        found = find_video(text)
+        if found.live:
+            return StreamSource([found.address], vid_stride=vid_stride)
+        return RemoteVideo(found, vid_stride)
     if is_stream(text):
         return StreamSource([text], vid_stride=vid_stride)
     return FileSource(expand(text), vid_stride=vid_stride)
@@ -213,6 +220,27 @@ class FileSource(Files):
                 yield group
         if not some:
             raise UserError(f"none of the {len(self.places)} files could be read")
+
+
+class RemoteVideo(FileSource):
+    """One video behind an address that says nothing of it, frame by frame to its end."""
+
+    def __init__(self, found: Found, vid_stride: int) -> None:
+        super().__init__([f"{found.name}.mp4"], vid_stride=vid_stride)
+        self.address = found.address
+
+    def frames_of(self, file: str, count: int) -> Iterator[list[Frame]]:
+        """Its frames, under the name that results have.
+
+        Raises:
+            UserError: it cannot be read, or not to its end.
+        """
+        self.files += 1
+        try:
+            for frame in _read_video(self.address, 0, 1, self.vid_stride):
+                yield [dataclasses.replace(frame, path=file)]
+        except UserError as error:  # the address is as long as a page and of no use to anybody
+            raise UserError(str(error).replace(self.address, file)) from error
 
 
 class StdinSource(Files):

@@ -35,8 +35,16 @@ def count_classes(classes: Sequence[float], names: Mapping[int, str]) -> str:
 
 def name_counts(counts: Mapping[int, int], names: Mapping[int, str]) -> str:
     """The same from the number of each class."""
-    parts = [f"{count} {names[c]}{'s' if count > 1 else ''}" for c, count in sorted(counts.items())]
+    parts = [f"{count} {plural(names[c]) if count > 1 else names[c]}" for c, count in sorted(counts.items())]
     return ", ".join(parts) or "no detections"
+
+
+def plural(name: str) -> str:
+    """Several objects of a class: `persons`, `buses`; but `Platelets`, a name in the plural, stays."""
+    end = name.lower()
+    if end.endswith(("ss", "us", "x", "ch", "sh")):
+        return f"{name}es"
+    return name if end.endswith("s") else f"{name}s"
 
 
 def speed_line(milliseconds: Iterable[float], shape: tuple[int, ...]) -> str:

@@ -95,3 +95,41 @@ def test_it_goes_on_from_its_state() -> None:
         gradient_of(each, 2)
         optimizer.step()
     assert all(map(torch.equal, net.parameters(), other.parameters()))
+
+
+def test_a_run_of_adamw_goes_on_with_it() -> None:
+    """As runs were saved before there was Muon; also after a phase has cleared the state, and saved again."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16))
+    other = copy.deepcopy(net)
+    theirs = AdamW([{"params": [*net.parameters()], "pace": 0.2}], lr=0.01, weight_decay=0.1)
+    gradient_of(net, 0)
+    theirs.step()
+    other.load_state_dict(net.state_dict())
+    ours = MuonAdamW([{"params": [*other.parameters()], "pace": 1.0}], lr=0.5)
+    assert ours.muon
+    ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert not ours.muon
+    for seed in (1, 2):
+        for each, optimizer in ((net, theirs), (other, ours)):
+            gradient_of(each, seed)
+            optimizer.step()
+            optimizer.state.clear()
+        assert all(map(torch.equal, net.parameters(), other.parameters()))
+    again = MuonAdamW(other.parameters(), lr=0.01)
+    again.load_state_dict(copy.deepcopy(ours.state_dict()))
+    assert not again.muon
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_of_muon_that_does_not_say_so_stays_one(steps: int) -> None:
+    conv = nn.Conv2d(16, 16, 3)
+    before, after = MuonAdamW(conv.parameters(), lr=0.01), MuonAdamW(conv.parameters(), lr=0.01)
+    for seed in range(steps):
+        gradient_of(conv, seed)
+        before.step()
+    saved = before.state_dict()
+    for group in saved["param_groups"]:
+        del group["muon"]
+    after.load_state_dict(saved)
+    assert after.muon

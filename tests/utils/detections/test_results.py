@@ -84,7 +84,7 @@ def test_places_are_those_of_yolov5(
 
 
 def test_count_classes() -> None:
-    assert count_classes([1, 0, 1], NAMES) == "1 person, 2 buss"  # YOLOv5's plural: an s, whatever the word
+    assert count_classes([1, 0, 1], NAMES) == "1 person, 2 buses"
 
 
 def test_render_draws_into_the_pictures_and_save_does_not(results: Results, tmp_path: Path) -> None:

@@ -16,14 +16,18 @@ from utils.errors import UserError
 OTHER = ("polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
 
+class ForVideo(UserError):
+    """CVAT's other XML, whose frames have no names."""
+
+
 def read_cvat(path: Path, root: Any) -> Annotations:
     """All pictures of a parsed file, in its order; their names are as the file has them.
 
     Raises:
-        UserError: it holds the tracks of a video.
+        ForVideo: it holds the tracks of a video.
     """
     if root.find("track") is not None:
-        raise UserError(f"{path}: CVAT's XML for video; export the job as 'CVAT for images 1.1' instead")
+        raise ForVideo(f"{path}: CVAT's XML for video; export the job as 'CVAT for images 1.1' instead")
     labels = [node for node in root.iter("label") if node.find("name") is not None]
     gatherer, place = Gatherer("object", ordered=bool(labels)), str(path)
     others = Counter[str]()

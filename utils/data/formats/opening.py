@@ -8,6 +8,7 @@ many pictures (COCO, CVAT, Label Studio, csv) has to be read to know which they 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -19,13 +20,14 @@ from pathlib import Path
 from utils.data.folders import list_images
 from utils.data.formats import darknet
 from utils.data.formats.coco import is_coco, read_coco
-from utils.data.formats.cvat import read_cvat
+from utils.data.formats.cvat import ForVideo, read_cvat
 from utils.data.formats.labelme import is_labelme, is_labelme_file, read_labelme
 from utils.data.formats.labelstudio import is_labelstudio, read_labelstudio
+from utils.data.formats.listing import Listing, keep, known
 from utils.data.formats.places import RULES, annotation_path, find_pictures
 from utils.data.formats.reading import read_json, read_xml
 from utils.data.formats.record import Annotated, Annotations
-from utils.data.formats.tables import head_of, kind_of, read_boxes, side_files
+from utils.data.formats.tables import TABLES, head_of, kind_of, read_boxes, side_files
 from utils.data.formats.voc import is_voc, read_voc
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.labels import is_yolo, label_path
@@ -34,6 +36,8 @@ from utils.errors import UserError
 from utils.reading import read_lines
 
 YOLO, VOC, LABELME = "YOLO text", "Pascal VOC xml", "Labelme json"
+COCO, LABELSTUDIO, CVAT = "COCO json", "Label Studio json", "CVAT xml"
+MANY = (COCO, LABELSTUDIO, CVAT, *TABLES)  # formats whose files are about many pictures
 SUFFIXES = (".json", ".xml", ".csv", ".data")  # of files that may tell of many pictures
 MOST_CANDIDATES = 3  # files of one such suffix in a folder that are opened to see what they are
 LOOKED_AT = 50  # pictures of which an annotation is looked for
@@ -56,6 +60,7 @@ class Source:
     labels: list[str]  # of each image, the file that tells of it
     stamp: str = ""  # the state of a file that was read to know the images, before it was read
     found_in: str = ""  # the folder of the pictures, where the file leaves that open
+    listing: Listing | None = None  # of a file about many pictures
     read: Callable[[], Annotations] | None = None  # None: YOLO text
 
     @property
@@ -137,9 +142,10 @@ def names_of(sources: Sequence[Path]) -> dict[int, str]:
         elif source.read is None:
             found.update(dict.fromkeys(_class_list(source)))
         else:
-            annotations = source.read()
-            ordered &= annotations.ordered
-            found.update(dict.fromkeys(annotations.names))
+            if (listing := source.listing) is None:
+                listing = Listing.of(source.kind, source.read())
+            ordered &= listing.ordered
+            found.update(dict.fromkeys(listing.classes))
     return dict(enumerate(found if ordered else sorted(found)))
 
 
@@ -161,31 +167,56 @@ def _stamp(path: Path) -> str:
 
 def _of_file(path: Path) -> Source | None:
     """What a file of annotations is; None when it is none that is known."""
-    stamp, suffix = _stamp(path), path.suffix.lower()
+    suffix = path.suffix.lower()
     if suffix == ".data":
         listed = darknet.list_of(path, "train")
         if listed is None:
             raise UserError(f"{path}: 'train' is missing; it names a list of pictures")
         source = open_source(listed)
         return dataclasses.replace(source, path=path, kind=f"{darknet.KIND}, {source.kind}")
-    beside: list[Path] = []
+    stamp = " ".join(map(_stamp, (path, *(side_files(path) if suffix == ".csv" else ()))))
+    if (listing := known(path, stamp, MANY)) is not None:
+        return _about_many(path, stamp, listing, partial(_read_again, path))
+    content = _content(path)
+    if isinstance(content, Path):
+        return _of_pictures(path, [path], suffix)
+    if content is None:
+        return None
+    listing = Listing.of(*content)
+    keep(path, stamp, listing)
+    return _about_many(path, stamp, listing, lambda: content)
+
+
+def _content(path: Path) -> tuple[str, Annotations] | Path | None:
+    """The format of a file about many pictures and what it says; the file itself when it is about one.
+
+    None when it is nothing that is known.
+    """
+    suffix = path.suffix.lower()
     if suffix == ".csv":
         kind = kind_of(head_of(path))
-        if not kind:
-            return None
-        beside = side_files(path)
-        return _about_many(path, kind, read_boxes(path, kind), stamp, beside)
+        return (kind, read_boxes(path, kind)) if kind else None
     if suffix == ".xml":
         root = read_xml(path)
-        if root.tag == "annotations" and (root.find("image") is not None or root.find("meta") is not None):
-            return _about_many(path, "CVAT xml", read_cvat(path, root), stamp, beside)
-        return _of_pictures(path, [path], ".xml") if root.tag == "annotation" else None
+        if root.tag == "annotations" and any(
+            root.find(tag) is not None for tag in ("image", "meta", "track")
+        ):
+            return CVAT, read_cvat(path, root)
+        return path if root.tag == "annotation" else None
     content = read_json(path)
     if is_coco(content):
-        return _about_many(path, "COCO json", read_coco(path, content), stamp, beside)
+        return COCO, read_coco(path, content)
     if is_labelstudio(content):
-        return _about_many(path, "Label Studio json", read_labelstudio(path, content), stamp, beside)
-    return _of_pictures(path, [path], ".json") if is_labelme(content) else None
+        return LABELSTUDIO, read_labelstudio(path, content)
+    return path if is_labelme(content) else None
+
+
+def _read_again(path: Path) -> tuple[str, Annotations]:
+    """What a file says that was known by its listing."""
+    content = _content(path)
+    if not isinstance(content, tuple):
+        raise UserError(f"{path}: it was changed while it was read; start again")
+    return content
 
 
 def _unknown(path: Path) -> str:
@@ -197,27 +228,41 @@ def _unknown(path: Path) -> str:
     return f"expected {known.get(path.suffix.lower(), 'annotations')}, found something else"
 
 
-def _about_many(path: Path, kind: str, found: Annotations, stamp: str, beside: Sequence[Path]) -> Source:
-    """A file about many pictures, once these are found."""
-    paths, folder = find_pictures(path, [picture.path for picture in found.pictures])
-    seen: dict[str, Annotated] = {}
-    for picture, place in zip(found.pictures, paths):
-        if place in seen:
-            detail = f"'{picture.path}' and another name both are {place}"
-            found.faults.append(Fault("picture twice", 0, detail, str(path)))
-            continue
-        picture.path = place
-        seen[place] = picture
-    found.pictures = list(seen.values())
+def _about_many(
+    path: Path, stamp: str, listing: Listing, content: Callable[[], tuple[str, Annotations]]
+) -> Source:
+    """A file about many pictures, once these are found; `content` is asked for when their boxes are."""
+    paths, folder = find_pictures(path, listing.pictures)
+    images = list(dict.fromkeys(paths))
+
+    @functools.cache
+    def read() -> Annotations:
+        return _placed(path, dict(zip(listing.pictures, paths)), content()[1])
+
     return Source(
         path=path,
-        kind=kind,
-        images=list(seen),
-        labels=[str(path)] * len(seen),
-        stamp=" ".join((stamp, *map(_stamp, beside))),
+        kind=listing.kind,
+        images=images,
+        labels=[str(path)] * len(images),
+        stamp=stamp,
         found_in=folder,
-        read=lambda: found,
+        listing=listing,
+        read=read,
     )
+
+
+def _placed(path: Path, places: Mapping[str, str], found: Annotations) -> Annotations:
+    """What a file says, with the paths of its pictures in place of their names."""
+    seen: dict[str, Annotated] = {}
+    faults = list(found.faults)
+    for picture in found.pictures:
+        place = places.get(picture.path, picture.path)
+        if place in seen:
+            detail = f"'{picture.path}' and another name both are {place}"
+            faults.append(Fault("picture twice", 0, detail, str(path)))
+            continue
+        seen[place] = dataclasses.replace(picture, path=place)
+    return dataclasses.replace(found, pictures=list(seen.values()), faults=faults)
 
 
 def _in_folder(folder: Path) -> Source | None:
@@ -228,6 +273,8 @@ def _in_folder(folder: Path) -> Source | None:
         for file in files if len(files) <= MOST_CANDIDATES else []:
             try:
                 source = _of_file(file)
+            except ForVideo:
+                raise  # that its boxes are left out would be found out late
             except (UserError, OSError):
                 continue
             if source is not None and source.kind not in (VOC, LABELME):

@@ -31,6 +31,12 @@ from utils.data.formats.record import (
 )
 from utils.errors import UserError
 
+TABLES = (
+    "Open Images csv",
+    "VGG Image Annotator csv",
+    "csv of boxes",
+    "RetinaNet csv",
+)  # as `kind_of` has them
 Rows = Iterator[tuple[int, list[str]]]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FILE = ("filename", "file_name", "image", "image_path", "path", "img", "image_name")

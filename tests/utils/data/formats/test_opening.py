@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -220,6 +221,21 @@ def test_shapes_of_labelme(tmp_path: Path) -> None:
     )
     assert [len(polygon) for polygon in index.polygons(0)] == [0, 3]
     assert index.report.counts == {"other shape": 1}
+
+
+@pytest.mark.parametrize("place", ["annotations.xml", "pictures/annotations.xml"])
+@pytest.mark.parametrize("meta", ["<meta/>", ""])
+def test_cvat_for_video_is_named(place: str, meta: str, tmp_path: Path) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    box = '<box frame="0" xtl="4" ytl="3" xbr="20" ybr="15"/>'
+    file.write_text(f"<annotations>{meta}<track id='0' label='cat'>{box}</track></annotations>", "utf-8")
+    cv2.imwrite(str(file.parent / "a.png"), np.zeros((30, 40, 3), np.uint8))
+    source = file if file.parent == tmp_path else file.parent
+    with pytest.raises(
+        UserError, match=r"annotations\.xml: CVAT's XML for video; export the job as 'CVAT for images"
+    ):
+        open_source(source)
 
 
 def test_two_files_in_one_folder(tmp_path: Path) -> None:
