@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from utils.errors import one_line
+
 LOGGER = logging.getLogger("lean5")
 Item = TypeVar("Item")
 
@@ -29,7 +31,7 @@ def printable(text: str) -> str:
 
 def warn(message: str) -> None:
     """A fault that does not end the run, as one line on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(one_line(f"warning: {message}"), file=sys.stderr)
 
 
 def progress(
