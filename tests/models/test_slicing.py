@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
@@ -58,6 +58,30 @@ def test_what_ends_at_an_inner_edge_is_cut_off() -> None:
         False,
     ]  # the others end at the picture's
     assert not cut_off(found, WHOLE, WHOLE).any()
+
+
+def test_how_near_an_edge_is_goes_by_the_sides_of_the_tile() -> None:
+    # the tile (80, 20, 180, 70), 100 x 50, of a larger picture: 1 pixel across, half a pixel down
+    found = rows(
+        (80.9, 30, 100, 40, 1, 0),
+        (81.1, 30, 100, 40, 1, 0),
+        (90, 20.4, 99, 40, 1, 0),
+        (90, 20.9, 99, 40, 1, 0),
+    )
+    assert cut_off(found, (80, 20, 180, 70), (0, 0, 300, 200)).tolist() == [True, False, True, False]
+
+
+def test_seconds_of_all_views_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks once a look: 1 s to prepare each group of views, 1 s to merge a picture."""
+    look, ticks = Detector(detector("a")), count()
+    monkeypatch.setattr(look, "clock", lambda: float(next(ticks)))
+    monkeypatch.setattr(
+        look, "detect", lambda batch, augment: ([rows()] * len(batch.images), (0.25, 8.0, 0.5))
+    )
+    image = np.zeros((64, 96, 3), np.uint8)
+    for tiling, groups in ((Tiling(96), 1), (Tiling(64), 2)):
+        _, _, seconds = detect_in_tiles(look, [image] * 3, (64, 64), tiling)
+        assert seconds == (3 * groups * 1.25, 3 * groups * 8.0, 3 * (groups * 0.5 + 1))
 
 
 NOTHING = rows()
