@@ -72,8 +72,11 @@ def _outcome(main: Callable[[], object]) -> tuple[int, str]:
     except UserError as error:
         return error.status, one_line(f"error: {error}")
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        advice = "; free some space, nothing was overwritten" if error.errno in FULL else ""
+        # of two files the second one is written
+        full, place = error.errno in FULL, error.filename
+        place = (error.filename2 or place) if full else place
+        place = f"{place}: " if place else ""
+        advice = "; free some space, nothing was overwritten" if full else ""
         return 2, one_line(f"error: {place}{error.strerror or error}{advice}")
     except KeyboardInterrupt:
         return 130, "interrupted"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.detector import Detector
+from models.detector import Detector, Prepared
 from models.slicing import BATCH, Tiling, cut_off, detect_in_tiles, merge
 from tests.detectors import detector
 
@@ -75,13 +75,20 @@ def test_seconds_of_all_views_are_added_up(monkeypatch: pytest.MonkeyPatch) -> N
     """A clock that ticks once a look: 1 s to prepare each group of views, 1 s to merge a picture."""
     look, ticks = Detector(detector("a")), count()
     monkeypatch.setattr(look, "clock", lambda: float(next(ticks)))
-    monkeypatch.setattr(
-        look, "detect", lambda batch, augment: ([rows()] * len(batch.images), (0.25, 8.0, 0.5))
-    )
+    together: list[int] = []  # views that went through the network at once
+
+    def detect(batch: Prepared, augment: bool) -> tuple[list[torch.Tensor], tuple[float, float, float]]:
+        together.append(len(batch.images))
+        return [rows() for _ in batch.images], (0.25, 8.0, 0.5)
+
+    monkeypatch.setattr(look, "detect", detect)
     image = np.zeros((64, 96, 3), np.uint8)
-    for tiling, groups in ((Tiling(96), 1), (Tiling(64), 2)):
+    # (96 - 24) / 19 and (64 - 24) / 19: 5 x 4 tiles
+    for tiling, views in ((Tiling(96), [1]), (Tiling(64), [1, 2]), (Tiling(24), [1, 8, 8, 4])):
+        together.clear()
         _, _, seconds = detect_in_tiles(look, [image] * 3, (64, 64), tiling)
-        assert seconds == (3 * groups * 1.25, 3 * groups * 8.0, 3 * (groups * 0.5 + 1))
+        assert together == 3 * views
+        assert seconds == (3 * len(views) * 1.25, 3 * len(views) * 8.0, 3 * (len(views) * 0.5 + 1))
 
 
 NOTHING = rows()
