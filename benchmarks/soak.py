@@ -1,4 +1,4 @@
-"""Trains, validates, detects and exports for hours while commands are killed at random moments.
+"""Trains, validates, detects, exports and looks after data for hours; commands are killed at random moments.
 
     python -m benchmarks.soak --minutes 60 --seed 0
 
@@ -31,7 +31,7 @@ from utils.flags import CommandConfig, at_least, flag, parse_flags
 
 SHARED_MEMORY = "64m"
 # what a lane does next, with the weights of chance; training has the most kills by itself
-TURNS = {"train": 3, "validate": 2, "detect": 3, "export": 2}
+TURNS = {"train": 3, "validate": 2, "detect": 3, "export": 2, "look_after": 2}
 
 
 @dataclass(frozen=True)

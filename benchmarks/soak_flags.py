@@ -21,7 +21,8 @@ VALUES: dict[type[CommandConfig], dict[str, Sequence[str]]] = {
                   "save_period": "1", "patience": "1"},
     ValConfig: {"task": ["val", "train", "speed"], "workers": "012", "conf_thres": ["0.1"], "threads": "1",
                 "batch_size": "13"},
-    DetectConfig: {"vid_stride": "13", "threads": "1", "conf_thres": ["0.01"], "line_thickness": "1"},
+    DetectConfig: {"vid_stride": "13", "threads": "1", "conf_thres": ["0.01"], "line_thickness": "1",
+                   "slice": ["48"]},
     ExportConfig: {"opset": ["12", "17"], "batch_size": "2"},
 }  # fmt: skip
 # flags that the soak gives itself, or that ask for what is not there: a window, a GPU, minutes of calibration

@@ -186,9 +186,34 @@ class Lane:
         self.again_and_again("val", ["val.py", *flags, "--project", str(self.disk)])
 
     def detect(self) -> None:
-        flags = ["--weights", str(self.weights), "--source", str(self.folder / "pictures")]
-        flags += ["--imgsz", str(SIDE), *random_flags(DetectConfig, self.rng)]
+        drawn = random_flags(DetectConfig, self.rng)
+        source = "pictures/clip.avi" if {"--track", "--save-mot"} & set(drawn) else "pictures"  # videos alone
+        flags = ["--weights", str(self.weights), "--source", str(self.folder / source)]
+        flags += ["--imgsz", str(SIDE), *drawn]
         self.again_and_again("detect", ["detect.py", *flags, "--project", str(self.disk)])
+
+    def look_after(self) -> None:
+        """A subcommand of dataset.py; the folder that one makes is there whole, or not at all."""
+        data = ["--data", str(self.folder / "data.yaml")]
+        made = self.disk / "made"
+        words = self.rng.choice((
+            ["check", *data, "--project", str(self.disk), "--imgsz", str(SIDE)],
+            ["view", *data, "--project", str(self.disk)],
+            ["split", *data, "--out", str(made), "--seed", str(self.rng.randint(0, 9))],
+            *(["convert", *data, "--out", str(made), "--to", to] for to in ("yolo", "voc", "coco")),
+        ))  # fmt: skip
+        what = f"dataset.py {words[0]}"
+        for last in (False, False, True):
+            if last or what in self.seconds:
+                ended = self.run(what, ["dataset.py", *words], None if last else self.blow(what))
+                whole = ended.hit or ended.status in (0, 1)
+                if not whole or (made.exists() and not (made / "data.yaml").is_file()):
+                    text = f"status {ended.status}: {shlex.join(words)}\n{ended.output[-1000:]}"
+                    self.report.fault("defect", text)
+            shutil.rmtree(made, ignore_errors=True)
+            for folder in self.disk.glob("exp*"):
+                shutil.rmtree(folder)
+        self.check_traces(what)
 
     def export(self) -> None:
         """What an export was to replace is there and can be run, whenever it was killed."""

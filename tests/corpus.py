@@ -5,6 +5,7 @@ Each maker takes a folder to work in and gives the bytes of sound files.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -16,14 +17,19 @@ import numpy as np
 import torch
 
 from models.cfg import load_cfg
+from models.exporting.yolov5 import model_node
 from models.yolo import DetectionModel
 from tests.models.runtimes.test_opening import write_onnx, write_torchscript
 from tests.utils.checkpoints.checkpoint_files import content
 from tests.utils.checkpoints.official_files import fake_of, save_fake
 from tests.utils.data.shards.tars import ROW, picture, tar_of
+from training.config import TrainConfig
 from utils.checkpoints.files import write_checkpoint
+from utils.checkpoints.pickling import torch_file
 from utils.data.index import build_index
 from utils.data.shards.listing import Listing, Row
+from utils.files import ROOT
+from utils.hyperparameters import Hyperparameters
 
 NCNN = """7767517
 5 6
@@ -198,3 +204,72 @@ def latencies(folder: Path) -> list[bytes]:
         "memory_ratio": None, "milliseconds": [1, 2, 3], "ratio": [1, 1, 1], "verdict": "",
     }  # fmt: skip
     return [json.dumps({"machine": {"versions": {}, "cpu": "x"}, "timings": [row]}).encode()]
+
+
+def losses(folder: Path) -> list[bytes]:
+    """Names of losses, as `--iou` and `obj_loss` take them."""
+    names = (
+        "CIoU", "Inner-CIoU(ratio=0.75)", "WIoU-v3", "Focaler-SIoU(d=0.1, u=0.9)", "NWD", "Focal(gamma=1.5)",
+        "Inner-Focaler-DIoU(ratio=1.2, d=0, u=.95)", "BCE", "QFL(beta=2)", "Alpha-GIoU(alpha=3e0)", "PIoU2",
+        "WIoU-v2-Inner-Shape-IoU(scale=1, ratio=.7, gamma=1)", "NWD-CIoU(share=0.3, c=10)",
+    )  # fmt: skip
+    return [name.encode() for name in names]
+
+
+def insertions(folder: Path) -> list[bytes]:
+    """Words of `--insert`, several divided by a null byte."""
+    words = (
+        "CBAM after C3",
+        "EMA(8) before Detect",
+        "SE in 8\0SimAM after C3 in backbone",
+        "ECA after 4\0CA(16) in 4",
+    )
+    return [word.encode() for word in words]
+
+
+def values(folder: Path) -> list[bytes]:
+    """Values of a checkpoint (`fuzz_targets.as_pickled`)."""
+    nested = {
+        "a": [1, 2.5, -3, None, True, "猫", ["tuple", 1, ["tuple"], "x", 300]],
+        "b": {"c": 1 << 40, "d": ""},
+    }
+    node = {
+        "class": "models.yolo.Model",
+        "yaml": {"nc": 2},
+        "_modules": {"class": "torch.nn.Conv2d", "k": [1]},
+    }
+    return [
+        json.dumps(nested).encode(),
+        json.dumps({"model": node, "g": {"global": "torch.float16"}}).encode(),
+    ]
+
+
+def yolov5_pickles(folder: Path) -> list[bytes]:
+    """The pickle of a network as `export --include yolov5` writes it; the file stays in the folder."""
+    cfg = {
+        "nc": 2, "depth_multiple": 0.33, "width_multiple": 0.25, "anchors": [[10, 13, 16, 30]],
+        "backbone": [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "C3", [32]], [-1, 1, "SPPF", [32, 5]]],
+        "head": [[[2], 1, "Detect", ["nc", "anchors"]]],
+    }  # fmt: skip
+    content = {
+        "epoch": -1,
+        "model": model_node(DetectionModel(cfg).eval(), "x.yaml", torch.float16),
+        "ema": None,
+    }
+    (folder / "yolov5.pt").write_bytes(torch_file(content))
+    with zipfile.ZipFile(folder / "yolov5.pt") as file:
+        return [file.read("archive/data.pkl")]
+
+
+def saved(folder: Path) -> list[bytes]:
+    """What a checkpoint keeps for `--resume`."""
+    settings = dataclasses.asdict(TrainConfig(data="x.yaml"))
+    return [json.dumps({"train_args": settings, "hyp": dataclasses.asdict(Hyperparameters())}).encode()]
+
+
+def loss_rankings(folder: Path) -> list[bytes]:
+    path = ROOT / "docs" / "losses.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["losses"][:2]
+    for row in rows:
+        row["path"] = row["path"][:3]
+    return [json.dumps({"losses": rows}).encode()]

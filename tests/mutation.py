@@ -201,10 +201,12 @@ def tests_for(mutant: Mutant, record: dict[str, Any]) -> tuple[list[str], float]
 
 
 def own_tests(module: str) -> str:
-    """The file of tests that mirrors a module, or the folder where it would be."""
-    path = Path(module)
-    mirror = Path("tests") / path.with_name(f"test_{path.name}")
-    return mirror.as_posix() if (ROOT / mirror).is_file() else mirror.parent.as_posix()
+    """The file of tests that mirrors a module or its folder, or else the folder where that would be."""
+    path = Path("tests") / module
+    for mirror in (path.with_name(f"test_{path.name}"), path.parent.with_name(f"test_{path.parent.name}.py")):
+        if (ROOT / mirror).is_file():
+            return mirror.as_posix()
+    return next(folder for folder in path.parents if (ROOT / folder).is_dir()).as_posix()
 
 
 _copy: Copy  # that of this process

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+import dataset
 import detect
 from models.exporting import formats, run
+from tests.conftest import write_squares
 from tests.models.exporting.weights import write_weights
 from training.evolve import Trial, save_trials
 from training.loggers.opening import open_loggers
@@ -27,7 +29,7 @@ from utils.detections.annotate import Style
 from utils.detections.results import Results
 from utils.detections.saving import write_image
 from utils.detections.writer import OutputOptions, OutputWriter
-from utils.errors import FULL, UserError
+from utils.errors import FULL, UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import ImageResult
 from utils.evaluation.report import LabelFiles, plot_study
@@ -258,3 +260,16 @@ def test_a_data_set_that_is_generated_is_there_whole_or_not(full_disk: FullDisk,
     with full_disk(2000), pytest.raises(UserError, match=r"cannot write the digits data set"):
         generate_digits(tmp_path / "digits")
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_copy_names_the_file_that_has_no_room(
+    full_disk: FullDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the picture that is copied, of which Python speaks first."""
+    data = write_squares(tmp_path, {"train": 2, "val": 2}, 64, 2, (20, 20))
+    out, argv = tmp_path / "out", ("convert", "--data", str(data), "--pictures", "copy", "--out")
+    with full_disk(10), pytest.raises(SystemExit) as ended:
+        run_command(lambda: dataset.main([*argv, str(out)]))
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and "/made/images/train/0.png: File too large; free some space" in told
+    assert not out.exists() and not list(tmp_path.glob(".lean5*"))

@@ -42,7 +42,21 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ledger": ("benchmark.py", "ledger"),
     "comparison": ("benchmark.py", "train", "--data", "squares.yaml", "--variants", "yolov5n", "--imgsz",
                    "64", "--batch-size", "4", "--epochs", "3"),
+    "track": ("detect.py", "--weights", "best.pt", "--source", "clip.avi", "--imgsz", "320", "--track"),
+    "slice": ("detect.py", "--weights", "best.pt", "--source", "sources", "--imgsz", "64", "--slice", "100"),
+    "web": ("export.py", "--weights", "best.pt", "--include", "web"),
+    "yolov5": ("export.py", "--weights", "best.pt", "--include", "yolov5"),
+    "losses": ("benchmark.py", "losses"),
+    "insert": ("benchmark.py", "insert", "--weights", "best.pt", "--data", "squares.yaml", "--imgsz", "64"),
+    "check": ("dataset.py", "check", "--data", "squares.yaml", "--weights", "best.pt"),
+    "stats": ("dataset.py", "stats", "--data", "squares.yaml"),
+    "view": ("dataset.py", "view", "--data", "squares.yaml", "--count", "0"),
+    "convert": ("dataset.py", "convert", "--data", "squares.yaml", "--to", "voc", "--pictures", "copy"),
+    "split": ("dataset.py", "split", "--data", "squares.yaml"),
 }  # fmt: skip
+# that write to `--project`, and those that make a folder at `--out`
+INTO_PROJECT = ("train.py", "val.py", "detect.py", "check", "view")
+INTO_OUT = ("convert", "split")
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +83,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(name: str, place: Path) -> list[str]:
     """One of `COMMANDS` with the files and folders of a place."""
     here = {file: str(place / file) for file in ("squares.yaml", "best.pt", "sources")}
+    here["clip.avi"] = str(place / "sources" / "clip.avi")
     words = [here.get(word, word) for word in COMMANDS[name]]
-    goes = words[0] in ("train.py", "val.py", "detect.py") or "--variants" in words
-    return [sys.executable, *words, *(["--project", str(place / "runs")] if goes else [])]
+    if "--variants" in words or {*words[:2]} & {*INTO_PROJECT}:
+        words += ["--project", str(place / "runs")]
+    if words[1] in INTO_OUT:
+        words += ["--out", str(place / "made" / f"{len(list((place / 'made').glob('*')))}")]
+    return [sys.executable, *words]
 
 
 def kill(name: str, place: Path, blow: Blow) -> Ended:
@@ -85,6 +103,8 @@ def kill(name: str, place: Path, blow: Blow) -> Ended:
         assert ended.dying < LIMIT * slowness(), ended.output
     assert ended.orphans == []
     assert traces([place]) == []
+    for made in (place / "made").glob("*"):  # a folder is there whole, or not at all
+        assert (made / "data.yaml").is_file(), ended.output
     return ended
 
 
@@ -96,6 +116,8 @@ def kill(name: str, place: Path, blow: Blow) -> Ended:
         ("val", signal.SIGINT, 0.5, True),
         ("detect", signal.SIGTERM, 0.7, False),
         ("onnx", signal.SIGTERM, 0.5, False),
+        pytest.param("check", signal.SIGTERM, 0.6, False, marks=pytest.mark.slow),
+        pytest.param("track", signal.SIGINT, 0.8, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_a_command(

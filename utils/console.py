@@ -10,8 +10,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from utils.errors import one_line
+
 LOGGER = logging.getLogger("lean5")
 Item = TypeVar("Item")
+BREAKING = ("Cc", "Cs", "Zl", "Zp")  # kinds of letters that no line of text has
 
 
 def setup_console(is_main: bool = True) -> None:
@@ -23,13 +26,13 @@ def setup_console(is_main: bool = True) -> None:
 
 
 def printable(text: str) -> str:
-    """A text that can be drawn: without control characters, and bytes of file names that are no text."""
-    return "".join("?" if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in text)
+    """A text that can be drawn on a line: without control characters and bytes of names that are none."""
+    return "".join("?" if unicodedata.category(letter) in BREAKING else letter for letter in text)
 
 
 def warn(message: str) -> None:
     """A fault that does not end the run, as one line on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(one_line(f"warning: {message}"), file=sys.stderr)
 
 
 def progress(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import unicodedata
 from collections.abc import Callable
 from typing import NoReturn
 
 from utils.interrupt import Watch
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HEAD, TAIL = 1000, 500  # letters of a message that are shown: it begins with the place and ends with the cure
 
 
 class UserError(ValueError):
@@ -52,16 +54,30 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     sys.exit(status)
 
 
+def one_line(text: str) -> str:
+    """A message as the console shows it.
+
+    What a file or a name brings into it breaks no line, is no command to a terminal and fills no screen.
+    """
+    line = " ".join(text.split())
+    if len(line) > HEAD + TAIL:
+        line = f"{line[:HEAD]}…{line[-TAIL:]}"
+    return "".join("?" if unicodedata.category(letter) == "Cc" else letter for letter in line)
+
+
 def _outcome(main: Callable[[], object]) -> tuple[int, str]:
     """The status with which a command ends, and the line that says why."""
     try:
         main()
     except UserError as error:
-        return error.status, f"error: {' '.join(str(error).split())}"
+        return error.status, one_line(f"error: {error}")
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        advice = "; free some space, nothing was overwritten" if error.errno in FULL else ""
-        return 2, f"error: {place}{error.strerror or error}{advice}"
+        # of two files the second one is written
+        full, place = error.errno in FULL, error.filename
+        place = (error.filename2 or place) if full else place
+        place = f"{place}: " if place else ""
+        advice = "; free some space, nothing was overwritten" if full else ""
+        return 2, one_line(f"error: {place}{error.strerror or error}{advice}")
     except KeyboardInterrupt:
         return 130, "interrupted"
     return 0, ""

@@ -203,6 +203,23 @@ def temporary_folder(parent: Path | None = None, prefix: str = "lean5-") -> Iter
                 remove()
 
 
+@contextlib.contextmanager
+def native_path(path: str | Path) -> Iterator[str]:
+    """A path for a library that takes text: OpenCV ends the process at a name whose bytes are none.
+
+    There it is that of a link, which leads to what is, or will be, at `path`.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with temporary_folder(prefix="lean5-link-") as folder:
+            link = folder / f"link{Path(path).suffix}".encode("ascii", "ignore").decode()
+            link.symlink_to(Path(path).absolute())
+            yield str(link)
+    else:
+        yield str(path)
+
+
 def _remove_folder(folder: Path) -> None:
     """Remove a temporary folder, and by what it is known as one at the very end: what cannot be removed now
     is removed another time."""

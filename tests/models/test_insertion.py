@@ -11,7 +11,7 @@ import torch
 
 from models.cfg import load_cfg, validate_cfg
 from models.deploy import deploy
-from models.insertion import insert, insertable, inserted, parse_insertion, written
+from models.insertion import flow, insert, insertable, inserted, parse_insertion, written
 from models.transfer import inherit
 from models.weights import load_model
 from models.yolo import DetectionModel, main
@@ -58,6 +58,18 @@ def test_after_a_layer_all_read_the_block() -> None:
         [[2, 5], 1, "Detect", ["nc", "anchors"]],
     ]
     assert rows_with("SimAM in 1") == rows_with("SimAM after 1")
+
+
+def test_a_row_with_an_index_keeps_one() -> None:
+    """Layer 0 is an index as well: what reads it by that reads it by its new one."""
+    cfg = description()
+    cfg["head"][0][0] = 0
+    result, _ = insert(cfg, ["SimAM before 0", "SimAM after 0"], "x.yaml")
+    assert [row[0] for row in result["backbone"] + result["head"]] == [-1, -1, -1, -1, 2, [-1, 3], -1, [3, 6]]
+
+
+def test_a_row_is_one_line() -> None:
+    assert "\n" not in flow([[*range(60)], 1, "Concat", [1]])
 
 
 def test_before_a_layer_only_that_one_reads_it() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from models.detector import Detector
+from models.detector import Detector, Prepared
 from models.slicing import BATCH, Tiling, cut_off, detect_in_tiles, merge
 from tests.detectors import detector
 
@@ -58,6 +58,37 @@ def test_what_ends_at_an_inner_edge_is_cut_off() -> None:
         False,
     ]  # the others end at the picture's
     assert not cut_off(found, WHOLE, WHOLE).any()
+
+
+def test_how_near_an_edge_is_goes_by_the_sides_of_the_tile() -> None:
+    # the tile (80, 20, 180, 70), 100 x 50, of a larger picture: 1 pixel across, half a pixel down
+    found = rows(
+        (80.9, 30, 100, 40, 1, 0),
+        (81.1, 30, 100, 40, 1, 0),
+        (90, 20.4, 99, 40, 1, 0),
+        (90, 20.9, 99, 40, 1, 0),
+    )
+    assert cut_off(found, (80, 20, 180, 70), (0, 0, 300, 200)).tolist() == [True, False, True, False]
+
+
+def test_seconds_of_all_views_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that ticks once a look: 1 s to prepare each group of views, 1 s to merge a picture."""
+    look, ticks = Detector(detector("a")), count()
+    monkeypatch.setattr(look, "clock", lambda: float(next(ticks)))
+    together: list[int] = []  # views that went through the network at once
+
+    def detect(batch: Prepared, augment: bool) -> tuple[list[torch.Tensor], tuple[float, float, float]]:
+        together.append(len(batch.images))
+        return [rows() for _ in batch.images], (0.25, 8.0, 0.5)
+
+    monkeypatch.setattr(look, "detect", detect)
+    image = np.zeros((64, 96, 3), np.uint8)
+    # (96 - 24) / 19 and (64 - 24) / 19: 5 x 4 tiles
+    for tiling, views in ((Tiling(96), [1]), (Tiling(64), [1, 2]), (Tiling(24), [1, 8, 8, 4])):
+        together.clear()
+        _, _, seconds = detect_in_tiles(look, [image] * 3, (64, 64), tiling)
+        assert together == 3 * views
+        assert seconds == (3 * len(views) * 1.25, 3 * len(views) * 8.0, 3 * (len(views) * 0.5 + 1))
 
 
 NOTHING = rows()

@@ -22,6 +22,7 @@ from utils.files import (
     find_file,
     from_root,
     increment_path,
+    native_path,
     safe_name,
     temporary_folder,
     write_text,
@@ -285,3 +286,27 @@ stack.close()
     )
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_in_a_temporary_folder_goes_without_what_it_leads_to(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").touch()
+    with temporary_folder(tmp_path) as folder:
+        (folder / "link").symlink_to(outside, target_is_directory=True)
+        (folder / "inner").mkdir()
+    assert not folder.exists() and (outside / "a").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+@pytest.mark.parametrize("name", ["a.avi", "\u732b \U0001f600.avi", "\udcff b.avi", "\udcff\udcfe.\udcfd"])
+def test_paths_for_native_libraries_are_text(name: str, tmp_path: Path) -> None:
+    """Whether the file is there already or is yet to be made."""
+    for path in (tmp_path / name, tmp_path / "\udcff" / name):
+        path.parent.mkdir(exist_ok=True)
+        with native_path(path) as given:
+            assert given.encode() and (given == str(path)) == ("\udcff" not in str(path))
+            Path(given).write_bytes(b"new")
+            with native_path(path) as again:
+                assert Path(again).read_bytes() == b"new"
+        assert path.read_bytes() == b"new" and not Path(given).is_symlink()

@@ -38,10 +38,19 @@ def list_images(sources: Iterable[Path]) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterable[str]:
-    for parent, _, files in os.walk(folder, followlinks=True):
+    for parent, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not _leads_back(folder, os.path.join(parent, name))]  # noqa: PTH118
         for name in files:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122
                 yield os.path.join(parent, name)  # noqa: PTH118 - Path costs more than the rest of the loop
+
+
+def _leads_back(top: Path, path: str) -> bool:
+    """Whether a folder is a link to one of those above it, in which nobody would ever come to an end."""
+    if not os.path.islink(path):  # noqa: PTH114
+        return False
+    target, parents = os.path.realpath(path), Path(path).parents
+    return any(os.path.realpath(parent) == target for parent in parents if parent.is_relative_to(top))
 
 
 def _read_list(file: Path) -> list[str]:

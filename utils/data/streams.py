@@ -12,6 +12,7 @@ import numpy as np
 from utils.console import warn
 from utils.data.frames import Frame
 from utils.errors import UserError
+from utils.files import native_path
 from utils.optional import require
 from utils.pipeline import wait_until
 
@@ -34,7 +35,8 @@ def open_capture(address: str) -> cv2.VideoCapture:
             raise UserError(f"webcam number {address[:40]} is too large; webcams count from 0")
         return cv2.VideoCapture(int(address))
     if "://" not in address:
-        return cv2.VideoCapture(address)
+        with native_path(address) as path:
+            return cv2.VideoCapture(path)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, CONNECT_TIMEOUT_MS]
     limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, CONNECT_TIMEOUT_MS]
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)

@@ -20,7 +20,7 @@ from utils.data.frames import Frame
 from utils.detections.annotate import Style, annotate, crop
 from utils.detections.saving import NamesApart, crop_path, label_rows, mot_rows, write_image
 from utils.errors import UserError
-from utils.files import append, is_full, safe_name, write_text
+from utils.files import append, is_full, native_path, safe_name, write_text
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 CSV_COLUMNS = ("Image Name", "Prediction", "Confidence", "xmin", "ymin", "xmax", "ymax", "Frame")
@@ -253,7 +253,8 @@ class VideoFile:
     def __init__(self, path: Path, fps: float, size: tuple[int, int]) -> None:
         self.path, self.size, self.frames = path, size, 0
         self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._video = cv2.VideoWriter(str(self._partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        with native_path(self._partial) as partial:
+            self._video = cv2.VideoWriter(partial, cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
         if not self._video.isOpened():
             with contextlib.suppress(OSError):
                 self._partial.unlink()
@@ -285,7 +286,8 @@ class VideoFile:
 
 def _frames_in(file: Path) -> int:
     """How many frames a video has; 0 when it cannot be played."""
-    capture = cv2.VideoCapture(str(file))
+    with native_path(file) as path:
+        capture = cv2.VideoCapture(path)
     try:
         return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 1) if capture.grab() else 0
     finally:

@@ -20,6 +20,21 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     assert list_images([tmp_path / "images"]) == [str(tmp_path / "images" / "linked" / "a.jpg")]
 
 
+@pytest.mark.parametrize("links", [{"x": "."}, {"x": ".", "y": "."}, {"a/x": "b", "b/y": "a"}, {"x": ".."}])
+def test_links_that_lead_back_are_left_out(links: dict[str, str], tmp_path: Path) -> None:
+    """Two links to the folder they lie in would be walked 2^40 times."""
+    for folder in ("images/a", "images/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.png").touch()
+    for name, target in links.items():
+        (tmp_path / "images" / name).symlink_to(tmp_path / "images" / target, target_is_directory=True)
+    found = list_images([tmp_path / "images"])
+    assert [path for path in found if "/x/" not in path and "/y/" not in path] == [
+        str(tmp_path / f"images/{name}/1.png") for name in "ab"
+    ]
+    assert len(found) <= 4
+
+
 def test_dropped_rows_are_counted_and_the_first_is_shown() -> None:
     faults = [
         Fault("truncated image", 0, "half of it", "b.jpg"),

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from utils.data.frames import Frame, Mode
 from utils.detections.log import DetectedFrames
-from utils.detections.tracking import NONE, Tracking
+from utils.detections.tracking import Tracking
 from utils.errors import UserError
 
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -48,8 +49,33 @@ def test_a_weak_box_goes_on_with_a_track_and_begins_none(tracking: Tracking) -> 
     for number in range(4):
         (first,) = numbers(tracking, frame(number), row(10, 10))
     assert first == 1
-    assert numbers(tracking, frame(4), row(10, 10, 0.3), row(150, 60, 0.3)) == [1, NONE]
-    assert numbers(tracking, frame(5), row(10, 10, 0.3), row(150, 60, 0.3)) == [1, NONE]
+    assert numbers(tracking, frame(4), row(10, 10, 0.3), row(150, 60, 0.3)) == [1, -1]
+    assert numbers(tracking, frame(5), row(10, 10, 0.3), row(150, 60, 0.3)) == [1, -1]
+
+
+def test_a_light_network_is_sure_enough(tracking: Tracking) -> None:
+    """0.55 begins a track and finds it again, 0.45 begins none."""
+    for number in range(4):
+        found = numbers(tracking, frame(number), row(10 + 2 * number, 10, 0.55), row(150, 60, 0.45))
+    assert found == [1, -1]
+
+
+@pytest.mark.parametrize(("told", "used"), [(10.0, 10.0), (50.0, 50.0), (0.0, 30.0)])
+def test_a_track_is_kept_for_a_time_not_for_frames(
+    told: float, used: float, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package counts in frames, by the rate it is told; a video that tells none has the usual one."""
+    made, package = [], tracking._trackers
+    make = package.ByteTrackTracker
+
+    def noted(**settings: float) -> object:
+        made.append(settings["frame_rate"])
+        return make(**settings)
+
+    monkeypatch.setattr(tracking, "_trackers", SimpleNamespace(ByteTrackTracker=noted))
+    for index in range(2):
+        numbers(tracking, Frame(IMAGE, "a.mp4", "video", index, 2, 0, 9, told), row(10, 10))
+    assert made == [used, used]
 
 
 def test_every_video_has_its_own_numbers(tracking: Tracking) -> None:

@@ -106,6 +106,8 @@ def test_every_number_survives_exactly() -> None:
         ),
         ("CIoU\n", r"'CIoU\n', letter 1: unknown name 'CIoU\n'; did you mean 'CIoU'?"),
         ("X" * 5000, "X…', letter 1: unknown name 'XXX"),
+        ("Y" * 100, f"'{'Y' * 100}', letter 1: unknown name"),
+        ("Z" * 101, f"'{'Z' * 99}…', letter 1: unknown name"),
         (3, "expected a name such as IoU, GIoU, DIoU, CIoU, found 3"),
         (None, "found None"),
         (["CIoU"], "found ['CIoU']"),

@@ -104,6 +104,15 @@ def test_shape_iou_weighs_by_the_sides_of_the_label():
     assert found.item() == pytest.approx(0.2 - high * 4 / 29 - shape / 2, abs=1e-6)
 
 
+def test_shape_iou_weighs_both_ways():
+    # the label (1, 1, 5, 3), centre (3, 2), 4 x 2: W = 8 / 6, H = 4 / 6. Seen (0, 0, 2, 2): 2 across, 1 down,
+    # 1 of 4 + 8 - 1 shared, hull 5 x 3; widths differ by 2 of 4, which H weighs
+    label = torch.tensor([3.0, 2.0, 4.0, 2.0])
+    shape = (1 - math.exp(-2 / 3 / 2)) ** 4
+    found = measure(BASES["Shape-IoU"].function(PairGeometry.of(SQUARE, label), scale=1.0))
+    assert found.item() == pytest.approx(1 / 11 - (2 / 3 * 4 + 4 / 3 * 1) / 34 - shape / 2, abs=1e-6)
+
+
 def test_piou_by_hand():
     # edges of (0, 0, 2, 2) and (1, 0, 5, 2) are 1, 3, 0 and 0 apart: P = (1 / 4 + 3 / 4) / 4
     assert overlap(SQUARE, WIDE, "PIoU").item() == pytest.approx(0.2 - (1 - math.exp(-1 / 16)), abs=1e-6)
