@@ -71,6 +71,7 @@ def assert_same_running_mean(a: Path, b: Path) -> None:
     assert means[0] == means[1] < 1
 
 
+@pytest.mark.slow  # studies pause in the default run
 def test_paused_and_resumed_equals_uninterrupted(
     arguments: Arguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
