@@ -111,11 +111,11 @@ def changed_value(content: Any, dice: random.Random, values: tuple[Any, ...] = V
             case 0:
                 del holder[key]
             case 1:
-                holder[key] = json.loads(json.dumps(other[place]))  # a copy: nothing holds itself
+                holder[key] = json.loads(json.dumps(other[place], default=str))  # a copy: nothing holds itself
             case 2 if isinstance(holder, list):
-                holder.insert(key, json.loads(json.dumps(holder[key])))
+                holder.insert(key, json.loads(json.dumps(holder[key], default=str)))
             case 3:
-                holder[key] = [json.loads(json.dumps(holder[key]))]
+                holder[key] = [json.loads(json.dumps(holder[key], default=str))]
             case 4 if isinstance(holder, dict):
                 holder[dice.choice(TEXTS)] = holder.pop(key)
             case _:
