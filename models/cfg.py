@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from utils.data.channels import checked_channels
 from utils.errors import UserError
 from utils.files import ROOT, find_file
-from utils.reading import read_yaml
+from utils.reading import is_number, read_yaml
 
 FOLDERS = (ROOT / "models", ROOT / "models" / "hub")
 MULTIPLES = {"n": (0.33, 0.25), "s": (0.33, 0.50), "m": (0.67, 0.75), "l": (1.0, 1.0), "x": (1.33, 1.25)}
@@ -78,7 +77,7 @@ def validate_cfg(cfg: Any, source: str) -> None:
         raise UserError(f"{source}: nc is {cfg['nc']!r}; it must be an integer >= 1")
     checked_channels(cfg.get("ch", 3), f"{source}: ch")
     for key in ("depth_multiple", "width_multiple"):
-        if not _is_number(cfg[key]) or not 0 < cfg[key] <= 100:
+        if not is_number(cfg[key]) or not 0 < cfg[key] <= 100:
             raise UserError(f"{source}: {key} is {cfg[key]!r}; it must be a number > 0")
     if not isinstance(cfg.get("fixed_backbone", False), bool):
         raise UserError(f"{source}: fixed_backbone is {cfg['fixed_backbone']!r}; it must be true or false")
@@ -113,7 +112,7 @@ def _check_anchors(anchors: Any, source: str) -> None:
                 "equally many w, h pairs"
             )
         for value in row:
-            if not _is_number(value) or value <= 0:
+            if not is_number(value) or value <= 0:
                 raise UserError(f"{source}: anchors has {value!r}; sizes are pixels, numbers > 0")
 
 
@@ -136,7 +135,3 @@ def _check_row(row: Any, index: int, place: str) -> None:
             raise UserError(f"{place}: from {source} is not an earlier layer; it must be below {index}")
         if source < -1 and index + source < 0:
             raise UserError(f"{place}: from {source} lies before layer 0; the least is {min(-index, -1)}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

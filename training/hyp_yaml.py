@@ -13,7 +13,7 @@ from utils.hyperparameters import FIELDS, Hyperparameters
 from utils.losses.composition import BoxLoss
 from utils.losses.grammar import read
 from utils.losses.scores import CLASS_WEIGHTS, ScoreLoss
-from utils.reading import read_yaml
+from utils.reading import is_number, read_yaml
 
 # hyper-parameters that name what a loss is made of (docs/losses.md); their canonical text is kept
 NAMES: dict[str, Callable[[object], object]] = {
@@ -58,7 +58,7 @@ def checked(source: str, key: str, value: Any) -> Any:
             raise UserError(f"{source}: hyper-parameter '{key}': {error}") from error
     if key == "anchors" and value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         hint = " (yaml writes exponents with a sign: 1.0e+2, 1.0e-2)" if "e" in str(value).lower() else ""
         raise UserError(f"{source}: hyper-parameter '{key}' must be a number, found {value!r}{hint}")
     low, high = FIELDS[key].metadata["low"], FIELDS[key].metadata["high"]

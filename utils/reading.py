@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ MOST_MERGED = 16  # mappings in one `<<`
 MERGE = "tag:yaml.org,2002:merge"  # the key `<<`
 MOST_LIST = 256 << 20  # bytes of a list file
 MOST_LINES = 5_000_000
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a file is a number, and one that a float can hold: not so `true`, nan and 10^400."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:

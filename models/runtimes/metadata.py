@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +168,7 @@ def _numbers(values: Mapping[str, Any], key: str, count: int, most: int, path: P
     """
     value = _parsed(values.get(key)) or []
     numbers = list(value) if isinstance(value, (list, tuple)) else [value] * count
-    real = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    real = all(map(reading.is_number, numbers))
     whole = real and all(number == int(number) and 1 <= number <= most for number in numbers)
     if not whole or (numbers and len(numbers) != count):
         expected = "a whole number" if count == 1 else f"{count} whole numbers"

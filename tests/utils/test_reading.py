@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from training.hyp_yaml import checked
 from utils.errors import UserError
-from utils.reading import read_bytes, read_lines, read_yaml
+from utils.reading import is_number, read_bytes, read_lines, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -132,3 +133,14 @@ def test_files_that_tell_no_size() -> None:
         assert read_bytes("/proc/self/cmdline", 1 << 20)
         with pytest.raises(UserError, match="more than 3 bytes"):
             read_bytes("/proc/self/cmdline", 3)
+
+
+@pytest.mark.parametrize("value", [True, None, "1", [1], float("nan"), float("inf"), 10**400, -(10**400)])
+def test_what_is_no_number(value: object) -> None:
+    assert not is_number(value)
+    with pytest.raises(UserError, match="hyper-parameter 'lr0' must be a number"):
+        checked("x", "lr0", value)
+
+
+def test_numbers() -> None:
+    assert all(map(is_number, (0, -1, 2.5, 10**300, -1e308, 5e-324)))
