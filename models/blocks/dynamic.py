@@ -133,7 +133,7 @@ class ODConv(nn.Module):
             return
         with torch.device("meta"):
             like = nn.Conv2d(self.c1, self.c2, self.k, groups=self.groups)
-        kernel = fitting_kernel(other.conv.weight, like)
+        kernel = fitting_kernel(other.conv.weight, like, other.conv.groups)
         if kernel is None or not isinstance(other.bn, nn.BatchNorm2d):
             return
         around = SPREAD * (self.kernels - self.kernels.mean(dim=0))
