@@ -194,10 +194,10 @@ def keeping(row: Row) -> Wiring:
     a second one that repeats it, as the number that comes out.
     """
     args, first = row.args, row.args[0] if row.args else None
-    counts = isinstance(first, int) and not isinstance(first, bool) and first > 0
-    if counts and row.c1 in (first, row.scale(first)):
+    if isinstance(first, int) and not isinstance(first, bool) and first > 0:
+        written = row.c1 in (first, row.scale(first))
         again = args[1:2] == (first,) and not isinstance(args[1], bool)
-        args = args[2:] if again else args[1:]
+        args = args[1 + again :] if written else args
     return Wiring((row.c1, *args), row.c1, row.number)
 
 

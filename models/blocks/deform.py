@@ -70,9 +70,9 @@ class DCNv2(nn.Module):
                 offset.to(kind),
                 conv.weight.to(kind),
                 bias,
-                stride=conv.stride,  # type: ignore[arg-type]  # torch declares tuples of any length
-                padding=conv.padding,  # type: ignore[arg-type]
-                dilation=conv.dilation,  # type: ignore[arg-type]
+                stride=conv.stride,
+                padding=conv.padding,
+                dilation=conv.dilation,
                 mask=mask.to(kind),
             )
             return self.act(self.bn(y.type_as(x)))

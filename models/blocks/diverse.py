@@ -41,7 +41,7 @@ class DiverseBranch(nn.Module):
         self.deep: nn.Sequential | None = nn.Sequential(
             Conv(c1, c1, g=g, act=False), Conv(c1, c2, k, s, p=0, g=g, act=False)
         )
-        nn.init.dirac_(self.deep[0].conv.weight, groups=g)
+        nn.init.dirac_(self.deep[0].get_parameter("conv.weight"), groups=g)
         self.average: nn.Sequential | None = nn.Sequential(
             Conv(c1, c2, g=g, act=False), nn.AvgPool2d(k, s), batch_norm(c2)
         )

@@ -64,21 +64,21 @@ class ODConv(nn.Module):
         self.bias: nn.Parameter | None = None  # of the BatchNorm, once it is fused
         hidden = max(c1 // ratio, LEAST)
         self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c1, hidden, 1), nn.ReLU(inplace=True))
-        self.inputs = nn.Conv2d(hidden, c1 // g, 1)
-        self.outputs = nn.Conv2d(hidden, c2, 1)
-        self.taps = nn.Conv2d(hidden, k * k, 1) if k > 1 else None
-        self.shares = nn.Conv2d(hidden, n, 1) if n > 1 else None
+        self.inputs = nn.Linear(hidden, c1 // g)
+        self.outputs = nn.Linear(hidden, c2)
+        self.taps = nn.Linear(hidden, k * k) if k > 1 else None
+        self.shares = nn.Linear(hidden, n) if n > 1 else None
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel(x)
+        matrix = self.matrix(x)
         if not isinstance(x, Tensor) or torch.jit.is_tracing():
-            y = self._product(x, kernel)
+            y = self._product(x, matrix)
         else:
             batch, _, height, width = x.shape
             y = F.conv2d(
                 x.reshape(1, -1, height, width),  # a picture is a group
-                kernel.flatten(0, 1),
+                self.kernel(matrix).flatten(0, 1),
                 stride=self.stride,
                 padding=self.padding,
                 dilation=self.dilation,
@@ -88,32 +88,35 @@ class ODConv(nn.Module):
         y = y if self.bias is None else y + self.bias.reshape(-1, 1, 1)
         return self.act(self.bn(y))
 
-    def kernel(self, x: Tensor) -> Tensor:
-        """(B, c2, c1 / g, k, k): the kernel of each picture."""
-        said = self.squeeze(x)
-        n, wide = self.kernels.shape[0], self.kernels[0].shape
-        if self.shares is None:
-            kernel = self.kernels.reshape(1, *wide)
-        else:
-            shares = self.shares(said).flatten(1).softmax(dim=1)
-            kernel = (shares @ self.kernels.reshape(n, -1)).reshape(-1, *wide)
-        kernel = kernel * self.gate(self.outputs(said)).reshape(-1, self.c2, 1, 1, 1)
-        kernel = kernel * self.gate(self.inputs(said)).reshape(-1, 1, wide[1], 1, 1)
-        if self.taps is None:
-            return kernel
-        return kernel * self.gate(self.taps(said)).reshape(-1, 1, 1, self.k, self.k)
+    def matrix(self, x: Tensor) -> Tensor:
+        """(B, c2, k^2 * c1 / g): the kernel of each picture, tap by tap."""
+        said = self.squeeze(x).flatten(1)
+        laid = self.kernels.flatten(3).transpose(2, 3).flatten(1)  # (n, c2 * k^2 * c1 / g)
+        mixed = laid if self.shares is None else self.shares(said).softmax(dim=1) @ laid
+        columns = self.gate(self.inputs(said)).unsqueeze(1)  # (B, 1, c1 / g)
+        if self.taps is not None:
+            columns = (self.gate(self.taps(said)).unsqueeze(2) * columns).flatten(1).unsqueeze(1)
+        rows = self.gate(self.outputs(said)).unsqueeze(2)  # (B, c2, 1)
+        return mixed.unflatten(1, (self.c2, -1)) * rows * columns
 
-    def _product(self, x: Tensor, kernel: Tensor) -> Tensor:
+    def kernel(self, matrix: Tensor) -> Tensor:
+        """(B, c2, c1 / g, k, k) of `matrix`."""
+        return matrix.unflatten(2, (self.k, self.k, -1)).permute(0, 1, 4, 2, 3)
+
+    def _product(self, x: Tensor, matrix: Tensor) -> Tensor:
         """The convolution as a product of matrices, with the shifted map for every tap."""
-        step, reach = self.stride, self.dilation * (self.k - 1)
-        padded = F.pad(x, (self.padding,) * 4)
+        reach = self.dilation * (self.k - 1)
+        padded = F.pad(x, (self.padding,) * 4) if self.padding else x
         starts = range(0, reach + 1, self.dilation)
-        window = [slice(start, start - reach or None, step) for start in starts]
-        moved = torch.stack([padded[:, :, down, right] for down in window for right in window], dim=2)
-        columns = self.c1 // self.groups * self.k**2
-        stacked = moved.reshape(-1, columns, moved.shape[3] * moved.shape[4])  # (B * g, C / g * k^2, H' * W')
-        y = kernel.reshape(-1, self.c2 // self.groups, columns) @ stacked
-        return y.reshape(-1, self.c2, moved.shape[3], moved.shape[4])
+        window = [slice(start, start - reach or None, self.stride) for start in starts]
+        moved = [padded[:, :, down, right] for down in window for right in window]
+        height, width = moved[0].shape[2], moved[0].shape[3]
+        rows, columns = self.c2 // self.groups, self.k**2 * self.c1 // self.groups
+        if self.groups > 1:  # (B * g, c1 / g, H', W') each
+            moved = [part.reshape(-1, self.c1 // self.groups, height, width) for part in moved]
+            matrix = matrix.reshape(-1, rows, columns)
+        stacked = torch.cat(moved, dim=1).reshape(-1, columns, height * width)
+        return (matrix @ stacked).reshape(-1, self.c2, height, width)
 
     @torch.no_grad()
     def fuse(self) -> None:

@@ -112,7 +112,7 @@ class BranchedDetect(Detect):
         plain.anchors, plain.stride = self.anchors, self.stride
         plain.pieces = (BOX - 1, 1, self.nc)  # other branches make the classes than the rest
         for own, conv, kernel in zip(self.m, plain.m, kernels):
-            conv.weight, conv.bias = nn.Parameter(kernel, requires_grad=False), own.bias  # type: ignore[assignment]
+            conv.weight, conv.bias = nn.Parameter(kernel, requires_grad=False), own.bias
         return Branches(list(self.stems), boxes, classes), plain.train(self.training)
 
     @torch.no_grad()
@@ -122,7 +122,7 @@ class BranchedDetect(Detect):
         box, cls = (weight.unflatten(0, (self.na, -1)) for weight in weights)
         box = box if self.scales is None else box * self.scales[level]
         rows = torch.cat((torch.cat((box, 0 * box), dim=2), torch.cat((0 * cls, cls), dim=2)), dim=1)
-        return torch.cat((self.m[level].weight, rows.flatten(0, 1)), dim=1)  # type: ignore[list-item]
+        return torch.cat((self.m[level].get_parameter("weight"), rows.flatten(0, 1)), dim=1)
 
     def adopt(self, other: nn.Module, take: Take) -> None:
         """A Detect's convolutions and anchors; the branches add nothing at first."""
@@ -131,9 +131,9 @@ class BranchedDetect(Detect):
         own = {name for name, _ in (*self.m.named_parameters(prefix="m"), ("anchors", None))}
         found = {name: tensor for name, tensor in other.state_dict().items() if name in own}
         take.named([*self.named_parameters(), ("anchors", self.anchors)], found)
-        if all(take.has(conv.weight) for conv in self.m):  # type: ignore[arg-type]
-            for conv in (*self.box, *self.cls):
-                take(conv.weight, torch.zeros_like(conv.weight))  # type: ignore[arg-type]
+        if all(take.has(conv.get_parameter("weight")) for conv in self.m):
+            for weight in (*self.box.parameters(), *self.cls.parameters()):
+                take(weight, torch.zeros_like(weight))
 
 
 @register(_branching, example=(3, 2, 32), levels=3)

@@ -161,13 +161,14 @@ def test_dcnv2_is_counted_as_torchvision_computes_it() -> None:
 @torch.no_grad()
 def test_odconv_makes_a_kernel_for_each_picture(k: int, s: int, p: Any, g: int, d: int) -> None:
     block, x = lively(ODConv(16, 8, k, s, p, g, d, False)).double(), maps().double()
-    kernels = block.kernel(x)
+    matrix = block.matrix(x)
+    kernels = block.kernel(matrix)
     alone = [
         F.conv2d(x[i : i + 1], kernels[i], None, block.stride, block.padding, block.dilation, g)
         for i in range(2)
     ]
     torch.testing.assert_close(block(x), block.bn(torch.cat(alone)))
-    torch.testing.assert_close(block._product(x, kernels), torch.cat(alone))
+    torch.testing.assert_close(block._product(x, matrix), torch.cat(alone))
     assert not torch.allclose(kernels[0], kernels[1])
 
 
@@ -179,7 +180,7 @@ def test_odconvs_gates_by_hand() -> None:
     for head in (block.inputs, block.outputs, block.shares):
         nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)  # type: ignore[union-attr, arg-type]
     block.shares.bias.copy_(torch.tensor([1.0, 3.0]).log())  # type: ignore[union-attr]
-    assert block.kernel(torch.ones(1, 1, 2, 2)).item() == pytest.approx((4 / 4 + 8 * 3 / 4) / 4)
+    assert block.matrix(torch.ones(1, 1, 2, 2)).item() == pytest.approx((4 / 4 + 8 * 3 / 4) / 4)
 
 
 @torch.no_grad()
