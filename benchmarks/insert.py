@@ -2,18 +2,24 @@
 
     python benchmark.py insert --weights yolov5n.pt --data coco256.yaml
     python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --at "before Detect" --blocks CBAM
+    python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --instead DCNv2 ODConv
+    python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --cfg yolov5n-decoupled
 
-Every block is put into the network by itself, the weights follow by structure, and nothing is trained.
+Every block is put into the network by itself, or in place of its 3x3 convolutions of stride 2; other networks
+take its place as a whole. The weights follow by structure, and nothing is trained.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.pages import markdown_table
+from models.cfg import load_cfg
 from models.insertion import insert, insertable
 from models.summary import layer_costs
 from models.transfer import inherit
@@ -41,7 +47,11 @@ class Config(CommandConfig):
     weights: str = flag("", "the trained network", rule=not_empty)
     data: str = flag("data/digits.yaml", DATA_HELP)
     at: str = flag("after C3 in neck", "where, as in --insert", rule=not_empty)
-    blocks: tuple[str, ...] = flag((), "blocks, as in 'EMA(8)'; default: all that may be put in")
+    blocks: tuple[str, ...] = flag(
+        (), "blocks, as in 'EMA(8)'; default: all that may be put in, unless --instead or --cfg is given"
+    )
+    instead: tuple[str, ...] = flag((), "blocks in place of every 3x3 Conv of stride 2, as in DCNv2")
+    cfg: tuple[str, ...] = flag((), "model yamls that take the weights over, by name or path")
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
     batch_size: int = flag(16, "images at once", rule=at_least(1))
     workers: int = flag(8, "data loading processes (at most one a core)", rule=at_least(0))
@@ -60,8 +70,7 @@ def run(config: Config) -> None:
     spec = load_data_spec(config.data, needed=("val",))
     if spec.nc != teacher.nc:
         raise UserError(f"{config.weights} knows {teacher.nc} classes and {config.data} has {spec.nc}")
-    blocks = config.blocks or (*insertable(), LEARNT_SHARE)
-    models = {block: with_block(teacher, f"{block} {config.at}") for block in blocks}
+    models = networks(config, teacher)
     index = build_index(spec.val, spec.names)
     loader = val_loader(config, teacher, index)
     images = next(iter(loader)).images[:4].to(device).float() / 255
@@ -77,13 +86,41 @@ def run(config: Config) -> None:
     head = ("block", "parameters", "GFLOPs", "difference", "mAP50", "mAP50-95")
     rows = [row("–", load_model(find_weights(config.weights), device))]
     rows += [row(f"`{name}`", model) for name, model in progress(models.items(), "blocks", unit=" networks")]
-    LOGGER.info(f"{len(index)} images of {config.data} at {config.imgsz} px, blocks {config.at}")
+    place = "" if config.instead or config.cfg else f", blocks {config.at}"
+    LOGGER.info(f"{len(index)} images of {config.data} at {config.imgsz} px{place}")
     print(markdown_table([head, *rows], "lrrrrr"))
 
 
-def with_block(teacher: DetectionModel, text: str) -> DetectionModel:
-    """The network with a block put in, and the weights of the one without."""
-    model = DetectionModel(insert(teacher.yaml, [text], "the network")[0])
+def networks(config: Config, teacher: DetectionModel) -> dict[str, DetectionModel]:
+    """The networks to measure, by the names of their rows in the table.
+
+    Raises:
+        UserError: words that are not understood, unknown blocks, or nothing whose place they could take.
+    """
+    blocks = config.blocks or (() if config.instead or config.cfg else (*insertable(), LEARNT_SHARE))
+    made = {block: insert(teacher.yaml, [f"{block} {config.at}"], "the network")[0] for block in blocks}
+    made |= {f"{block} for Conv": instead(teacher.yaml, block) for block in config.instead}
+    made |= {Path(name).name.removesuffix(".yaml"): load_cfg(name) for name in config.cfg}
+    return {name: with_weights(cfg, teacher) for name, cfg in made.items()}
+
+
+def instead(cfg: dict[str, Any], block: str) -> dict[str, Any]:
+    """A description with a block in place of every 3x3 Conv of stride 2, and its arguments."""
+    changed, count = dict(cfg), 0
+    for part in ("backbone", "head"):
+        rows = [list(row) for row in cfg[part]]
+        for row in rows:
+            if row[2] == "Conv" and row[3][1:] == [3, 2]:
+                row[2], count = block, count + 1
+        changed[part] = rows
+    if not count:
+        raise UserError(f"--instead {block}: the network has no 3x3 Conv of stride 2")
+    return changed
+
+
+def with_weights(cfg: dict[str, Any], teacher: DetectionModel) -> DetectionModel:
+    """The network of a description, with what it can hold of another one's weights."""
+    model = DetectionModel(cfg, ch=teacher.channels, nc=teacher.nc)
     inherit(model, teacher, exclude=())
     model.names = teacher.names
     return model

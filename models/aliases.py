@@ -37,6 +37,13 @@ ALIASES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "Concat_BiFPN": ("BiFPN", ()),
     "space_to_depth": ("SpaceToDepth", ()),
     "DySample_UP": ("DySample", ()),
+    # convolutions and heads
+    "DBB": ("DiverseBranch", ()),
+    "DiverseBranchBlock": ("DiverseBranch", ()),
+    "ODConv2d": ("ODConv", ()),
+    "RepVGGBlock": ("RepConv", ()),
+    "Decoupled_Detect": ("DecoupledDetect", ()),
+    "DecoupledHead": ("DecoupledDetect", ()),
     # blocks
     "C3_Ghost": ("C3Ghost", ()),
     "Star_Block": ("StarBlock", ()),

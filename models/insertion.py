@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 import models.blocks  # noqa: F401  # registers every block
+from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
 from models.registry import BLOCKS, lookup, nearest
 from utils.console import LOGGER
@@ -206,7 +207,7 @@ def _places(insertion: Insertion, rows: Sequence[Sequence[Any]], first: int, sou
             raise UserError(f"--insert '{text}': {source} has layers 0 to {len(rows) - 1}")
         places = [target]
     else:
-        places = [index for index in inside if rows[index][2] == target]
+        places = [index for index in inside if _is_called(rows[index][2], target)]
         if not places:
             where = f" in its {insertion.stage}" if insertion.stage else ""
             names = list(dict.fromkeys(str(rows[index][2]) for index in inside))
@@ -216,6 +217,12 @@ def _places(insertion: Insertion, rows: Sequence[Sequence[Any]], first: int, sou
     if not insertion.before and len(rows) - 1 in places:
         raise UserError(f"--insert '{text}': nothing can follow the last layer; put it before {rows[-1][2]}")
     return places
+
+
+def _is_called(name: str, target: str) -> bool:
+    """Whether a layer is meant by a name: its own, or `Detect` of whatever head."""
+    head = name in BLOCKS and target == Detect.__name__ and BLOCKS[name].block
+    return name == target or (isinstance(head, type) and issubclass(head, Detect))
 
 
 def flow(row: Sequence[Any]) -> str:

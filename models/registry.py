@@ -190,11 +190,14 @@ def per_channel(row: Row) -> Wiring:
 def keeping(row: Row) -> Wiring:
     """`Block(c1, *args)`: as `per_channel`, of a block whose public yamls also write its channels first.
 
-    A first argument that is the number of channels that come in, as it stands or scaled, is left out.
+    A first argument that is the number of channels that come in, as it stands or scaled, is left out; so is
+    a second one that repeats it, as the number that comes out.
     """
     args, first = row.args, row.args[0] if row.args else None
     if isinstance(first, int) and not isinstance(first, bool) and first > 0:
-        args = args[1:] if row.c1 in (first, row.scale(first)) else args
+        written = row.c1 in (first, row.scale(first))
+        again = args[1:2] == (first,) and not isinstance(args[1], bool)
+        args = args[1 + again :] if written else args
     return Wiring((row.c1, *args), row.c1, row.number)
 
 

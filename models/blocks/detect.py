@@ -14,7 +14,8 @@ from models.registry import Row, Wiring, register
 Anchors: TypeAlias = int | Sequence[Sequence[float]]
 
 
-def _detects(row: Row) -> Wiring:
+def detects(row: Row) -> Wiring:
+    """The rule of heads: `Head(nc, anchors, ch)` of the maps that it takes."""
     if len(row.args) != 2:
         raise ValueError(f"takes the arguments [nc, anchors], got {len(row.args)} of them")
     nc, anchors = row.args
@@ -28,7 +29,7 @@ def anchors_per_level(anchors: Anchors) -> int:
     return anchors if isinstance(anchors, int) else len(anchors[0]) // 2
 
 
-@register(_detects, example=(3, 2), levels=3)
+@register(detects, example=(3, 2), levels=3)
 class Detect(nn.Module):
     """YOLOv5's head. Input: `nl` maps (B, c, H, W), one per level, finest first.
 
@@ -46,6 +47,7 @@ class Detect(nn.Module):
     Attributes:
         anchors: buffer (nl, na, 2), w and h in grid units, pixels / stride.
         stride: buffer (nl,), input pixels per cell. Both are set by `set_geometry`.
+        pieces: numbers of neighbouring rows of an anchor that a folded head takes apart, 4 of the box first.
     """
 
     anchors: Tensor
@@ -58,6 +60,7 @@ class Detect(nn.Module):
         self.nl = len(ch)
         self.na = anchors_per_level(anchors)
         self.anchor_pixels = anchors
+        self.pieces: tuple[int, ...] = (4, self.no - 4)
         self.register_buffer("anchors", torch.ones(self.nl, self.na, 2))
         self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.m = nn.ModuleList(nn.Conv2d(c, self.na * self.no, kernel_size=1) for c in ch)
@@ -95,11 +98,19 @@ class Detect(nn.Module):
 
     def forward(self, x: list[Tensor]) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         logits = []
-        for conv, features in zip(self.m, x):
+        for features, level in zip(x, self.maps(x)):
             batch, _, height, width = features.shape
-            level = conv(features).reshape(batch, self.na, self.no, height, width)
+            level = level.reshape(batch, self.na, self.no, height, width)
             logits.append(level.permute(0, 1, 3, 4, 2))  # (B, na, no, H, W) -> (B, na, H, W, no)
         return logits if self.training else (self.decode(logits), logits)
+
+    def maps(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """(B, na * no, H, W) of logits per level, anchor by anchor."""
+        return [conv(features) for conv, features in zip(self.m, x)]
+
+    def apart(self) -> tuple[nn.Module | None, Detect]:
+        """What runs before the 1x1 convolutions of a head, if anything does, and the head without that."""
+        return None, self
 
     def decode(self, logits: Sequence[Tensor]) -> Tensor:
         """Logits of every level, (B, na, H, W, no) each, to predictions (B, sum of na*H*W, no) in pixels."""

@@ -117,7 +117,7 @@ class Take:
         conv, source = getattr(own, "conv", None), getattr(other, "conv", None)
         if isinstance(conv, nn.Conv2d) and isinstance(source, nn.Conv2d):
             dense = source.weight[rows][:, columns]
-            kernel = fitting_kernel(self._fit(dense, conv.in_channels), conv)
+            kernel = fitting_kernel(self._fit(dense, conv.in_channels), conv, source.groups)
             if kernel is not None:
                 self(conv.weight, kernel, self._share(kernel, dense))
                 self.norm(own.bn, other.bn, rows)  # type: ignore[arg-type]
@@ -137,17 +137,19 @@ class Take:
                 self(target, source[rows] if source.ndim else source)
 
 
-def fitting_kernel(kernel: Tensor, conv: nn.Conv2d) -> Tensor | None:
-    """A dense kernel (c2, c1, h, w) as `conv` can hold it: its groups, in a larger window; None where it
+def fitting_kernel(kernel: Tensor, conv: nn.Conv2d, groups: int = 1) -> Tensor | None:
+    """A kernel (c2, c1 / groups, h, w) as `conv` can hold it: its groups, in a larger window; None where it
     cannot.
 
-    Of a dense kernel, groups keep the blocks on the diagonal.
+    Of a dense kernel, groups keep the blocks on the diagonal; one in groups fits as many groups.
     """
     rows, columns = conv.out_channels // conv.groups, conv.in_channels // conv.groups
-    if kernel.shape[:2] != (conv.out_channels, conv.in_channels):
+    if kernel.shape[:2] != (conv.out_channels, conv.in_channels // groups) or groups not in (1, conv.groups):
         return None
-    blocks = kernel.reshape(conv.groups, rows, conv.groups, columns, *kernel.shape[2:])
-    own = torch.stack([blocks[g, :, g] for g in range(conv.groups)]).flatten(0, 1)
+    own = kernel
+    if groups != conv.groups:
+        blocks = kernel.reshape(conv.groups, rows, conv.groups, columns, *kernel.shape[2:])
+        own = torch.stack([blocks[g, :, g] for g in range(conv.groups)]).flatten(0, 1)
     grow_y, grow_x = (conv.kernel_size[0] - kernel.shape[2]), (conv.kernel_size[1] - kernel.shape[3])
     if grow_y < 0 or grow_x < 0 or grow_y % 2 or grow_x % 2:
         return None

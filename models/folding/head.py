@@ -15,6 +15,8 @@ BOX = 4  # x, y, w, h
 class FoldedHead(nn.Module):
     """What `Detect` does with the outputs of its convolutions, which give boxes and scores apart.
 
+    Scores may be in several pieces, one behind the other (`Detect.pieces`).
+
     With s = sigmoid(t), both kinds of coordinates are one polynomial, `(a s + b) s + c`: for x and y a = 0,
     b = 2 stride, c = (cell - 1/2) stride; for w and h a = 4 anchor, b = c = 0. On planes (channel by channel)
     a coordinate is one contiguous piece of memory; only finished values are transposed to rows, once.
@@ -27,7 +29,7 @@ class FoldedHead(nn.Module):
 
     def __init__(self, detect: Detect) -> None:
         super().__init__()
-        self.na, self.no = detect.na, detect.no
+        self.na, self.no, self.pieces = detect.na, detect.no, detect.pieces
         strides = [float(stride) for stride in detect.stride]
         self.strides = strides
         pixels = detect.anchors * detect.stride.to(detect.anchors).reshape(-1, 1, 1)  # (nl, na, 2)
@@ -45,12 +47,16 @@ class FoldedHead(nn.Module):
             cells = self._cells(height, width, stride, getattr(self, f"a{level}"))
             self.register_buffer(f"c{level}", cells)
 
-    def forward(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, boxes: Sequence[Tensor], *scores: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """(B, na * 4, H, W) and (B, na * (1 + nc), H, W) per level to what `Detect` gives in eval mode."""
         rows, logits = [], []
-        for level, (box, score) in enumerate(zip(boxes, scores)):
+        for level, (box, *parts) in enumerate(zip(boxes, *scores)):
+            score = parts[0]
             box = box.reshape(box.shape[0], self.na, BOX, -1)
-            planes = score.reshape(score.shape[0], self.na, self.no - BOX, -1)
+            several = [
+                part.reshape(score.shape[0], self.na, size, -1) for part, size in zip(parts, self.pieces[1:])
+            ]
+            planes = several[0] if len(several) == 1 else torch.cat(several, dim=2)
             decoded = torch.cat((self._decoded(box, level, score), self._wide(planes).sigmoid()), dim=2)
             rows.append(decoded.transpose(2, 3).reshape(score.shape[0], -1, self.no))
             whole = torch.cat((box, planes), dim=2).transpose(2, 3)
@@ -80,7 +86,11 @@ class FoldedHead(nn.Module):
         return x.float() if x.dtype is torch.bfloat16 else x  # 8 bits of mantissa cannot hold a coordinate
 
 
-def box_rows(detect: Detect) -> tuple[list[int], list[int]]:
-    """The rows of the head's convolutions that make boxes, and those that make scores, anchor by anchor."""
-    rows = [range(anchor * detect.no, (anchor + 1) * detect.no) for anchor in range(detect.na)]
-    return [row for own in rows for row in own[:BOX]], [row for own in rows for row in own[BOX:]]
+def piece_rows(detect: Detect) -> list[list[int]]:
+    """The rows of the head's convolutions that make each of its pieces, anchor by anchor; boxes first."""
+    ends = [sum(detect.pieces[: place + 1]) for place in range(len(detect.pieces))]
+    starts = range(0, detect.na * detect.no, detect.no)
+    return [
+        [start + row for start in starts for row in range(end - size, end)]
+        for end, size in zip(ends, detect.pieces)
+    ]

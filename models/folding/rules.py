@@ -23,7 +23,7 @@ from models.folding.convolution import (
     Settings,
 )
 from models.folding.fold import Folding, Value, is_channels, rule
-from models.folding.head import FoldedHead, box_rows
+from models.folding.head import FoldedHead, piece_rows
 from models.folding.sources import Channel, Channels, Combined, Foreign, Mapped, Source, channels_of
 
 ELEMENTWISE = (
@@ -300,12 +300,22 @@ def _multiply(folding: Folding, node: fx.Node) -> Value:
 def _detect(folding: Folding, node: fx.Node) -> Value:
     """Its 1x1 convolutions read channels in any order and write boxes and scores apart; see `FoldedHead`."""
     head = folding.module(node)
-    maps: tuple[list[Source], list[Source]] = ([], [])
+    pieces = piece_rows(head)
+    maps: tuple[list[Source], ...] = tuple([] for _ in pieces)
     inputs: Any = node.args[0]
     for conv, argument in zip(head.m, inputs):
         folding.look_at(argument)
-        for kind, rows in zip(maps, box_rows(head)):
+        for kind, rows in zip(maps, pieces):
             weight, bias = conv.weight[rows].detach(), conv.bias[rows].detach()
-            found = convolve(folding, folding.value(argument), weight, bias, settings_of(conv), conv.groups)
+            x, weight = _read(folding.value(argument), weight)
+            found = convolve(folding, x, weight, bias, settings_of(conv), conv.groups)
             kind.append(folding.in_order(found))
     return folding.add(Foreign(node, FoldedHead(head), maps, {}, rows=0))
+
+
+def _read(x: Channels, weight: Tensor) -> tuple[Channels, Tensor]:
+    """Channels and columns of a weight without those that are 0 in all rows, unless all are."""
+    used = weight.flatten(2).any(dim=2).any(dim=0)
+    if bool(used.all()) or not bool(used.any()):
+        return x, weight
+    return tuple(channel for channel, read in zip(x, used.tolist()) if read), weight[:, used]

@@ -39,12 +39,17 @@ class Flow(nn.Module):
 
     def __init__(self, model: DetectionModel, raw: bool = False) -> None:
         super().__init__()
+        self.before, head = model.head.apart()
         self.model, self.layers, self.raw = model.model, model.layers, raw
+        if self.before is not None:
+            self.model = nn.Sequential(*list(model.model)[:-1], head)
 
     def forward(self, image: Tensor) -> Any:
         return run_layers(self.model, self.layers, image, self._call)
 
     def _call(self, layer: Layer, module: nn.Module, x: Any) -> Any:
+        if self.before is not None and isinstance(module, Detect):
+            x = self.before(x)
         if self.raw and isinstance(module, Detect):
             return tuple(conv(features) for conv, features in zip(module.m, x))
         return module(x)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import benchmark
+from benchmarks.insert import instead
 from models.yolo import DetectionModel
 from tests.models.exporting.weights import lively
 from utils.checkpoints.files import write_checkpoint
@@ -37,3 +38,24 @@ def test_the_identity_changes_nothing(
     assert eca[3:] == before[3:]
     with pytest.raises(UserError, match="--insert 'SE after C4': the network has no layer 'C4'"):
         benchmark.main(["insert", *flags, "--blocks", "SE", "--at", "after C4"])
+
+
+def test_what_takes_a_place_begins_as_what_stood_there(
+    weights: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--weights", str(weights), "--data", str(tiny_data), "--imgsz", "64", "--workers", "0")
+    others = ("--instead", "DiverseBranch", "--cfg", "yolov5n-sharedhead.yaml")
+    benchmark.main(["insert", *flags, "--device", "cpu", *others])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    table = {
+        name: rest for name, *rest in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    }
+    assert set(table) == {"`DiverseBranch for Conv`", "`yolov5n-sharedhead`"}
+    assert all(float(row[2]) < 1e-5 for row in table.values())
+    with pytest.raises(UserError, match=r"layer 1: unknown block 'DCNv3'; did you mean 'DCNv2'\?"):
+        benchmark.main(["insert", *flags, "--instead", "DCNv3"])
+
+
+def test_there_must_be_a_convolution_to_stand_for() -> None:
+    with pytest.raises(UserError, match="--instead ODConv: the network has no 3x3 Conv of stride 2"):
+        instead({"backbone": [[-1, 1, "Conv", [8, 3, 1]]], "head": []}, "ODConv")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from models.aliases import ALIASES
+from models.blocks.repconv import RepConv
 from models.cfg import load_cfg
-from models.registry import BLOCKS, lookup
+from models.registry import BLOCKS, Row, keeping, lookup
 from models.yolo import DetectionModel
 from utils.counting.measure import count_parameters
 from utils.errors import UserError
@@ -98,6 +100,112 @@ head:
   - [[18, 21, 24], 1, Detect, [nc, anchors]]
 """
 
+# a backbone of RepVGG blocks and the pyramid of version 5, as a light tree has it
+REPVGG = f"""
+nc: 80
+depth_multiple: 1.0
+width_multiple: 0.5
+{ANCHORS}
+backbone:
+  - [-1, 1, Focus, [64, 3]]
+  - [-1, 1, RepVGGBlock, [128, 3, 2]]
+  - [-1, 1, C3, [128]]
+  - [-1, 1, RepVGGBlock, [256, 3, 2]]  # 3
+  - [-1, 3, RepVGGBlock, [256]]  # 4
+  - [-1, 1, RepVGGBlock, [512, 3, 2]]
+  - [-1, 3, RepVGGBlock, [512]]  # 6
+  - [-1, 1, RepVGGBlock, [1024, 3, 2]]
+  - [-1, 1, SPP, [1024, [5, 9, 13]]]
+  - [-1, 1, C3, [1024, False]]  # 9
+head:
+  - [-1, 1, Conv, [256, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
+  - [[-1, 6], 1, Concat, [1]]
+  - [-1, 1, C3, [256, False]]  # 13
+  - [-1, 1, Conv, [256, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
+  - [[-1, 4], 1, Concat, [1]]
+  - [-1, 1, C3, [256, False]]  # 17
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [[-1, 14], 1, Concat, [1]]
+  - [-1, 1, C3, [256, False]]  # 20
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [[-1, 10], 1, Concat, [1]]
+  - [-1, 1, C3, [512, False]]  # 23
+  - [[17, 20, 23], 1, Detect, [nc, anchors]]
+"""
+# attention with its channels twice, convolutions of other papers in the backbone, and a head with branches
+BRANCHED = f"""
+nc: 12
+depth_multiple: 0.33
+width_multiple: 0.50
+{ANCHORS}
+backbone:
+  [[-1, 1, Conv, [64, 6, 2, 2]],
+   [-1, 1, DBB, [128, 3, 2]],
+   [-1, 3, C3, [128]],
+   [-1, 1, ODConv2d, [256, 3, 2]],
+   [-1, 6, C3, [256]],
+   [-1, 1, DCNv2, [512, 3, 2]],
+   [-1, 9, C3, [512]],
+   [-1, 1, GAMAttention, [512, 512]],  # 7
+   [-1, 1, Conv, [1024, 3, 2]],
+   [-1, 3, C3, [1024]],
+   [-1, 1, SPPF, [1024, 5]],  # 10
+  ]
+head:
+  [[-1, 1, Conv, [512, 1, 1]],
+   [-1, 1, nn.Upsample, [None, 2, 'nearest']],
+   [[-1, 7], 1, Concat, [1]],
+   [-1, 3, C3, [512, False]],
+   [-1, 1, Conv, [256, 1, 1]],
+   [-1, 1, nn.Upsample, [None, 2, 'nearest']],
+   [[-1, 4], 1, Concat, [1]],
+   [-1, 3, C3, [256, False]],  # 18
+   [-1, 1, Conv, [256, 3, 2]],
+   [[-1, 15], 1, Concat, [1]],
+   [-1, 3, C3, [512, False]],  # 21
+   [-1, 1, Conv, [512, 3, 2]],
+   [[-1, 11], 1, Concat, [1]],
+   [-1, 3, C3, [1024, False]],  # 24
+   [[18, 21, 24], 1, Decoupled_Detect, [nc, anchors]],
+  ]
+"""
+# the neck of the slim-neck paper over the usual backbone; {{}} is its aggregation block
+SLIM = f"""
+nc: 80
+depth_multiple: 0.33
+width_multiple: 0.50
+{ANCHORS}
+backbone:
+  - [-1, 1, Conv, [64, 6, 2, 2]]
+  - [-1, 1, Conv, [128, 3, 2]]
+  - [-1, 3, C3, [128]]
+  - [-1, 1, Conv, [256, 3, 2]]
+  - [-1, 6, C3, [256]]
+  - [-1, 1, Conv, [512, 3, 2]]
+  - [-1, 9, C3, [512]]
+  - [-1, 1, Conv, [1024, 3, 2]]
+  - [-1, 3, C3, [1024]]
+  - [-1, 1, SPPF, [1024, 5]]
+head:
+  - [-1, 1, GSConv, [512, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
+  - [[-1, 6], 1, Concat, [1]]
+  - [-1, 3, VoVGSCSP, [512, False]]
+  - [-1, 1, GSConv, [256, 1, 1]]
+  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
+  - [[-1, 4], 1, Concat, [1]]
+  - [-1, 3, VoVGSCSP, [256, False]]
+  - [-1, 1, GSConv, [256, 3, 2]]
+  - [[-1, 14], 1, Concat, [1]]
+  - [-1, 3, VoVGSCSP, [512, False]]
+  - [-1, 1, GSConv, [512, 3, 2]]
+  - [[-1, 10], 1, Concat, [1]]
+  - [-1, 3, VoVGSCSP, [1024, False]]
+  - [[17, 20, 23], 1, Detect, [nc, anchors]]
+"""
+
 
 def read(text: str, folder: Path) -> DetectionModel:
     path = folder / "theirs.yaml"
@@ -131,6 +239,46 @@ def test_the_names_of_yolov5_lite(tmp_path: Path) -> None:
     assert [layer.name for layer in model.layers].count("Shuffle_Block") == 6
     assert model.layers[1].args == (32, 116, 2, False)
     assert count_parameters(model) == 1_646_721
+
+
+def test_a_light_backbone_of_repvgg(tmp_path: Path) -> None:
+    model = read(REPVGG, tmp_path)
+    assert model.measure_strides() == [8, 16, 32]
+    kinds = [type(module[0] if isinstance(module, nn.Sequential) else module) for module in model.model]
+    assert kinds.count(RepConv) == 6
+    assert model.layers[4].args == (128, 128) and len(model.model[4]) == 3  # type: ignore[arg-type]
+
+
+def test_convolutions_of_other_papers_and_a_head_with_branches(tmp_path: Path) -> None:
+    model = read(BRANCHED, tmp_path)
+    assert model.measure_strides() == [8, 16, 32]
+    kinds = {layer.index: type(model.model[layer.index]).__name__ for layer in model.layers}
+    assert [kinds[i] for i in (1, 3, 5, 7, 25)] == [
+        "DiverseBranch",
+        "ODConv",
+        "DCNv2",
+        "GAM",
+        "DecoupledDetect",
+    ]
+    assert model.layers[7].args == (256,)  # half of the channels, once
+    assert model.head.box[0].in_channels == 128  # 256 at half the width
+
+
+@pytest.mark.parametrize(("block", "own"), [("VoVGSCSP", "slimneck"), ("VoVGSCSPC", "slimneckc")])
+def test_slim_necks(block: str, own: str, tmp_path: Path) -> None:
+    model = read(re.sub("VoVGSCSP", block, SLIM), tmp_path)
+    with torch.device("meta"):
+        ours = DetectionModel(f"yolov5s-{own}.yaml")
+    assert count_parameters(model) == count_parameters(ours)
+    assert model.measure_strides() == [8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("args", "kept"), [([64, 64], ()), ([64, 8], (8,)), ([8], (8,)), ([128, 128, 4], (4,))]
+)
+def test_channels_in_front_once_or_twice(args: list[int], kept: tuple[int, ...]) -> None:
+    row = Row((64,), tuple(args), 1, scale=lambda c: c // 2 if c > 64 else c)
+    assert keeping(row).args == (64, *kept)
 
 
 @pytest.mark.parametrize("name", ALIASES)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from models.blocks.deform import DCNv2
 from models.exporting import onnx, openvino, torchscript
 from models.exporting.verify import difference
 from models.insertion import insert, insertable
@@ -38,18 +39,31 @@ NEWER: dict[str, Any] = {
         [-1, 1, "Detect", ["nc", "anchors"]],
     ],
 }
+KERNELS: dict[str, Any] = {
+    **SETTINGS,
+    "backbone": [[-1, 1, "MobileOneConv", [32, 3, 4]], [-1, 1, "DCNv2", [32, 3, 2, "None", 1, 1, True, 2]]],
+    "head": [
+        [-1, 1, "ODConv", [32]],
+        [-1, 1, "DiverseBranch", [32]],
+        [-1, 1, "MobileOneBlock", [32]],
+        [[-1], 1, "SharedDetect", ["nc", "anchors", 16]],
+    ],
+}
 FILES = {"best.onnx": onnx, "best_openvino_model": openvino, "best.torchscript": torchscript}
 
 
-@pytest.fixture(scope="module", params=["insertable", "newer"])
+@pytest.fixture(scope="module", params=["insertable", "newer", "kernels"])
 def model(request: pytest.FixtureRequest) -> DetectionModel:
     texts = [f"{name} after 0" for name in (*insertable(), "SimAM(0.0001, true)")]
     torch.manual_seed(0)
-    model = DetectionModel(NEWER if request.param == "newer" else insert(PLAIN, texts, "x")[0]).eval()
+    described = {"insertable": insert(PLAIN, texts, "x")[0], "newer": NEWER, "kernels": KERNELS}
+    model = DetectionModel(described[request.param]).eval()
     randomise_norms(model)
     for module in model.modules():
         if hasattr(module, "gain"):
             module.gain.fill_(1.7)  # as after learning from the identity
+        if isinstance(module, DCNv2):
+            torch.nn.init.normal_(module.offset.weight, std=0.1)
     return lively(model)
 
 
