@@ -111,7 +111,7 @@ def changed_value(content: Any, dice: random.Random, values: tuple[Any, ...] = V
             case 0:
                 del holder[key]
             case 1:
-                holder[key] = json.loads(json.dumps(other[place], default=str))  # a copy: nothing holds itself
+                holder[key] = json.loads(json.dumps(other[place], default=str))  # a copy
             case 2 if isinstance(holder, list):
                 holder.insert(key, json.loads(json.dumps(holder[key], default=str)))
             case 3:
