@@ -6,6 +6,7 @@ python benchmark.py docs                                           # write the t
 python benchmark.py latency --cfg yolov5n yolov5n-gsconv           # milliseconds in each runtime, relative
 python benchmark.py tune --cfg yolov5n-csphet                      # which of equal forms are fastest here
 python benchmark.py profile --cfg yolov5n yolov5n-csphet           # kernels that take the time
+python benchmark.py commands --weights yolov5n.pt --data coco.yaml # whole commands, beside the bare network
 python benchmark.py losses                                         # box losses, by how single boxes converge
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
 python benchmark.py insert --weights yolov5n.pt --data coco.yaml   # mAP right after blocks were put in
@@ -23,6 +24,7 @@ from utils.errors import run_command
 from utils.flags import run_subcommand
 
 SUBCOMMANDS = {  # see `run_subcommand`
+    "commands": "benchmarks.commands",
     "complexity": "benchmarks.complexity",
     "ledger": "benchmarks.ledger",
     "docs": "benchmarks.docs",

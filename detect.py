@@ -5,12 +5,14 @@
     python detect.py --weights a.pt b.pt --source x.jpg --save-txt # an ensemble
     python detect.py --weights best.pt --source street.mp4 --track --save-mot
     python detect.py --weights best.pt --source aerial.jpg --slice 640
+    torchrun --nproc_per_node 2 detect.py --weights best.pt --source pictures/
 
 Reading, inference and writing run in threads of their own, so that none waits for another without need.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -34,11 +36,19 @@ from utils.data.frames import Frame, Source
 from utils.data.sources import VIDEOS, Files, FileSource, open_source, suffix_of
 from utils.detections.annotate import Style
 from utils.detections.log import DetectedFrames, DetectionLog
+from utils.detections.sharing import Sharing, check_shareable
 from utils.detections.tracking import PICTURES, Tracking
 from utils.detections.window import Window
 from utils.detections.writer import OutputOptions, OutputWriter, spare_sources
-from utils.device import select_device
-from utils.errors import Incomplete, UserError, run_command
+from utils.distributed import (
+    Process,
+    broadcast,
+    join_group,
+    leave_group,
+    noticing_losses,
+    this_process,
+)
+from utils.errors import UserError, run_command
 from utils.files import increment_path
 from utils.flags import IMGSZ, SHARE, SIDE, at_least, between, flag, parse_flags
 from utils.pipeline import JobQueue, Prefetch, ordered_map, thread_pool
@@ -101,46 +111,78 @@ class DetectConfig(InferenceConfig):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with these arguments, or with those of the process."""
-    run(parse_flags(DetectConfig, argv, about=__doc__))
+    """Run the command with these arguments, or with those of the process.
+
+    Raises:
+        Incomplete: some of the files could not be read; the results of the others are there.
+        UserError, OSError: as `run`.
+    """
+    config = parse_flags(DetectConfig, argv, about=__doc__)
+    process = this_process()
+    join_group(process, config.place(process))
+    try:
+        with noticing_losses("start again"):
+            shortfall = run(config, process)
+            leave_group(together=True)
+    finally:
+        leave_group()
+    if shortfall and process.is_main:
+        raise shortfall
 
 
-def run(config: DetectConfig) -> Path | None:
-    """Detect as configured; returns the run folder, or None when nothing was to be saved.
+def run(config: DetectConfig, process: Process) -> UserError | None:
+    """Detect as configured, with other processes or alone; returns what could not be done.
 
     Raises:
         UserError: a source, weights or flag that cannot be used.
         OSError: an output cannot be written.
-        Incomplete: some of the files could not be read; the results of the others are there.
     """
     size, tiling = image_size(config), build_tiling(config)
-    source = open_source(config.source, vid_stride=config.vid_stride)
+    if process.world_size > 1:
+        check_shareable(config.source, process.world_size, shown=config.view_img)
+    source, sharing = open_source(config.source, vid_stride=config.vid_stride), None
+    if process.world_size > 1 and isinstance(source, FileSource):
+        sharing = Sharing(source, process)
     tracking = build_tracking(config, source)
-    options, place = output_options(config), Path(config.project) / config.name
+    options = output_options(config)
     if config.exist_ok and isinstance(source, FileSource):
-        spare_sources(place, options, source.places)
+        spare_sources(Path(config.project) / config.name, options, source.places)
     style = Style(config.line_thickness, not config.hide_labels, not config.hide_conf)
-    # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
-    with contextlib.closing(
-        iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
-    ) as groups:
-        pictures = None if config.slice else source.length  # a tile is a picture of its own
-        detector = build_detector(config, 1 if source.live else MOST_WORKERS, pictures)
-        folder = increment_path(place, config.exist_ok) if options.anything else None
-        writer = OutputWriter(folder, options, detector.names, style) if folder else None
-        window = Window(detector.names, style) if config.view_img else None
+    with contextlib.ExitStack() as stack:
+        # Decoding begins while the weights are loaded. A live source is read when its frame is wanted.
+        groups = iter(source) if source.live else Prefetch(source, budget=READ_AHEAD, cost=_bytes)
+        stack.enter_context(contextlib.closing(groups))
+        detector = build_detector(config, process, source)
+        stack.enter_context(contextlib.closing(detector.backend))
         detect = partial(detect_on, detector, size, config.augment, tiling)
-        results = (
+        found = (
             (detect(group) for group in groups)  # one after the other, each read when its turn comes
             if source.live
             else in_parallel(detect, groups, detector)
         )
-        with contextlib.closing(results), contextlib.closing(detector.backend):
-            log = DetectionLog(source, detector.names, detector.channels, partial(used, config, detector))
-            deliver(map(tracking.follow, results) if tracking else results, log, writer, window)
-    if isinstance(source, Files) and source.faults:
-        raise Incomplete(f"{source.faults} of {source.files} files could not be read, or not to their end")
-    return folder
+        stack.enter_context(contextlib.closing(found))
+        results = map(tracking.follow, found) if tracking else found
+        folder = run_folder(config, process) if options.anything else None
+        told = partial(used, config, detector)
+        if sharing is None:
+            log = DetectionLog(source, detector.names, detector.channels, told)
+            writer = OutputWriter(folder, options, detector.names, style) if folder else None
+            window = Window(detector.names, style) if config.view_img else None
+            deliver(results, log, writer, window)
+            return source.shortfall() if isinstance(source, Files) else None
+        with sharing.writers(folder, options, detector.names, style) as (parts, writer):
+            merged = sharing.merged(results, parts)
+            if process.is_main:
+                log = DetectionLog(source, detector.names, detector.channels, told)
+                deliver(merged, log, writer, None)
+            collections.deque(merged, maxlen=0)  # of the others nothing comes
+    return sharing.shortfall()
+
+
+def run_folder(config: DetectConfig, process: Process) -> Path:
+    """The folder that the main process has made for the results of all."""
+    place = Path(config.project) / config.name
+    return broadcast(increment_path(place, config.exist_ok) if process.is_main else place)
 
 
 def used(config: DetectConfig, detector: Detector) -> str:
@@ -204,17 +246,13 @@ def in_parallel(
         torch.set_num_threads(cores)
 
 
-def build_detector(config: DetectConfig, calls: int = 1, images: int | None = None) -> Detector:
-    """The detector with its thresholds, on its device.
-
-    Args:
-        calls: how many threads will call it at once, at most.
-        images: that it will see, where that is known.
-    """
-    calls = min(calls, config.threads or torch.get_num_threads(), images or calls)
-    device = select_device(config.device)
-    if config.half and device.type != "cuda":
-        warn("--half needs a CUDA device; running in single precision")
+def build_detector(config: DetectConfig, process: Process, source: Source) -> Detector:
+    """The detector with its thresholds, on its device, for what this process sees of a source."""
+    pictures = None if source.length is None else -(-source.length // process.world_size)
+    images = None if config.slice else pictures  # a tile is a picture of its own
+    calls = 1 if source.live else min(MOST_WORKERS, config.threads or torch.get_num_threads())
+    calls = min(calls, images or calls)
+    device = config.place(process)
     detector = Detector(config.open_weights(device, config.data, calls=calls, images=images))
     detector.conf, detector.iou, detector.max_det = config.conf_thres, config.iou_thres, config.max_det
     detector.agnostic, detector.classes = config.agnostic_nms, config.classes

@@ -13,6 +13,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.runtimes.base import Backend
@@ -34,7 +36,6 @@ from utils.data.index import build_index
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
 from utils.data.spec import DataSpec, load_data_spec
-from utils.device import select_device
 from utils.distributed import (
     Process,
     broadcast,
@@ -48,6 +49,7 @@ from utils.distributed import (
 from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.coco import CocoJson
 from utils.evaluation.evaluate import Evaluation, EvaluationOptions, ImageResult, evaluate
+from utils.evaluation.metrics import SUMMARY
 from utils.evaluation.report import LabelFiles, plot_study, report_validation
 from utils.files import increment_path
 from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, at_least, flag, parse_flags
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse_flags(ValConfig, argv, about=__doc__)
     process = this_process()
     setup_console(process.is_main)
-    device = select_device(config.device, process.local_rank, process.world_size)
+    device = config.place(process)
     join_group(process, device)
     try:
         with noticing_losses("start again"):
@@ -117,8 +119,23 @@ def run(config: ValConfig, backend: Backend, spec: DataSpec, process: Process) -
         config = dataclasses.replace(config, conf_thres=0.25, iou_thres=0.45, noplots=True)
     loader = open_loader(config, backend, spec, folder, process)
     result = validate(config, backend, spec, folder, loader, process)
+    if backend.dtype == torch.bfloat16 and config.task != "speed":
+        LOGGER.info(price_of_half(config, backend, spec, folder, result, process))
     if process.is_main:
         conclude(config, backend, loader, result, folder)
+
+
+def price_of_half(
+    config: ValConfig, backend: Backend, spec: DataSpec, folder: Path, half: Evaluation, process: Process
+) -> str:
+    """What bf16 costs in accuracy: the same network in single precision on the same images."""
+    single = dataclasses.replace(config, half=False)
+    with contextlib.closing(single.open_weights(backend.device, config.data)) as other:
+        loader = open_loader(single, other, spec, folder, process)
+        infer = partial(other, augment=config.augment)
+        found = evaluate(infer, loader, other.device, spec.classes(config.single_cls), options_of(config))
+    differences = (f"{name} {a - b:+.4f}" for name, a, b in zip(SUMMARY, half.summary(), found.summary()))
+    return f"bf16 compared with single precision: {', '.join(differences)}"
 
 
 def conclude(
@@ -181,20 +198,13 @@ def validate(
             )
         return predictions
 
-    options = EvaluationOptions(
-        conf_thres=config.conf_thres,
-        iou_thres=config.iou_thres,
-        max_det=config.max_det,
-        single_cls=config.single_cls,
-        save_hybrid=config.save_hybrid,
-    )
     with RunPictures(folder, names, enabled=not config.noplots) as pictures:
         result = evaluate(
             infer,
             loader,
             backend.device,
             names,
-            options,
+            options_of(config),
             on_image=on_image,
             on_batch=pictures.validation_batch,
         )
@@ -206,6 +216,17 @@ def validate(
         coco.write(folder)
         LOGGER.info(coco.check(folder))
     return result
+
+
+def options_of(config: ValConfig) -> EvaluationOptions:
+    """How detections are made and compared, as the flags say."""
+    return EvaluationOptions(
+        conf_thres=config.conf_thres,
+        iou_thres=config.iou_thres,
+        max_det=config.max_det,
+        single_cls=config.single_cls,
+        save_hybrid=config.save_hybrid,
+    )
 
 
 def open_loader(

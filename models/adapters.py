@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.detector import Detector
-from models.runtimes.opening import load_backend
+from models.runtimes.choosing import Runtime, Wanted, open_in
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from utils.errors import UserError
@@ -26,12 +26,15 @@ LIBRARIES = ("TorchScript", "ONNX Runtime", "TensorRT")  # of the attributes jit
 class DetectMultiBackend(nn.Module):
     """Weights of any form that `detect.py` runs: (B, C, H, W) float 0–1 to predictions (B, N, 5 + nc).
 
+    Args:
+        runtime: as of `hubconf.custom`, which YOLOv5 does not have; "auto" by default.
+
     Attributes:
         names: class index to class name; stride: of which image sides are multiples.
         pt, jit, onnx, engine: what runs it; fp16: whether in half precision, on CUDA only.
 
     Raises:
-        UserError: as `models.runtimes.opening.load_backend`.
+        UserError: as `models.runtimes.choosing.open_in`.
     """
 
     def __init__(
@@ -42,9 +45,13 @@ class DetectMultiBackend(nn.Module):
         data: str | Path | None = None,
         fp16: bool = False,
         fuse: bool = True,
+        runtime: Runtime = "auto",
     ) -> None:
         super().__init__()
-        self.backend = load_backend(weights, device, dnn=dnn, half=fp16, data=data)
+        files = [weights] if isinstance(weights, (str, Path)) else weights
+        # frames may be augmented from one call to the next
+        wanted = Wanted(runtime, dnn=dnn, half=fp16, data=data, augment=None)
+        self.backend = open_in([Path(file) for file in files], torch.device(device), wanted)
         self.names, self.stride, self.pt = self.backend.names, self.backend.stride, self.backend.pt
         self.device, self.fp16 = self.backend.device, self.backend.dtype == torch.float16
         self.jit, self.onnx, self.engine = (self.backend.library == name for name in LIBRARIES)

@@ -65,6 +65,25 @@ def test_official_weights_reach_the_recorded_accuracy(
             assert report["classes"][name]["labels"] == row["instances"], name
 
 
+@pytest.mark.slow
+def test_every_runtime_is_as_accurate_as_pytorch(
+    official_weights: Path, coco_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """128 photographs in the same rectangles; "auto" compares with PyTorch on the first, then moves."""
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_, **__: str(tmp_path / "cache"))
+    monkeypatch.setattr("models.runtimes.choosing.written", lambda _: None)  # nothing is taken unseen
+    flags = ["--weights", str(official_weights), "--data", str(coco_yaml), "--batch-size", "16", "--noplots"]
+    found = {}
+    for runtime in ("torch", "onnx", "openvino", "auto"):
+        val.main([*flags, "--project", str(tmp_path), "--name", runtime, "--runtime", runtime])
+        found[runtime] = json.loads((tmp_path / runtime / "metrics.json").read_text(encoding="utf-8"))
+    for runtime, report in found.items():
+        for score in ("mAP50", "mAP50_95"):
+            assert report[score] == pytest.approx(found["torch"][score], abs=0.0005), (runtime, score)
+
+
 def test_labels_as_detections_are_perfect(
     official_weights: Path, coco_yaml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

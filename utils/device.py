@@ -68,6 +68,13 @@ def resolved(amp: Amp, device: torch.device) -> Amp:
     return "bf16" if cpu_is_fast_in_bf16() else "off"
 
 
+def half_dtype(device: torch.device) -> torch.dtype | None:
+    """The half precision in which a device predicts faster than in single precision; None without one."""
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_is_fast_in_bf16() else None
+
+
 def cpu_is_fast_in_bf16() -> bool:
     """Whether the CPU has instructions that multiply bf16, and oneDNN is not told to do without them.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.runtimes.metadata import DEFAULT_STRIDE, Description, Names
 from utils.data.channels import COLOUR, checked_channels
+from utils.device import half_dtype
 from utils.errors import UserError
 
 MOST_THREADS = 1024
@@ -20,8 +21,9 @@ LEAST_COLUMNS = 6  # box, objectness, one class
 class Backend(nn.Module):
     """A network ready to run.
 
-    The backend of a file is made of its path, the device, `half` (fp16, in PyTorch on CUDA only) and
-    `threads` of inference on the CPU (None leaves their number to the runtime).
+    The backend of a file is made of its path, the device, `half` (fp16 in PyTorch on CUDA, bf16 in PyTorch
+    and OpenVINO on CPUs that are faster in it) and `threads` of inference on the CPU (None leaves their
+    number to the runtime).
 
     Attributes:
         names: class index to class name; empty when the file does not tell.
@@ -49,8 +51,10 @@ class Backend(nn.Module):
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()
         self.device = device
-        self.dtype = torch.float16 if half and device.type == "cuda" else torch.float32
+        self.dtype = (half_dtype(device) if half else None) or torch.float32
         self.place = str(device) if self.library in ("PyTorch", "TorchScript") else "cpu"
+        if self.dtype == torch.bfloat16:
+            self.place += " in bf16"
         self.names: Names = {}
         self.stride = DEFAULT_STRIDE
         self.channels = COLOUR

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.runtimes.base import Backend, checksum
-from models.runtimes.kept import place_of
+from models.runtimes.kept import place_of, written
 from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
+from models.yolo import DetectionModel
 from utils.console import warn
 from utils.errors import UserError
 from utils.files import ROOT
@@ -28,8 +30,9 @@ PIXELS, SCORE = 0.01, 1e-4
 class Handover(Backend):
     """`first` at once; the same network in another runtime from when it is written, and gives the same.
 
-    It is written by a process of its own, with one thread, and compared on the images that are there then.
-    Whatever goes wrong with it, `first` goes on.
+    It is written by a process of its own, with one thread, unless it is kept from another time, and compared
+    on the images that are there then. Whatever goes wrong with it, `first` goes on; so it does with
+    augmentation, and when it was brought to another device or precision.
 
     Args:
         weights: of `first`.
@@ -37,7 +40,7 @@ class Handover(Backend):
         threads, calls: for the other runtime, see `load_backend`.
     """
 
-    any_shape = True
+    any_shape = pt = True
 
     def __init__(
         self, first: PyTorchBackend, weights: Path, runtime: str, threads: int | None, calls: int
@@ -54,10 +57,21 @@ class Handover(Backend):
         self._lock = threading.Lock()
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
-        if not self.over and not augment:
+        if augment or self._is_elsewhere():
+            return self.first(images, augment)
+        if not self.over:
             with self._lock:
                 self._look_after(images)
-        return self.first(images, augment) if augment or self.second is None else self.second(images)
+        return self.first(images) if self.second is None else self.second(images)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, also one for another process, begins anew."""
+        return Handover, (self.first, self.weights, self.runtime, self.threads, self.calls)
+
+    @property
+    def model(self) -> DetectionModel:
+        """The network in PyTorch, for scripts that look into it."""
+        return self.first.model
 
     def close(self) -> None:
         """End the process that writes, if it still does."""
@@ -70,8 +84,17 @@ class Handover(Backend):
             self._child.kill()
             self._child.wait()
 
+    def _is_elsewhere(self) -> bool:
+        """Whether somebody called `.to()`, `.half()` and the like."""
+        weight = next(self.first.parameters())
+        return weight.device.type != "cpu" or weight.dtype != torch.float32
+
     def _look_after(self, images: Tensor) -> None:
         if self.over:
+            return
+        if not self._seen and (file := written(self.weights)):
+            self.over = True
+            self._try(images, file)
             return
         if self._child is None:
             self._seen += len(images)
@@ -88,12 +111,11 @@ class Handover(Backend):
         elif self._child.poll() is not None:
             self.over = True
             if self._child.returncode == 0:
-                self._try(images)
+                self._try(images, place_of(checksum([self.weights]), self.runtime))
 
-    def _try(self, images: Tensor) -> None:
+    def _try(self, images: Tensor, file: Path) -> None:
         """Take what was written as the second, if it gives what the first does."""
         try:
-            file = place_of(checksum([self.weights]), self.runtime)
             second = load_backend(file, threads=self.threads, calls=self.calls)
             found, expected = second(images), self.first(images)
         except (UserError, OSError) as error:

@@ -28,7 +28,7 @@ class Ensemble(Backend):
 
     def __init__(self, members: Sequence[Backend]) -> None:
         first = members[0]
-        super().__init__(first.device, first.dtype == torch.float16)
+        super().__init__(first.device, first.dtype != torch.float32)
         for member in members[1:]:
             if member.names != first.names:
                 lists = (f"{len(m.names)} {reprlib.repr([*m.names.values()])}" for m in (first, member))
@@ -80,7 +80,7 @@ def load_backend(
     Args:
         weights: files and folders; the ends of their names say what they are (`OPENERS`).
         dnn: run ONNX files with OpenCV DNN.
-        half: half precision, on CUDA only.
+        half: half precision where a runtime is faster in it, see `Backend`.
         data: dataset yaml that names the classes when the file does not.
         threads: CPU threads of inference, None for the runtime's own choice. PyTorch, OpenCV and ExecuTorch
             have one number for the whole process, the others one per network.

@@ -28,11 +28,17 @@ def shared_core() -> Any:
     return require("openvino", "openvino").Core()
 
 
+def told_precision(compiled: Any) -> str:
+    """In what a compiled network computes: f32, bf16 …"""
+    return str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+
+
 class OpenVINOBackend(Backend):
     """A network in OpenVINO on the CPU (optional package).
 
-    Computes in single precision even where the CPU has a quicker half precision: pixel coordinates do not
-    survive that. Integer layers stay integer.
+    Computes in single precision unless `half` asks for bf16, also where OpenVINO itself would take that. In
+    bf16 it leaves what follows the last convolutions, the coordinates, in single precision. Integer layers
+    stay integer.
     """
 
     library = "OpenVINO"
@@ -40,10 +46,12 @@ class OpenVINOBackend(Backend):
     def __init__(
         self, folder: Path, device: torch.device, half: bool, threads: int | None, calls: int = 1
     ) -> None:
-        super().__init__(device)
+        super().__init__(device, half)
         openvino = require("openvino", "openvino")
         xml, weights = the_pair(folder, ".xml")
-        config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
+        config: dict[str, str | int] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.dtype == torch.bfloat16 else "f32"
+        }
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         if calls > 1:
@@ -55,6 +63,8 @@ class OpenVINOBackend(Backend):
             self.compiled = core.compile_model(core.read_model(str(xml), str(weights)), "CPU", config)
         except (RuntimeError, ValueError) as error:  # the latter where a message is no text
             raise UserError(f"'{folder}' cannot be run by OpenVINO: {first_line(error)}") from error
+        if self.dtype == torch.bfloat16 and told_precision(self.compiled) != "bf16":  # it decides itself
+            self.dtype, self.place = torch.float32, "cpu"
         entry = self.compiled.inputs[0]
         element = entry.get_element_type()
         if len(self.compiled.inputs) != 1 or element not in (openvino.Type.f16, openvino.Type.f32):

@@ -61,7 +61,7 @@ class TorchScriptBackend(Backend):
     library = "TorchScript"
 
     def __init__(self, path: Path, device: torch.device, half: bool, threads: int | None) -> None:
-        super().__init__(device, half)
+        super().__init__(device, half and device.type == "cuda")  # a trace's constants stay as they are
         if threads is not None:
             torch.set_num_threads(threads)
         extra = {CONFIG_FILE: ""}

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from models.folding.forms import Chooser, Site, by_rule
 from models.runtimes.machine import Machine, instruction_set
-from models.tuning.tune import BUDGET, Finding, Findings, Tuning, tune
+from models.tuning.tune import BUDGET, Finding, Known, Tuning, tune
 from models.yolo import DetectionModel
 from utils.console import LOGGER, warn
 from utils.errors import UserError
@@ -24,6 +24,7 @@ from utils.reading import read_bytes, read_yaml
 
 TABLE = ROOT / "data" / "forms" / "cpu.yaml"
 MOST_BYTES = 16 << 20  # of the cache
+OVER = " over "  # in the cache, between a site and the form that its others are compared with
 FAR = 2.0  # doublings of channels and of the map's sides in all, beyond which a measurement says nothing
 
 
@@ -118,27 +119,32 @@ def cache_file() -> Path:
     return user_cache() / "forms.json"
 
 
-def remembered(machine: Machine) -> Findings:
+def remembered(machine: Machine) -> Known:
     """What was found on a machine before; as much as can be read of it."""
-    found: Findings = {}
+    found: Known = {}
     for text, entry in _content().get(str(machine), {}).items():
         try:
+            site = Site.parse(text.partition(OVER)[0])
             ratios = {str(form): tuple(map(float, three)) for form, three in entry["ratios"].items()}
             if entry["form"] in ratios and all(len(three) == 3 for three in ratios.values()):
-                found[Site.parse(text)] = Finding(entry["form"], ratios)  # type: ignore[arg-type]
+                one = Finding(entry["form"], ratios)  # type: ignore[arg-type]
+                found[site, one.usual] = one
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             LOGGER.debug(f"'{text}' is damaged: {error}")
     return found
 
 
 def remember(machine: Machine, site: Site, finding: Finding) -> None:
-    """Keep a finding for the next time. A folder that cannot be written to costs no more than that time."""
+    """Keep a finding for the next time, beside those of the site that were compared with other forms.
+
+    A folder that cannot be written to costs no more than that time.
+    """
     try:
         file = cache_file()
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):  # another command may have findings of its own
             content = _content()
-            content.setdefault(str(machine), {})[str(site)] = asdict(finding)
+            content.setdefault(str(machine), {})[f"{site}{OVER}{finding.usual}"] = asdict(finding)
             write_text(file, json.dumps(content), durable=False)
     except OSError as error:
         _warn_once(f"what was measured cannot be kept for the next time: {error}")

@@ -53,6 +53,11 @@ class Finding:
     ratios: dict[str, tuple[float, float, float]]
 
     @property
+    def usual(self) -> str:
+        """The form that the others are compared with."""
+        return next(iter(self.ratios))
+
+    @property
     def wide(self) -> bool:
         """Whether times varied too much to say anything, as on a machine with other work."""
         return max((high - low) / middle for low, middle, high in self.ratios.values()) > WIDE
@@ -60,15 +65,16 @@ class Finding:
     @property
     def changes(self) -> bool:
         """Whether it is another form than the usual one."""
-        return self.form != next(iter(self.ratios))
+        return self.form != self.usual
 
     def __str__(self) -> str:
         low, middle, high = self.ratios[self.form]
-        instead = f"{self.form} instead of {next(iter(self.ratios))}"
+        instead = f"{self.form} instead of {self.usual}"
         return f"{instead}, {middle:.2f} ({low:.2f}-{high:.2f}) of its time"
 
 
 Findings = dict[Site, Finding]
+Known = dict[tuple[Site, str], Finding]  # also by the usual form: `export.py` begins with others than `tune`
 
 
 @dataclass
@@ -123,7 +129,7 @@ def tune(
     threads: int,
     *,
     usual: Chooser = by_rule,
-    known: Mapping[Site, Finding] | None = None,
+    known: Known | None = None,
     keep: Callable[[Site, Finding], object] = lambda site, finding: None,
     budget: float = BUDGET,
 ) -> Tuning:
@@ -146,8 +152,8 @@ def tune(
             for place in places_of(copy.deepcopy(model).float().eval().fuse(), size):
                 while sites := _sites_left(place, wanted, tuning):
                     site = sites[0]
-                    found = (known or {}).get(site)
-                    if found is None or next(iter(found.ratios)) != usual(site, wanted[site]):
+                    found = (known or {}).get((site, usual(site, wanted[site])))
+                    if found is None:
                         if time.monotonic() > ends:
                             tuning.left += len(sites)
                             break

@@ -10,7 +10,8 @@ import math
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from utils.data.frames import Frame, Source
 from utils.data.images import IMAGE_SUFFIXES, MOST_BYTES, read_image
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.data.youtube import Found, find_video, is_youtube
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 from utils.files import ROOT, from_root
 from utils.files import expand as expand_home
 from utils.reading import read_lines
@@ -36,6 +37,7 @@ STREAMS = WEB | {"rtsp", "rtsps", "rtmp", "rtp", "tcp", "udp", "srt"}
 WILDCARDS = frozenset("*?[")
 PROMISED = 0.9  # of the frames that a video's header tells must be there; some headers only guess
 TIMEOUT = 20  # seconds for the download of a picture
+NONE_READABLE = "none of the {} files could be read"
 MOST_FILES = 2_000_000  # of a source
 MOST_LISTS = 8  # inside one another
 
@@ -53,9 +55,11 @@ def open_source(text: str, *, vid_stride: int = 1) -> Source:
     Raises:
         UserError: nothing is there, or it is nothing that can be read.
     """
+    if not is_live(text):
+        return FileSource(expand(text), vid_stride=vid_stride)
     if text == "-":
         return StdinSource(sys.stdin, vid_stride=vid_stride)
-    if text.split()[:1] == ["screen"] and not Path(text).exists():
+    if text.split()[:1] == ["screen"]:
         return ScreenSource(text, vid_stride=vid_stride)
     if Path(text).suffix == ".streams":
         return StreamSource(_listed(find_path(text)), vid_stride=vid_stride)
@@ -64,9 +68,17 @@ def open_source(text: str, *, vid_stride: int = 1) -> Source:
         if found.live:
             return StreamSource([found.address], vid_stride=vid_stride)
         return RemoteVideo(found, vid_stride)
-    if is_stream(text):
-        return StreamSource([text], vid_stride=vid_stride)
-    return FileSource(expand(text), vid_stride=vid_stride)
+    return StreamSource([text], vid_stride=vid_stride)
+
+
+def is_live(text: str) -> bool:
+    """Whether a source's pictures come in their own time: all but files.
+
+    Raises:
+        UserError: as `is_stream`.
+    """
+    screen = text.split()[:1] == ["screen"] and not Path(text).exists()
+    return text == "-" or screen or Path(text).suffix == ".streams" or is_stream(text)
 
 
 def is_stream(text: str) -> bool:
@@ -168,39 +180,74 @@ def _listed(path: Path) -> list[str]:
     return entries
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A file that could not be read, or not to its end.
+
+    Attributes:
+        index: its place in the source.
+        partly: whether some of it was read.
+    """
+
+    index: int
+    reason: str
+    partly: bool = False
+
+    def __str__(self) -> str:
+        return f"{'read in part' if self.partly else 'left out'}: {self.reason}"
+
+
+def incomplete(faults: int, files: int) -> Incomplete:
+    """The error of a command that could not read all files."""
+    return Incomplete(f"{faults} of {files} files could not be read, or not to their end")
+
+
 class Files:
     """Reads files one after the other; what cannot be read is told, counted and passed over.
 
     Attributes:
         files: that came so far.
         faults: those of them that could not be read, or not to their end.
+        tell: is given each of the latter.
     """
 
     def __init__(self, vid_stride: int) -> None:
         self.vid_stride, self.files, self.faults = vid_stride, 0, 0
+        self.tell: Callable[[Unread], object] = lambda fault: warn(str(fault))
 
-    def frames_of(self, file: str, count: int) -> Iterator[list[Frame]]:
-        """The frames of the next file, of `count` in all, 0 when nobody knows how many.
+    def frames_of(self, file: str, index: int, count: int, *, alone: bool = False) -> Iterator[list[Frame]]:
+        """The frames of the next file, which has this place among `count`, 0 when nobody knows how many.
 
         Raises:
-            UserError: it is the only one, and there is nothing to be read.
+            UserError: it is `alone`, and there is nothing to be read.
         """
-        some, index, self.files = False, self.files, self.files + 1
+        some, self.files = False, self.files + 1
         try:
             for frame in read_file(file, index, count, self.vid_stride):
                 some = True
                 yield [frame]
         except UserError as error:
-            if count == 1 and not some:
+            if alone and not some:
                 raise
-            self.faults += 1
-            warn(f"{'read in part' if some else 'left out'}: {error}")
+            self.leave_out(Unread(index, str(error), some))
+
+    def leave_out(self, fault: Unread) -> None:
+        """Count and tell."""
+        self.faults += 1
+        self.tell(fault)
+
+    def shortfall(self) -> Incomplete | None:
+        """What a command ends with that could not read all files."""
+        return incomplete(self.faults, self.files) if self.faults else None
 
 
 class FileSource(Files):
     """Image and video files (or URLs of such), one after the other.
 
-    Raises (while iterating):
+    Attributes:
+        rank, world_size: several processes share the files: each reads those at `rank`, `rank + world_size` …
+
+    Raises (while iterating, where nobody shares them):
         UserError: the only file, or every file, is unreadable.
     """
 
@@ -209,17 +256,18 @@ class FileSource(Files):
     def __init__(self, places: Sequence[str], *, vid_stride: int = 1) -> None:
         super().__init__(vid_stride)
         self.places = list(places)
+        self.rank, self.world_size = 0, 1
         videos = any(suffix_of(place) in VIDEOS for place in places)
         self.length: int | None = None if videos else len(self.places)
 
     def __iter__(self) -> Generator[list[Frame], None, None]:
-        some = False
-        for place in self.places:
-            for group in self.frames_of(place, len(self.places)):
+        some, count, shared = False, len(self.places), self.world_size > 1
+        for index in range(self.rank, count, self.world_size):
+            for group in self.frames_of(self.places[index], index, count, alone=count == 1 and not shared):
                 some = True
                 yield group
-        if not some:
-            raise UserError(f"none of the {len(self.places)} files could be read")
+        if not some and not shared:
+            raise UserError(NONE_READABLE.format(count))
 
 
 class RemoteVideo(FileSource):
@@ -229,7 +277,7 @@ class RemoteVideo(FileSource):
         super().__init__([f"{found.name}.mp4"], vid_stride=vid_stride)
         self.address = found.address
 
-    def frames_of(self, file: str, count: int) -> Iterator[list[Frame]]:
+    def frames_of(self, file: str, index: int, count: int, *, alone: bool = False) -> Iterator[list[Frame]]:
         """Its frames, under the name that results have.
 
         Raises:
@@ -258,11 +306,11 @@ class StdinSource(Files):
             try:
                 places = expand(line)
             except UserError as error:
-                self.files, self.faults = self.files + 1, self.faults + 1
-                warn(f"left out: {error}")
+                self.files += 1
+                self.leave_out(Unread(self.files - 1, str(error)))
                 continue
             for place in places:
-                yield from self.frames_of(place, 0)
+                yield from self.frames_of(place, self.files, 0)
         if self.files == self.faults:
             raise UserError("standard input named no readable image; give one path a line")
 

@@ -71,7 +71,7 @@ def spare_sources(folder: Path, options: OutputOptions, sources: Iterable[str]) 
             raise UserError(REPLACED.format(source))
 
 
-def _spared(path: Path, frame: Frame) -> Path:
+def spared(path: Path, frame: Frame) -> Path:
     """`path`, unless it is the very file that the frame comes from (paths on standard input come late)."""
     if frame.mode != "stream" and (found := _identity(path)) and found == _identity(frame.path):
         raise UserError(REPLACED.format(frame.path))
@@ -126,7 +126,6 @@ class OutputWriter:
                 number of the track last, -1 for none.
             drawn: the annotated frame, when somebody has already drawn it.
         """
-        image = with_channels(frame.image, 3)
         stem = self._stem(frame)
         name = stem if frame.mode == "image" else f"{stem}_{frame.number + 1}"
         if self.options.labels:
@@ -145,17 +144,30 @@ class OutputWriter:
         if self.options.crops:
             for place, row in enumerate(rows):
                 path = crop_path(self.folder, self.names[int(row[5])], name, place, self._crops)
-                write_image(_spared(path, frame), crop(image, row[:4]))
+                self._put_crop(spared(path, frame), frame, row, place)
         if self.options.pictures:
-            picture = annotate(image, rows, self.names, self.style) if drawn is None else drawn
             if frame.mode == "image":
                 suffix = Path(frame.path).suffix.lower()
                 path = self.folder / f"{stem}{suffix if suffix in PICTURE_SUFFIXES else '.jpg'}"
-                write_image(_spared(path, frame), picture)
+                self._put_picture(spared(path, frame), frame, rows, drawn)
             else:
-                self._write_video(frame, stem, picture)
+                self._put_frame(stem, frame, rows, drawn)
                 return  # it is complete when the video is
         self.complete += 1
+
+    def _put_crop(self, path: Path, frame: Frame, row: np.ndarray, place: int) -> None:
+        """Save the object of a row, the one at `place` on its frame."""
+        write_image(path, crop(with_channels(frame.image, 3), row[:4].tolist()))
+
+    def _put_picture(self, path: Path, frame: Frame, rows: np.ndarray, drawn: np.ndarray | None) -> None:
+        write_image(path, self._drawn(frame, rows) if drawn is None else drawn)
+
+    def _put_frame(self, stem: str, frame: Frame, rows: np.ndarray, drawn: np.ndarray | None) -> None:
+        """Add a frame to its item's video."""
+        self._write_video(frame, stem, self._drawn(frame, rows) if drawn is None else drawn)
+
+    def _drawn(self, frame: Frame, rows: np.ndarray) -> np.ndarray:
+        return annotate(with_channels(frame.image, 3), rows, self.names, self.style)
 
     def close(self) -> None:
         """Finish the videos; a video that is not closed cannot be played.
@@ -225,7 +237,7 @@ class OutputWriter:
         if frame.index not in self._videos:
             if frame.mode == "video":
                 self.close()  # videos come one after the other, streams side by side
-            path = _spared(self.folder / f"{stem}.mp4", frame)
+            path = spared(self.folder / f"{stem}.mp4", frame)
             self._videos[frame.index] = VideoFile(path, frame.fps or DEFAULT_FPS, size)
         self._videos[frame.index].write(picture)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,8 +15,11 @@ import torch
 from torch import Tensor
 
 import detect
+import hubconf
+from models.common import AutoShape, DetectMultiBackend
 from models.exporting.kept import kept_network
 from models.runtimes import handover
+from models.runtimes.choosing import Wanted, open_in
 from models.runtimes.config import InferenceConfig
 from models.runtimes.handover import PIXELS, SCORE, Handover, differ
 from models.runtimes.onnx import OnnxBackend
@@ -47,7 +52,7 @@ def backend_of(weights: Path) -> Handover:
     return Handover(load_backend(weights), weights, "onnx", 1, 1)  # type: ignore[arg-type]
 
 
-def run(backend: Handover, images: Tensor = IMAGES, seconds: float = 120) -> int:
+def run(backend: Handover, images: Tensor = IMAGES, seconds: float = 600) -> int:
     """Call until it is settled who goes on; how often that was."""
     calls, ends = 0, time.monotonic() + seconds
     while not backend.over:
@@ -139,13 +144,13 @@ def opened(weights: Path, images: int | None, runtime: str = "auto", augment: bo
 
 
 def test_auto_is_for_long_work(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.runtimes.config.AFTER", 4)
+    monkeypatch.setattr("models.runtimes.choosing.AFTER", 4)
     for images, expected in ((3, PyTorchBackend), (4, Handover), (None, Handover)):
         assert type(opened(weights, images)) is expected
     assert type(opened(weights, None, "torch")) is PyTorchBackend
     assert type(opened(weights, None, augment=True)) is PyTorchBackend
     with monkeypatch.context() as patch:
-        patch.setattr("models.runtimes.config.installed", list)
+        patch.setattr("models.runtimes.choosing.installed", list)
         assert type(opened(weights, None)) is PyTorchBackend
     kept_network(weights, "onnx")
     config = InferenceConfig(weights=(str(weights),), runtime="auto", dnn=True)
@@ -182,3 +187,56 @@ def test_a_video_is_handed_over(weights: Path, tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert f"{weights} (PyTorch, cpu)" in printed
     assert f"{weights} (ONNX Runtime, cpu)" in printed
+
+
+def test_one_that_is_kept_takes_over_at_once(weights: Path) -> None:
+    """Where nobody knows whether pictures will be augmented, or the network moved, PyTorch stays at hand."""
+    kept_network(weights, "onnx")
+    alone = load_backend(weights)
+    backend = open_in([weights], CPU, Wanted(augment=None))
+    assert isinstance(backend, Handover) and backend.pt
+    found = backend(IMAGES)
+    assert isinstance(backend.second, OnnxBackend) and backend._child is None
+    assert torch.equal(found, backend.second(IMAGES)) and not torch.equal(found, alone(IMAGES))
+    assert torch.equal(backend(IMAGES, augment=True), alone(IMAGES, augment=True))
+    copied = copy.deepcopy(backend)
+    assert copied.second is None and copied.model is not backend.model
+    assert torch.equal(copied(IMAGES), found)
+    wide = backend.double()(IMAGES)  # as a user's `model.half()`
+    assert wide.dtype is torch.float64
+    torch.testing.assert_close(wide.float(), alone(IMAGES), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_hub(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of a script go to the other runtime as those of a command do."""
+    pictures = [np.random.default_rng(n).integers(0, 255, (64, 96, 3), np.uint8) for n in range(3)]
+    model = hubconf.custom(weights, device="cpu", _verbose=False)
+    assert isinstance(model.backend, Handover)
+    first = model(pictures, size=96)
+    model(pictures, size=96)
+    child = model.backend._child
+    assert child is not None and child.wait(timeout=600) == 0
+    assert len(model(pictures, size=96)) == len(first) == 3
+    assert isinstance(model.backend.second, OnnxBackend)
+    assert type(hubconf.custom(weights, device="cpu", runtime="torch").backend) is PyTorchBackend
+    assert type(hubconf.custom(weights, device="cpu", runtime="onnx").backend) is OnnxBackend
+    shaped = AutoShape(DetectMultiBackend(weights))
+    assert isinstance(shaped.backend, Handover)
+    shaped(pictures, size=96)
+    assert isinstance(shaped.backend.second, OnnxBackend)
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"runtime": "abacus"}, "runtime must be one of torch, onnx, openvino, auto, found 'abacus'"),
+        ({"runtime": "onnx", "autoshape": False}, "runtime='onnx' is for the detector of a weights file"),
+    ],
+)
+def test_a_runtime_that_cannot_be(weights: Path, given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        hubconf.custom(weights, device="cpu", **given)
+    with pytest.raises(UserError, match="is for the detector of a weights file"):
+        hubconf.yolov5n(pretrained=False, device="cpu", runtime="openvino")

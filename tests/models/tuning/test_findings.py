@@ -15,11 +15,17 @@ from models.runtimes import machine
 from models.runtimes.machine import Machine, instruction_set
 from models.tuning import findings
 from models.tuning.findings import cache_file, remember, remembered, table, usual
-from models.tuning.tune import TUNED, Finding
+from models.tuning.tune import TUNED, Finding, Findings, Known
 from utils.errors import UserError
 
 HERE = Machine("onnx", "1.32.0", "a CPU", "avx512", 2)
 SITE = Site("groups", 16, 16, (3, 3), 1, 4, (160, 160))
+
+
+def by_usual(found: Findings) -> Known:
+    return {(site, one.usual): one for site, one in found.items()}
+
+
 FOUND = {SITE: Finding("1", {"2": (1.0, 1.0, 1.0), "1": (0.7, 0.72, 0.75)})}
 
 
@@ -43,10 +49,10 @@ def test_findings_are_kept_for_this_machine_alone(cache: Path) -> None:
     assert remembered(HERE) == {}
     remember(HERE, SITE, FOUND[SITE])
     assert cache_file() == cache
-    assert remembered(HERE) == FOUND
+    assert remembered(HERE) == by_usual(FOUND)
     more = {Site.parse("sum 48>32 k1x1/1 n3 @160x160"): Finding("sum", {"sum": (1.0, 1.0, 1.0)})}
     remember(HERE, *next(iter(more.items())))
-    assert remembered(HERE) == FOUND | more
+    assert remembered(HERE) == by_usual(FOUND | more)
     for other in ("openvino", "1.33.0", "another", "avx2", 4):
         changed = [
             getattr(HERE, name) for name in ("runtime", "version", "processor", "instructions", "threads")
@@ -64,13 +70,28 @@ def test_a_damaged_cache_is_no_more_than_an_empty_one(cache: Path, content: str)
     cache.write_text(content.replace("X", str(HERE)), encoding="utf-8")
     assert remembered(HERE) == {}
     remember(HERE, SITE, FOUND[SITE])
-    assert remembered(HERE) == FOUND
+    assert remembered(HERE) == by_usual(FOUND)
+
+
+def test_what_was_compared_with_another_form_stays(cache: Path) -> None:
+    """`benchmark.py tune` begins with the forms by rule, `export.py --tune` with those of the table."""
+    other = Finding("1", {"1": (1.0, 1.0, 1.0), "2": (1.3, 1.4, 1.5)})
+    for one in (FOUND[SITE], other, FOUND[SITE]):
+        remember(HERE, SITE, one)
+    assert remembered(HERE) == {(SITE, "2"): FOUND[SITE], (SITE, "1"): other}
+
+
+def test_what_an_older_version_has_kept(cache: Path) -> None:
+    cache.parent.mkdir()
+    entry = {"form": "1", "ratios": {"2": [1, 1, 1], "1": [0.7, 0.72, 0.75]}}
+    cache.write_text(json.dumps({str(HERE): {str(SITE): entry}}), encoding="utf-8")
+    assert remembered(HERE) == by_usual(FOUND)
 
 
 def test_a_form_that_was_never_timed_is_not_believed(cache: Path) -> None:
     remember(HERE, SITE, FOUND[SITE])
     content = json.loads(cache.read_text(encoding="utf-8"))
-    content[str(HERE)][str(SITE)]["form"] = "3"
+    content[str(HERE)][f"{SITE} over 2"]["form"] = "3"
     cache.write_text(json.dumps(content), encoding="utf-8")
     assert remembered(HERE) == {}
 

@@ -116,7 +116,7 @@ def test_what_is_known_is_not_timed_again(
         lambda self, place, site, *more: asked.append(site) or finding(self, place, site, *more),
     )
     timed["found"] = [9.0]
-    tuning = tune(model, "onnx", SIZE, 1, known=known)
+    tuning = tune(model, "onnx", SIZE, 1, known={(site, one.usual): one for site, one in known.items()})
     assert asked == [site for site in asked if site not in known or site == other]
     assert all(
         tuning.findings[site] == found
@@ -155,7 +155,7 @@ def test_each_finding_is_kept_at_once(
         tune(model, "onnx", SIZE, 1, keep=kept.__setitem__)
     assert len(kept) == 3
     monkeypatch.setattr(module._Bench, "finding", finding)
-    tuning = tune(model, "onnx", SIZE, 1, known=kept)
+    tuning = tune(model, "onnx", SIZE, 1, known={(site, one.usual): one for site, one in kept.items()})
     assert tuning.timed == len(tuning.findings) - 3
 
 
