@@ -34,7 +34,6 @@ from models.runtimes.opening import load_backend
 from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
-from training.hyp_yaml import checked, load_hyperparameters
 from training.loggers.opening import check_services
 from training.optim import Schedule
 from training.resume import restarted, resumed
@@ -45,6 +44,7 @@ from training.setup import (
     build_state,
     build_teacher,
     class_counts,
+    hyperparameters,
     image_weights,
     open_teacher,
     open_training_data,
@@ -73,7 +73,7 @@ from utils.errors import Incomplete, UserError, run_command
 from utils.evaluation.evaluate import evaluate
 from utils.evaluation.metrics import fitness
 from utils.evaluation.report import report_validation
-from utils.files import ROOT, find_file, from_root, write_text
+from utils.files import from_root, write_text
 from utils.flags import parse_flags
 from utils.hyperparameters import Hyperparameters
 from utils.losses.detection import DetectionLoss
@@ -341,16 +341,6 @@ def write_settings(training: Training) -> None:
     for split, loader in (("train", training.loader), ("val", training.val_loader)):
         if loader is not None:
             loader.dataset.index.report.write_report(training.run.root, f"label_report_{split}.csv")
-
-
-def hyperparameters(config: TrainConfig) -> Hyperparameters:
-    """The hyper-parameters that the flags ask for."""
-    hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
-    return dataclasses.replace(
-        hyp,
-        label_smoothing=config.label_smoothing or hyp.label_smoothing,
-        iou=checked("--iou", "iou", config.iou) if config.iou else hyp.iou,
-    )
 
 
 def open_run(config: TrainConfig, process: Process) -> RunFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from training.anchors import check_anchors
 from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
+from training.hyp_yaml import checked, load_hyperparameters
 from training.loggers.opening import Loggers, open_loggers
 from training.optim import Schedule, build_optimizer
 from training.run_folder import RunFolder
@@ -36,6 +37,7 @@ from utils.data.spec import DataSpec
 from utils.device import amp_dtype
 from utils.distributed import Process, once_per_machine
 from utils.errors import UserError
+from utils.files import ROOT, find_file
 from utils.hyperparameters import Hyperparameters
 
 DEFAULT_CFG = "yolov5n.yaml"
@@ -304,3 +306,13 @@ def image_weights(index: DatasetIndex, maps: Sequence[float]) -> NDArray[np.floa
     positive = weights[weights > 0]
     weights = np.maximum(weights, positive.min() if len(positive) else 1.0)
     return weights / weights.sum()
+
+
+def hyperparameters(config: TrainConfig) -> Hyperparameters:
+    """The hyper-parameters that the flags ask for."""
+    hyp = load_hyperparameters(find_file(config.hyp, (ROOT, ROOT / "data" / "hyps"), ("", ".yaml")))
+    return replace(
+        hyp,
+        label_smoothing=config.label_smoothing or hyp.label_smoothing,
+        iou=checked("--iou", "iou", config.iou) if config.iou else hyp.iou,
+    )

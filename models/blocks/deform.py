@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import deform_conv2d
 
 from models.blocks.activation import Activation, make_activation
 from models.blocks.conv import Conv, Size, batch_norm_terms
@@ -59,6 +58,8 @@ class DCNv2(nn.Module):
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
+        from torchvision.ops import deform_conv2d
+
         conv, taps = self.conv, self.offset.out_channels // 3
         offset, mask = self.offset(x).split((2 * taps, taps), dim=1)
         mask = self.gate(mask)
