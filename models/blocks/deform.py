@@ -58,26 +58,28 @@ class DCNv2(nn.Module):
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
-        from torchvision.ops import deform_conv2d
-
-        conv, taps = self.conv, self.offset.out_channels // 3
+        taps = self.offset.out_channels // 3
         offset, mask = self.offset(x).split((2 * taps, taps), dim=1)
         mask = self.gate(mask)
         if isinstance(x, Tensor) and not torch.jit.is_tracing() and x.device.type != "mps":
-            kind = torch.promote_types(x.dtype, torch.float32)
-            bias = None if conv.bias is None else conv.bias.to(kind)
-            y = deform_conv2d(
-                x.to(kind),
-                offset.to(kind),
-                conv.weight.to(kind),
-                bias,
-                stride=conv.stride,
-                padding=conv.padding,
-                dilation=conv.dilation,
-                mask=mask.to(kind),
-            )
-            return self.act(self.bn(y.type_as(x)))
+            return self.act(self.bn(self._deformed(x, offset, mask).type_as(x)))
         return self.act(self.bn(self._sampled(x, offset, mask)))
+
+    def _deformed(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """The convolution by torchvision's operator, in at least float32: it has no bfloat16."""
+        from torchvision.ops import deform_conv2d  # seconds to import, for this block alone
+
+        conv, kind = self.conv, torch.promote_types(x.dtype, torch.float32)
+        return deform_conv2d(
+            x.to(kind),
+            offset.to(kind),
+            conv.weight.to(kind),
+            None if conv.bias is None else conv.bias.to(kind),
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            mask=mask.to(kind),
+        )
 
     def _sampled(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
         """The convolution in operators that every format has: places, `grid_sample`, and a 1x1 convolution.
