@@ -110,8 +110,13 @@ def run(config: Config) -> None:
         name, backend = fastest(weights, next(iter(work.values())).batches[:1])
         found = {}
         for command, one in work.items():
-            LOGGER.info(f"{command}: {config.rounds} rounds beside the bare passes in {name}")
-            pairs = [(one.seconds(), one.bare(backend)) for _ in range(config.rounds)]
+            pairs = []
+            for _ in range(config.rounds):
+                whole, bare = one.seconds(), one.bare(backend)
+                pairs.append((whole, bare))
+                LOGGER.info(
+                    f"{command}: {whole:.1f} s, bare in {name} {bare:.1f} s, ratio {whole / bare:.2f}"
+                )
             found[command] = {"pairs": pairs, "stages": one.stages(folder)}
     print(f"\nseconds of threads in each stage\n{console_table(stage_rows(found), 'l' + 'r' * len(found))}")
     print(f"\nseconds and their ratio: median (least, most)\n{console_table(ratio_rows(found), 'lrrr')}")
