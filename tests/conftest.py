@@ -36,6 +36,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patience_with_signals() -> Iterator[None]:
+    """Tests that send a signal to their own process do not end it by force when the machine is busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.interrupt.PATIENCE", 60.0)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def messages_reach_the_test() -> None:
     """Undo what an earlier command did to the loggers when it set up the console."""

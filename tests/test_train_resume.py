@@ -184,7 +184,6 @@ def test_a_signal_while_the_last_pictures_are_drawn(arguments: Arguments, tmp_pa
     drawn = train.RunPictures.__exit__
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(train.RunPictures, "__exit__", signalled)
-        patch.setattr("utils.interrupt.PATIENCE", 60.0)  # the end by force would be that of the tests
         train.main([*arguments, "--epochs", "1"])
     assert ended.value.code == 128 + signal.SIGTERM
     done = run("--resume", str(tmp_path / "exp" / "weights" / "last.pt"))
