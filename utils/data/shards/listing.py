@@ -2,7 +2,8 @@
 
 `dataset.py shard` writes it; a shard of another hand has none, and is read once. It is as little trusted as
 the shard: every value is checked, and the last header in the tar has to agree. A picture is still read from
-the tar, and has to have the size that was listed.
+the tar, and has to have the size that was listed. On a disk it must not be older than the tar, whose labels
+may have been mended since; behind an address nobody can tell.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from utils.data.images import MOST_BYTES, most_pixels
 from utils.data.packing import SMALLEST_SIDE, Shape
-from utils.data.shards.places import SUFFIX
+from utils.data.shards.places import SUFFIX, is_remote
 from utils.data.shards.ranges import Missing, read_range, state_of
 from utils.data.shards.tar import BLOCK, read_members
 from utils.errors import UserError
@@ -65,7 +66,9 @@ def read_listing(shard: str, size: int) -> Listing | str:
     """
     address = listing_address(shard)
     try:
-        length = state_of(address).size
+        length, stamp = state_of(address)
+        if not is_remote(shard) and int(stamp) < int(state_of(shard).stamp):
+            return "older than the shard, which is read instead; remove it, or `touch` it if it is right"
         if length > MOST_LISTING:
             return f"it has {length:,} bytes, at most {MOST_LISTING:,} are read"
         content = json.loads(read_range(address, 0, length))

@@ -41,6 +41,7 @@ AHEAD, AHEAD_REMOTE = 1 << 16, 8 << 20  # bytes that are read at once where a sh
 PROCESSES_FROM = 8  # shards; below, starting processes costs more than it saves
 TEXT, JSON = ".txt", ".json"
 THREADS = 16  # that ask a server at once
+TOLD = 3  # lines about listings that are not used
 
 
 def scan_shards(sources: Sequence[Shards], names: Mapping[int, str], *, cache: bool = True) -> Found:
@@ -105,8 +106,11 @@ def _scan(addresses: Sequence[str], states: Sequence[State], names: Mapping[int,
     with _processes(min(8, cores)) if many else reading_pool(min(8, cores + 2)) as pool:
         jobs = [pool.submit(scan_shard, place, state.size, names) for place, state in zip(addresses, states)]
         parts = [outcome(job) for job in progress(jobs, "scanning shards", unit=" shards")]
-    for said in dict.fromkeys(said for _, said in parts if said):
+    told = [said for _, said in parts if said]
+    for said in told[:TOLD]:
         LOGGER.warning(said)
+    if len(told) > TOLD:
+        LOGGER.warning(f"… and so it is with {len(told) - TOLD} more shards")
     return concatenate([found for found, _ in parts])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,21 @@ def test_a_damaged_listing_is_no_more_than_none(
     Path(shards.addresses[0].replace(".tar", END)).write_bytes(content)
     assert_same(build_index([shards], CLASSES, cache=False), folder)
     assert MOST_LISTING < 1 << 30
+
+
+def test_labels_that_were_mended_in_the_tar_count(
+    shards: Shards, folder: DatasetIndex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scan, "TOLD", 2)
+    for address in shards.addresses:
+        tar, listing = Path(address), Path(address.replace(".tar", END))
+        content = tar.read_bytes()  # rows begin with their class: all become 1, and nothing becomes longer
+        tar.write_bytes(re.sub(rb"(?<=[\0\n])0(?= 0\.)", b"1", content))
+        after = listing.stat().st_mtime_ns + 10**9
+        os.utime(tar, ns=(after, after))
+    assert set(folder.boxes[:, 0]) == {0, 1}
+    assert set(build_index([shards], CLASSES, cache=False).boxes[:, 0]) == {1}
+    assert caplog.text.count("older than the shard") == 2 and "so it is with 1 more shards" in caplog.text
 
 
 def test_a_shard_that_changes_later_is_told(shards: Shards) -> None:
