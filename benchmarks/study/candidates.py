@@ -24,7 +24,7 @@ from utils.losses.composition import BoxLoss
 RUNG = re.compile(r"(\d{1,6})(?:x(\d{1,6}))?", re.ASCII)
 KEEP = re.compile(r"\d{1,6}(?:/[1-9]\d{0,5}|\.\d{1,6})?", re.ASCII)
 NAME_BYTES = 80  # of a folder's name, without its seed
-PLUS = " + "  # between blocks that are put in together
+PLUS = "+"  # between blocks that are put in together
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def keep_fault(text: str) -> str:
     if not KEEP.fullmatch(text):
         return share
     value = Fraction(text)
-    return "" if 0 < value < 1 or (value >= 1 and value.denominator == 1) else share
+    return "" if 0 < value < 1 or (value >= 1 and text.isdecimal()) else share
 
 
 def rungs_of(texts: Sequence[str], epochs: int, seeds: int) -> list[Rung]:
@@ -125,7 +125,7 @@ def candidates_of(
     """
     own = str(BoxLoss(usual))
     ious = list(dict.fromkeys(["", *(text for text in map(_canonical, losses) if text != own)]))
-    puts = list(dict.fromkeys([(), *(tuple(text.split(PLUS)) for text in insertions)]))
+    puts = list(dict.fromkeys([(), *(tuple(map(str.strip, text.split(PLUS))) for text in insertions)]))
     found = [
         Candidate(cfg, iou, put)
         for cfg in dict.fromkeys(cfgs)

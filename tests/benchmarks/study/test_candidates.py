@@ -74,7 +74,11 @@ def test_rungs_that_do_not(rungs: tuple[str, ...], complaint: str) -> None:
     ("check", "good", "bad"),
     [
         (rung_fault, ("4", "4x2"), ("", "x2", "4x", "four", "-1", "4x2x2", "1.5")),
-        (keep_fault, ("1/3", "0.5", "1", "10"), ("0", "-1", "3/2", "1.5", "1/0", "all", "", "1e400000000")),
+        (
+            keep_fault,
+            ("1/3", "0.5", "1", "10"),
+            ("0", "-1", "3/2", "1.5", "1.0", "1/0", "all", "", "1e400000000"),
+        ),
     ],
 )
 def test_rungs_and_shares_are_checked_where_they_enter(check: Any, good: Any, bad: Any) -> None:

@@ -92,7 +92,7 @@ def state_of(address: str) -> State:
 
 def _untold(address: str, error: OSError) -> UserError:
     if isinstance(error, FileNotFoundError):
-        return Missing(f"shard '{address}' does not exist")
+        return Missing(f"shard '{address}' does not exist; bring it, or take it out of the data yaml")
     return UserError(f"shard '{address}' cannot be read: {error.strerror or error}")
 
 
@@ -172,7 +172,9 @@ async def _attempts(address: str, start: int, size: int) -> _Reply:
         except UserError:
             raise
         except FileNotFoundError as error:
-            raise Missing(f"shard '{address}' does not exist") from error
+            raise Missing(
+                f"shard '{address}' does not exist; bring it, or take it out of the data yaml"
+            ) from error
         except PermissionError as error:
             raise UserError(f"shard '{address}' may not be read: {_said(error)}") from error
         except (TimeoutError, asyncio.TimeoutError) as error:

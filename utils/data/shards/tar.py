@@ -19,6 +19,7 @@ from utils.errors import UserError
 
 BLOCK = 512  # bytes of a header; what follows is filled up to a multiple
 MOST_HEADER = 1 << 16  # bytes of a long name
+AGAIN = "copy or make it again, or take it out of the data yaml"
 LONGEST_NAME = 255  # bytes that file systems take for one
 REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 WITHOUT_DATA = (
@@ -75,14 +76,16 @@ def read_members(read: Read, size: int, place: str) -> Iterator[Member]:
     longer: dict[str, str] = {}  # what a header before the member's own says of it
     while True:
         if at + BLOCK > size:
-            raise UserError(f"{place}: {_no_tar(b'') if not size else 'cut off: it has no end mark'}")
+            raise UserError(
+                f"{place}: {_no_tar(b'') if not size else f'cut off: it has no end mark; {AGAIN}'}"
+            )
         block = read(at, BLOCK)
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
             if not block.strip(b"\0"):
                 return
-            damage = f"damaged at byte {at:,}: no header of a file; make it anew"
+            damage = f"damaged at byte {at:,}: no header of a file; {AGAIN}"
             raise UserError(f"{place}: {damage if at else _no_tar(block)}") from error
         at += BLOCK
         name = longer.get("path", header.name)
@@ -91,7 +94,7 @@ def read_members(read: Read, size: int, place: str) -> Iterator[Member]:
             length = int(longer.get("size", length))
         if not 0 <= length <= size - at:
             raise UserError(
-                f"{place}: damaged: '{_shown(name)}' would have {length:,} bytes, more than the tar"
+                f"{place}: damaged: '{_shown(name)}' would have {length:,} bytes, more than the tar; {AGAIN}"
             )
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             if length > MOST_HEADER:
@@ -133,7 +136,7 @@ def _no_tar(block: bytes) -> str:
     kind = next((kind for start, kind in COMPRESSED.items() if block.startswith(start)), "")
     if kind:
         return f"compressed with {kind}; pictures are read from the middle, so unpack it to a plain .tar"
-    return "not a tar" if block else "not a tar: it is empty"
+    return f"{'not a tar' if block else 'not a tar: it is empty'}; {AGAIN}"
 
 
 def _shown(name: str) -> str:
