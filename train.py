@@ -151,6 +151,11 @@ def train(
             f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
             f"batch {config.batch_size}, results in {run.root}"
         )
+        if schedule.is_all_warmup:
+            LOGGER.info(
+                f"{config.epochs * len(loader)} batches in all, of {schedule.warmup_batches} of warm-up: little "
+                "will be learnt; more --epochs, a smaller --batch-size, or warmup_epochs: 0 in --hyp"
+            )
 
     with StopRequest() as stop, closing(loader), log.unless_done(), pictures:
         while not (state.finished or is_paused(training)):

@@ -91,7 +91,8 @@ def write_shards(root: Path, split: str, index: DatasetIndex, size: int) -> str:
         _write_shard(root / f"{split}-{number:06}.tar", islice(pictures, size), names)
     if names.changed:
         LOGGER.info(
-            f"{split}: {names.changed:,} pictures were renamed: a name in a shard ends at its first dot"
+            f"{split}: {names.changed:,} pictures were renamed ({names.example}): "
+            "a name in a shard ends at its first dot"
         )
     return f"{split}-{{000000..{count - 1:06}}}.tar" if count > 1 else f"{split}-000000.tar"
 
@@ -127,6 +128,7 @@ class _Names:
     def __init__(self) -> None:
         self.taken: set[str] = set()
         self.changed = 0
+        self.example = ""  # of one that changed
 
     def take(self, path: str) -> tuple[str, str]:
         """The key of a picture and the suffix of its file, without the dot."""
@@ -140,5 +142,7 @@ class _Names:
         while key.lower() in self.taken:
             number, key = number + 1, f"{plain}_{number}"
         self.taken.add(key.lower())
-        self.changed += key != stem
+        if key != stem:
+            self.changed += 1
+            self.example = self.example or f"{printable(stem)} is {key}"
         return key, suffix[1:].lower()

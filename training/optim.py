@@ -72,6 +72,11 @@ class Schedule:
         return max(round(self.hyp.warmup_epochs * self.batches), 100)
 
     @property
+    def is_all_warmup(self) -> bool:
+        """Whether the run ends before its rates are what they shall be."""
+        return self.epochs * self.batches < self.warmup_batches
+
+    @property
     def full_accumulation(self) -> int:
         """Batches an optimizer step, after the warm-up."""
         return max(round(self.hyp.nominal_batch / self.batch_size), 1)

@@ -112,7 +112,7 @@ def test_warm_up_takes_a_hundred_batches_also_where_epochs_are_short() -> None:
 
 def test_warm_up_can_be_switched_off() -> None:
     schedule = Schedule(Hyperparameters(warmup_epochs=0), epochs=3, batches=1000, batch_size=16)
-    assert schedule.warmup_batches == 0
+    assert schedule.warmup_batches == 0 and not schedule.is_all_warmup
     assert schedule.accumulation(0) == 4
     assert schedule.lr_factor(0.75) == pytest.approx(1 - 0.99 / 4)  # linear, unless asked for otherwise
     half = Schedule(Hyperparameters(warmup_epochs=0.5), epochs=3, batches=1000, batch_size=16)
@@ -157,3 +157,9 @@ def test_weights_decay_and_biases_do_not() -> None:
     build_optimizer(layer, "SGD", Hyperparameters(momentum=0.0001, lr0=0.1), weight_decay=0.5).step()
     assert layer.weight.item() == pytest.approx(0.95, abs=1e-4)
     assert layer.bias.item() == 1
+
+
+@pytest.mark.parametrize(("epochs", "all_of_it"), [(33, True), (34, False)])
+def test_a_run_may_end_before_its_warmup(epochs: int, all_of_it: bool) -> None:
+    schedule = Schedule(Hyperparameters(), epochs, batches=3, batch_size=16)
+    assert schedule.is_all_warmup == all_of_it  # 99 batches of 100, and 102

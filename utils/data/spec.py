@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,8 @@ def _content(file: Path) -> Any:
     if file.is_dir():
         return folders_of_splits(file)
     if file.suffix.lower() in ARCHIVES:
-        raise UserError(f"{file}: unpack it, and name the folder")
+        line = f": unzip {shlex.quote(str(file))} -d {shlex.quote(file.stem)}"
+        raise UserError(f"{file}: unpack it, and name the folder{line if file.suffix == '.zip' else ''}")
     return _of_darknet(file) if file.suffix == ".data" else read_yaml(file)
 
 
