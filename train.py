@@ -153,8 +153,8 @@ def train(
         )
         if schedule.is_all_warmup:
             LOGGER.info(
-                f"{config.epochs * len(loader)} batches in all, of {schedule.warmup_batches} of warm-up: little "
-                "will be learnt; more --epochs, a smaller --batch-size, or warmup_epochs: 0 in --hyp"
+                f"{config.epochs * len(loader)} batches in all, of {schedule.warmup_batches} of warm-up: "
+                "little will be learnt; more --epochs, a smaller --batch-size, or warmup_epochs: 0 in --hyp"
             )
 
     with StopRequest() as stop, closing(loader), log.unless_done(), pictures:

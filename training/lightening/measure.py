@@ -60,7 +60,8 @@ def as_seen_by(
         known = reprlib.repr([*teacher.names.values()])
         raise UserError(
             f"the teacher sees nothing on the {len(rows)} pictures held out, at {imgsz} px and confidence "
-            f"{CONFIDENT.conf_thres}; --source must show what it knows: {known}; or it has not learnt enough (val.py)"
+            f"{CONFIDENT.conf_thres}; --source must show what it knows: {known}; "
+            "or it has not learnt enough, which val.py tells"
         )
     if empty > len(rows) / 2:
         warn(f"the teacher sees nothing on {empty} of the {len(rows)} pictures held out")
