@@ -36,12 +36,10 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def patience_with_signals() -> Iterator[None]:
-    """Tests that send a signal to their own process do not end it by force when the machine is busy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.interrupt.PATIENCE", 60.0)
-        yield
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run_command` in the process of the tests: it must not listen to the signals of tests that come later."""
+    monkeypatch.setattr("utils.interrupt.Watch.begin", lambda watch: None)
 
 
 @pytest.fixture(autouse=True)

@@ -183,6 +183,7 @@ def test_a_message_is_one_line(text: str, shown: str, capsys: pytest.CaptureFixt
         assert capsys.readouterr().err.startswith(f"warning: {shown[:1000]}")
 
 
+@pytest.mark.usefixtures("unwatched")
 @pytest.mark.parametrize("error", [UserError("a\x1b[2J\nb"), OSError(2, "not there", "a\x1b[2J\nb")])
 def test_a_command_ends_with_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:

@@ -262,6 +262,7 @@ def test_a_data_set_that_is_generated_is_there_whole_or_not(full_disk: FullDisk,
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+@pytest.mark.usefixtures("unwatched")
 def test_a_copy_names_the_file_that_has_no_room(
     full_disk: FullDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
