@@ -38,7 +38,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`run_command` in the process of the tests: it must not listen to the signals of tests that come later."""
+    """`run_command` in this process: it must not listen to the signals of tests that come later."""
     monkeypatch.setattr("utils.interrupt.Watch.begin", lambda watch: None)
 
 
