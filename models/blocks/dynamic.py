@@ -60,7 +60,8 @@ class ODConv(nn.Module):
             _square(name, value)
             for name, value in (("s", like.stride), ("p", like.padding), ("d", like.dilation))
         )
-        self.kernels = nn.Parameter(torch.stack([_initial(like.weight) for _ in range(n)]))
+        # (n * c2, c1 / g, k, k): four dimensions, as layouts of memory and optimisers know them
+        self.kernels = nn.Parameter(torch.cat([_initial(like.weight) for _ in range(n)]))
         self.bias: nn.Parameter | None = None  # of the BatchNorm, once it is fused
         hidden = max(c1 // ratio, LEAST)
         self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c1, hidden, 1), nn.ReLU(inplace=True))
@@ -91,7 +92,8 @@ class ODConv(nn.Module):
     def matrix(self, x: Tensor) -> Tensor:
         """(B, c2, k^2 * c1 / g): the kernel of each picture, tap by tap."""
         said = self.squeeze(x).flatten(1)
-        laid = self.kernels.flatten(3).transpose(2, 3).flatten(1)  # (n, c2 * k^2 * c1 / g)
+        apart = self.kernels.unflatten(0, (-1, self.c2))
+        laid = apart.flatten(3).transpose(2, 3).flatten(1)  # (n, c2 * k^2 * c1 / g)
         mixed = laid if self.shares is None else self.shares(said).softmax(dim=1) @ laid
         columns = self.gate(self.inputs(said)).unsqueeze(1)  # (B, 1, c1 / g)
         if self.taps is not None:
@@ -123,6 +125,7 @@ class ODConv(nn.Module):
         """Fold BatchNorm into the kernels, for inference. A second call changes nothing."""
         if isinstance(self.bn, nn.BatchNorm2d):
             scale, shift = batch_norm_terms(self.bn)
+            scale = scale.repeat(len(self.kernels) // self.c2)
             kernels = self.kernels.double() * scale.reshape(-1, 1, 1, 1)
             grad = self.kernels.requires_grad
             self.bias = nn.Parameter(shift.to(self.kernels), requires_grad=grad)
@@ -139,8 +142,9 @@ class ODConv(nn.Module):
         kernel = fitting_kernel(other.conv.weight, like, other.conv.groups)
         if kernel is None or not isinstance(other.bn, nn.BatchNorm2d):
             return
-        around = SPREAD * (self.kernels - self.kernels.mean(dim=0))
-        take(self.kernels, kernel + around)
+        apart = self.kernels.unflatten(0, (-1, self.c2))
+        around = SPREAD * (apart - apart.mean(dim=0))
+        take(self.kernels, (kernel + around).flatten(0, 1))
         take.norm(self.bn, other.bn)
         for head in (self.inputs, self.outputs, self.taps, self.shares):
             for tensor in head.parameters() if head is not None else ():

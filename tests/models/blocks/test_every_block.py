@@ -68,6 +68,14 @@ def test_every_parameter_takes_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_channels_may_lie_last_as_training_has_them(name: str) -> None:
+    module, _ = build(name)
+    expected = module(maps(name, 2))
+    again = build(name)[0].to(memory_format=torch.channels_last)  # torch refuses tensors of five dimensions
+    assert_close(again(maps(name, 2)), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_images_of_a_batch_do_not_mix_in_eval(name: str) -> None:
     module, _ = build(name)
     module.eval()
