@@ -76,6 +76,7 @@ def test_webdataset_reads_them(tmp_path: Path) -> None:
     assert samples[0]["jpg"] == picture(40) and samples[1]["txt"] == b"0 0.5 0.5 0.2 0.5\n"
 
 
+@pytest.mark.skipif(sys.getfilesystemencoding() == "ascii", reason="no such names can be given there")
 def test_names_that_a_shard_cannot_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["a.b.jpg", "a_b.jpg", "A_B.png", "at@1.jpg", "ü\u00a0.jpg", f"{'ä' * 120}.jpg"]
     data = write_set(tmp_path / "set", names)

@@ -28,7 +28,7 @@ def picture(width: int = 40, height: int = 30, suffix: str = ".jpg") -> bytes:
 def tar_of(members: Mapping[str, bytes] | list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
     """A tar with these files in it, names as they are."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=form, encoding="utf-8") as tar:
         for name, content in members.items() if isinstance(members, Mapping) else members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -46,7 +46,7 @@ def header(name: str, size: int | bytes, kind: bytes = tarfile.REGTYPE) -> bytes
     """The 512 bytes before a file, with any size written into it and a sum that is right."""
     info = tarfile.TarInfo(name)
     info.type = kind
-    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT)[:512])
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT, "utf-8")[:512])
     block[124:136] = size if isinstance(size, bytes) else f"{size:011o}\0".encode()
     block[148:156] = b" " * 8
     block[148:156] = f"{sum(block):06o}\0 ".encode()
@@ -55,7 +55,7 @@ def header(name: str, size: int | bytes, kind: bytes = tarfile.REGTYPE) -> bytes
 
 def listed(read_from: bytes) -> list[str]:
     """What Python's own reader finds."""
-    with tarfile.open(fileobj=io.BytesIO(read_from)) as tar:
+    with tarfile.open(fileobj=io.BytesIO(read_from), encoding="utf-8") as tar:
         return [member.name for member in tar if member.isreg()]
 
 

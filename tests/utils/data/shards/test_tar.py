@@ -35,7 +35,7 @@ def test_members_are_those_that_python_finds(form: int) -> None:
 
 def test_what_is_no_file_is_passed_over() -> None:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for number, kind in enumerate((tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE)):
             info = tarfile.TarInfo(f"{number}" * 120)
             info.type, info.linkname = kind, "/etc/passwd" * 20
