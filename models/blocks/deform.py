@@ -23,8 +23,8 @@ class DCNv2(nn.Module):
     and x of each tap's offset in pixels, all slices, then the taps' masks, through a sigmoid. Values between
     pixels are bilinear, those outside the map 0.
 
-    In place of a Conv it begins as that one, exactly: offsets are 0, and the gain of the mask's `Gate` is 2.
-    From scratch masks begin at 1/2, as in the paper.
+    In place of a Conv it begins as that one, but for rounding: offsets are 0, and the gain of the mask's
+    `Gate` is 2. From scratch masks begin at 1/2, as in the paper.
 
     torchvision computes it; what is traced (all exported files) samples the map with `grid_sample` instead,
     which gives the same numbers and which every format has, where operators for deformable convolution are
