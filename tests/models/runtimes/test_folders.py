@@ -231,7 +231,7 @@ def test_detect_calls_side_by_side_unless_frames_come_one_by_one(
         opened.append(calls)
         return load_backend(*files, calls=calls, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("models.runtimes.config.load_backend", opening)
+    monkeypatch.setattr("models.runtimes.choosing.load_backend", opening)
     monkeypatch.setattr(FileSource, "live", live)
     flags = ("--weights", str(job.target), "--threads", str(threads), "--nosave", "--imgsz", *map(str, SIZE))
     detect.main([*flags, "--source", str(ROOT / "data" / "images")])
