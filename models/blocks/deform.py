@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.blocks.activation import Activation, make_activation
-from models.blocks.conv import Conv, Size, batch_norm_terms
+from models.blocks.conv import Conv, Size, fold_batch_norm
 from models.blocks.gate import Gate, zero
 from models.blocks.taking import Take
 from models.registry import register, scaled
@@ -115,11 +115,7 @@ class DCNv2(nn.Module):
     def fuse(self) -> None:
         """Fold BatchNorm into the kernel, for inference. A second call changes nothing."""
         if isinstance(self.bn, nn.BatchNorm2d):
-            conv, (scale, shift) = self.conv, batch_norm_terms(self.bn)
-            weight = conv.weight.double() * scale.reshape(-1, 1, 1, 1)
-            grad = conv.weight.requires_grad
-            conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=grad)
-            conv.weight = nn.Parameter(weight.detach().to(conv.weight), requires_grad=grad)
+            fold_batch_norm(self.conv, self.bn)
             self.bn = nn.Identity()
 
     def adopt(self, other: nn.Module, take: Take) -> None:

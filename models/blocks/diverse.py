@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from models.blocks.activation import Activation, make_activation
 from models.blocks.conv import Conv, batch_norm, batch_norm_terms
+from models.blocks.merging import Kernel, become, check_middle, folded, merged, silence
 from models.blocks.taking import Take
 from models.registry import register, scaled
 
@@ -28,10 +29,7 @@ class DiverseBranch(nn.Module):
 
     def __init__(self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, act: Activation = True) -> None:
         super().__init__()
-        if not isinstance(k, int) or isinstance(k, bool) or k < 3 or k % 2 == 0:
-            raise ValueError(
-                f"DiverseBranch adds a 1x1 convolution to the middle of k x k: k must be odd, got {k!r}"
-            )
+        check_middle("DiverseBranch", k)
         for name, channels in (("c1", c1), ("c2", c2)):
             if not isinstance(g, int) or g < 1 or channels % g:
                 raise ValueError(f"DiverseBranch: {name} must be a multiple of g = {g}, got {channels}")
@@ -56,27 +54,18 @@ class DiverseBranch(nn.Module):
         padded = F.pad(x, (half, half, half, half))
         return self.act(self.main(x) + self.point(x) + self.deep(padded) + self.average(padded))
 
-    @torch.no_grad()
     def fuse(self) -> None:
         """Leave one biased convolution, for inference. A second call changes nothing."""
         if self.main is None or self.point is None or self.deep is None or self.average is None:
             return
-        half = self.k // 2
-        kernel, bias = folded(self.main)
-        point, shift = folded(self.point)
-        kernel, bias = kernel + F.pad(point, (half, half, half, half)), bias + shift
         first, then = (folded(unit) for unit in self.deep)
-        deep, deep_shift = in_turn(first, then, self.main.conv.groups)
+        deep = in_turn(first, then, self.main.conv.groups)
         point, shift = folded(self.average[0])
         scale, more = batch_norm_terms(self.average[2])  # type: ignore[arg-type]
         mean = point.expand(-1, -1, self.k, self.k) / self.k**2 * scale.reshape(-1, 1, 1, 1)
-        kernel, bias = kernel + deep + mean, bias + deep_shift + shift * scale + more
-        main = self.main.conv
-        grad = main.weight.requires_grad
-        main.bias = nn.Parameter(bias.to(main.weight), requires_grad=grad)
-        main.weight = nn.Parameter(kernel.to(main.weight), requires_grad=grad)
-        self.main.bn = nn.Identity()  # who fuses a whole network calls its `fuse` too, on this convolution
-        self.conv, self.main, self.point, self.deep, self.average = main, None, None, None, None
+        parts = (folded(self.point), deep, (mean, shift * scale + more))
+        self.conv = become(self.main, merged(folded(self.main), parts))
+        self.main, self.point, self.deep, self.average = None, None, None, None
 
     def adopt(self, other: nn.Module, take: Take) -> None:
         """A Conv's kernel and norm in the k x k branch; the other branches add nothing at first."""
@@ -86,24 +75,10 @@ class DiverseBranch(nn.Module):
         take.unit(self.main, other)
         if take.has(self.main.conv.weight):
             assert self.deep is not None and self.average is not None
-            for norm in (self.point.bn, self.deep[1].bn, self.average[2]):
-                assert isinstance(norm, nn.BatchNorm2d)
-                take(norm.weight, torch.zeros_like(norm.weight))
-                take(norm.bias, torch.zeros_like(norm.bias))
+            silence(take, (self.point.bn, self.deep[1].bn, self.average[2]))  # type: ignore[arg-type]
 
 
-def folded(unit: nn.Module) -> tuple[Tensor, Tensor]:
-    """Kernel and bias, double precision, of a Conv without activation; it may be fused already."""
-    assert isinstance(unit, Conv)
-    weight = unit.conv.weight.detach().double()
-    if not isinstance(unit.bn, nn.BatchNorm2d):
-        assert unit.conv.bias is not None
-        return weight, unit.conv.bias.detach().double()
-    scale, shift = batch_norm_terms(unit.bn)
-    return weight * scale.reshape(-1, 1, 1, 1), shift
-
-
-def in_turn(first: tuple[Tensor, Tensor], then: tuple[Tensor, Tensor], groups: int) -> tuple[Tensor, Tensor]:
+def in_turn(first: Kernel, then: Kernel, groups: int) -> Kernel:
     """A 1x1 convolution (c, c / g, 1, 1) and a k x k one (c2, c / g, k, k) behind it as one; all with biases.
 
     In group g, `sum_m then[o, m] first[m, i]`; the bias of the first reaches all taps, as the map is padded

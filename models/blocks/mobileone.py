@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.blocks.activation import Activation, make_activation
-from models.blocks.conv import Conv, batch_norm, batch_norm_terms
-from models.blocks.diverse import folded
+from models.blocks.conv import Conv, batch_norm
+from models.blocks.merging import become, check_middle, folded, merged, of_norm, silence
 from models.blocks.taking import Take
 from models.registry import register, scaled
 
@@ -37,10 +35,7 @@ class MobileOneConv(nn.Module):
         act: Activation = True,
     ) -> None:
         super().__init__()
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1 or k % 2 == 0:
-            raise ValueError(
-                f"MobileOneConv adds a 1x1 convolution to the middle of k x k: k must be odd, got {k!r}"
-            )
+        check_middle("MobileOneConv", k, least=1)
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ValueError(f"MobileOneConv needs n >= 1 branches, got {n!r}")
         self.branches: nn.ModuleList | None = nn.ModuleList(
@@ -59,29 +54,17 @@ class MobileOneConv(nn.Module):
         y = y if self.scale is None else y + self.scale(x)
         return self.act(y if self.skip is None else y + self.skip(x))
 
-    @torch.no_grad()
     def fuse(self) -> None:
         """Leave one biased convolution, for inference. A second call changes nothing."""
         if self.branches is None:
             return
-        first = self.branches[0]
+        first, *others = self.branches
         assert isinstance(first, Conv)
-        half = first.conv.kernel_size[0] // 2
-        kernels, shifts = zip(*map(folded, self.branches))
-        kernel, bias = torch.stack(kernels).sum(dim=0), torch.stack(shifts).sum(dim=0)
-        if self.scale is not None:
-            point, shift = folded(self.scale)
-            kernel, bias = kernel + F.pad(point, (half, half, half, half)), bias + shift
+        parts = [folded(unit) for unit in (*others, self.scale) if unit is not None]
         if self.skip is not None:
-            scale, shift = batch_norm_terms(self.skip)
-            rows = torch.arange(len(scale), device=scale.device)
-            kernel[rows, rows % kernel.shape[1], half, half] += scale
-            bias = bias + shift
-        conv, grad = first.conv, first.conv.weight.requires_grad
-        conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=grad)
-        conv.weight = nn.Parameter(kernel.to(conv.weight), requires_grad=grad)
-        first.bn = nn.Identity()  # who fuses a whole network calls its `fuse` too, on this convolution
-        self.conv, self.branches, self.scale, self.skip = conv, None, None, None
+            parts.append(of_norm(self.skip, first.conv.weight))
+        self.conv = become(first, merged(folded(first), parts))
+        self.branches, self.scale, self.skip = None, None, None
 
     def adopt(self, other: nn.Module, take: Take) -> None:
         """A Conv's kernel and norm in the first branch; the other branches add nothing at first."""
@@ -91,10 +74,7 @@ class MobileOneConv(nn.Module):
         first, *others = self.branches
         take.unit(first, other)
         if take.has(first.conv.weight):  # type: ignore[arg-type, union-attr]
-            for norm in (*(branch.bn for branch in others), self.scale and self.scale.bn, self.skip):
-                if isinstance(norm, nn.BatchNorm2d):
-                    take(norm.weight, torch.zeros_like(norm.weight))
-                    take(norm.bias, torch.zeros_like(norm.bias))
+            silence(take, (*(branch.bn for branch in others), self.scale and self.scale.bn, self.skip))  # type: ignore[arg-type]
 
 
 @register(scaled)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.blocks.activation import Activation, make_activation
-from models.blocks.conv import Conv, batch_norm, batch_norm_terms
+from models.blocks.conv import Conv, batch_norm
 from models.blocks.csp import C3Shell
+from models.blocks.merging import become, check_middle, folded, merged, of_norm, silence
 from models.blocks.taking import Take
 from models.registry import Row, Wiring, register, scaled, stacked
 
@@ -35,8 +35,7 @@ class RepConv(nn.Module):
         identity: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(k, int) or k < 3 or k % 2 == 0:
-            raise ValueError(f"RepConv adds a 1x1 convolution to the middle of k x k: k must be odd, got {k}")
+        check_middle("RepConv", k)
         self.conv1: Conv | None = Conv(c1, c2, k, s, g=g, act=False)
         self.conv2: Conv | None = Conv(c1, c2, 1, s, g=g, act=False)
         self.bn = batch_norm(c1) if identity and c1 == c2 and s == 1 else None
@@ -54,21 +53,11 @@ class RepConv(nn.Module):
         """Leave one biased convolution, for inference. A second call changes nothing."""
         if self.conv1 is None or self.conv2 is None:
             return
-        main = self.conv1.conv
-        half = main.kernel_size[0] // 2
-        kernel, bias = _folded(self.conv1)
-        point, shift = _folded(self.conv2)
-        kernel, bias = kernel + F.pad(point, (half, half, half, half)), bias + shift
+        parts = [folded(self.conv2)]
         if self.bn is not None:
-            scale, shift = batch_norm_terms(self.bn)
-            rows = torch.arange(len(scale), device=scale.device)
-            kernel[rows, rows % kernel.shape[1], half, half] += scale
-            bias = bias + shift
-        grad = main.weight.requires_grad
-        main.bias = nn.Parameter(bias.to(main.weight), requires_grad=grad)
-        main.weight = nn.Parameter(kernel.to(main.weight), requires_grad=grad)
-        self.conv1.bn = nn.Identity()  # who fuses a whole network calls its `fuse` too, on this convolution
-        self.conv, self.conv1, self.conv2, self.bn = main, None, None, None
+            parts.append(of_norm(self.bn, self.conv1.conv.weight))
+        self.conv = become(self.conv1, merged(folded(self.conv1), parts))
+        self.conv1, self.conv2, self.bn = None, None, None
 
     def adopt(self, other: nn.Module, take: Take) -> None:
         """A Conv's kernel and norm in `conv1`; the other branches add nothing at first."""
@@ -77,20 +66,7 @@ class RepConv(nn.Module):
             return
         take.unit(self.conv1, other)
         if take.has(self.conv1.conv.weight):
-            for norm in (self.conv2.bn, self.bn):
-                if isinstance(norm, nn.BatchNorm2d):
-                    take(norm.weight, torch.zeros_like(norm.weight))
-                    take(norm.bias, torch.zeros_like(norm.bias))
-
-
-def _folded(unit: Conv) -> tuple[Tensor, Tensor]:
-    """Kernel and bias, double precision, of a Conv without activation."""
-    weight = unit.conv.weight.detach().double()
-    if not isinstance(unit.bn, nn.BatchNorm2d):  # it is fused already
-        assert unit.conv.bias is not None
-        return weight, unit.conv.bias.detach().double()
-    scale, shift = batch_norm_terms(unit.bn)
-    return weight * scale.reshape(-1, 1, 1, 1), shift
+            silence(take, (self.conv2.bn, self.bn))
 
 
 class RepBottleneck(nn.Module):

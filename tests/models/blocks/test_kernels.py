@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
@@ -22,27 +22,9 @@ from models.blocks.taking import Take
 from models.deploy import deploy
 from models.transfer import inherit
 from models.yolo import DetectionModel
-from tests.layouts import images, randomise_norms, small
+from tests.layouts import images, small
+from tests.models.blocks.specimens import conv, lively, maps
 from utils.counting.measure import count_parameters, measure
-
-
-def lively(block: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    randomise_norms(block)
-    for module in block.modules():
-        if isinstance(module, DCNv2):
-            nn.init.normal_(module.offset.weight, std=0.2)
-            nn.init.normal_(module.offset.bias)  # type: ignore[arg-type]
-    return block.eval()
-
-
-def maps(channels: int = 16, height: int = 6, width: int = 8) -> Tensor:
-    return torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def conv(c1: int, c2: int, k: int = 1) -> int:
-    """Parameters of a Conv: kernel and BatchNorm."""
-    return c1 * c2 * k * k + 2 * c2
 
 
 @pytest.mark.parametrize(
@@ -219,9 +201,9 @@ def test_linear_attention_is_the_sum_over_all_pixels() -> None:
     [
         (lambda: DCNv2(8, 8, (3, 1)), r"DCNv2: the kernel must be a square, .*got \(3, 1\)"),
         (lambda: DCNv2(8, 8, dg=3), "DCNv2: dg = 3 must divide the channels, got 8"),
-        (lambda: DiverseBranch(8, 8, 1), "DiverseBranch adds a 1x1 .*: k must be odd, got 1"),
+        (lambda: DiverseBranch(8, 8, 1), "DiverseBranch adds a 1x1 .*: k must be odd and >= 3, got 1"),
         (lambda: DiverseBranch(8, 9, g=2), "DiverseBranch: c2 must be a multiple of g = 2, got 9"),
-        (lambda: MobileOneConv(8, 8, 2), "MobileOneConv adds a 1x1 .*: k must be odd, got 2"),
+        (lambda: MobileOneConv(8, 8, 2), "MobileOneConv adds a 1x1 .*: k must be odd and >= 1, got 2"),
         (lambda: MobileOneConv(8, 8, n=0), "MobileOneConv needs n >= 1 branches, got 0"),
         (lambda: ODConv(8, 8, n=0), "ODConv: n must be an integer >= 1, got 0"),
         (lambda: ODConv(8, 8, s=(1, 2)), r"ODConv: s must be the same for rows and columns, got \(1, 2\)"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.blocks.bifpn import BiFPN
 from models.blocks.carafe import CARAFE
@@ -21,23 +21,9 @@ from models.blocks.taking import Take
 from models.deploy import deploy
 from models.transfer import inherit
 from models.yolo import DetectionModel
-from tests.layouts import images, randomise_norms, small
+from tests.layouts import images, small
+from tests.models.blocks.specimens import conv, lively, maps
 from utils.counting.measure import count_parameters
-
-
-def lively(block: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    randomise_norms(block)
-    return block.eval()
-
-
-def maps(channels: int = 16, height: int = 6, width: int = 8) -> Tensor:
-    return torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def conv(c1: int, c2: int, k: int = 1) -> int:
-    """Parameters of a Conv: kernel and BatchNorm."""
-    return c1 * c2 * k * k + 2 * c2
 
 
 @pytest.mark.parametrize(
@@ -190,7 +176,7 @@ def test_star_multiplies_two_linear_maps() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: RepConv(8, 8, 1), "RepConv adds a 1x1 .*: k must be odd, got 1"),
+        (lambda: RepConv(8, 8, 1), "RepConv adds a 1x1 .*: k must be odd and >= 3, got 1"),
         (lambda: RepNCSPELAN4(8, 8, 5, 4), "RepNCSPELAN4 splits c3 in halves: .* got c3 = 5, c4 = 4"),
         (lambda: ADown(7, 8), "ADown works on halves: c1 and c2 must be even, got c1 = 7, c2 = 8"),
         (lambda: StarBlock(8, 0), "StarBlock: ratio must be an integer >= 1, got 0"),
