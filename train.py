@@ -146,19 +146,9 @@ def train(
     if process.is_main:
         write_settings(training)
         write_results(run.results, state.results, training.columns)
-    if not state.finished:
-        LOGGER.info(
-            f"training {config.epochs} epochs at {imgsz} px on {device}, {len(index)} images, "
-            f"batch {config.batch_size}, results in {run.root}"
-        )
-        if schedule.is_all_warmup:
-            LOGGER.info(
-                f"{config.epochs * len(loader)} batches in all, of {schedule.warmup_batches} of warm-up: "
-                "little will be learnt; more --epochs, a smaller --batch-size, or warmup_epochs: 0 in --hyp"
-            )
-
+    announce(training)
     with StopRequest() as stop, closing(loader), log.unless_done(), pictures:
-        while not (state.finished or is_paused(training)):
+        while not (state.finished or training.paused):
             started = time.perf_counter()
             loader.set_epoch(state.epoch, start_batch=state.batch)
             if config.image_weights:
@@ -179,6 +169,22 @@ def train(
         log.close("stopped")
         leave(stop, run, process)
     return training
+
+
+def announce(training: Training) -> None:
+    """Say what is about to be trained, and where to find it."""
+    config, loader, warmup = training.config, training.loader, training.schedule.warmup_batches
+    if training.state.finished:
+        return
+    LOGGER.info(
+        f"training {config.epochs} epochs at {loader.dataset.size} px on {training.device}, "
+        f"{len(loader.dataset.index)} images, batch {config.batch_size}, results in {training.run.root}"
+    )
+    if training.schedule.is_all_warmup:
+        LOGGER.info(
+            f"{config.epochs * len(loader)} batches in all, of {warmup} of warm-up: little will be learnt; "
+            "more --epochs, a smaller --batch-size, or warmup_epochs: 0 in --hyp"
+        )
 
 
 def criterion_of(
@@ -293,13 +299,9 @@ def leave(stop: StopRequest, run: RunFolder, process: Process) -> NoReturn:
     sys.exit(stop.exit_status)
 
 
-def is_paused(training: Training) -> bool:
-    return 0 < training.config.pause <= training.state.epoch and not training.state.finished
-
-
 def conclude(training: Training) -> None:
     """Validate the best weights with the full report and say where everything is."""
-    if is_paused(training):
+    if training.paused:
         training.loggers.close("stopped")
         done = f"{training.state.epoch} of {training.config.epochs} epochs"
         LOGGER.info(f"paused after {done}; continue with: python train.py --resume {training.run.last}")

@@ -160,9 +160,8 @@ def _link(source: Path, target: Path, content: bytes) -> None:
 
 def make_shards(folder: Path, count: int) -> None:
     labels = texts()
-    step = tarfile.BLOCKSIZE * (
-        2 + -(-SIZE // tarfile.BLOCKSIZE)
-    )  # a picture's header, the picture, its text
+    # a picture's header, the picture, its text
+    step = tarfile.BLOCKSIZE * (2 + -(-SIZE // tarfile.BLOCKSIZE))
 
     def rows(start: int) -> Iterator[Row]:
         for number in range(start, min(start + PER_SHARD, count)):

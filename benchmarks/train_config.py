@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import train as train_command
 from benchmarks.pages import check_page, mark_of
 from benchmarks.runs import Run, check_budget, runs_in, settings_of
 from benchmarks.study.candidates import keep_fault, rung_fault, rungs_of
@@ -18,7 +17,7 @@ from models.tuning.calls import RUNTIMES
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.config import TrainConfig
-from training.setup import open_teacher
+from training.setup import hyperparameters, open_teacher
 from training.study_storage import address_fault
 from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import load_data_spec
@@ -165,7 +164,7 @@ def prepare(
     spec = load_data_spec(config.data)
     first_variant, first = config.planned[0]
     told = config.train_config(first, first_variant)
-    hyp = train_command.hyperparameters(told)
+    hyp = hyperparameters(told)
     anchors = None if hyp.anchors is None else round(hyp.anchors)
     for cfg, insert in networks:
         open_teacher(told, network_of(cfg, insert, spec.nc, anchors), run=None)
@@ -201,7 +200,7 @@ def label(variant: str) -> str:
 def check_budgets(config: Config) -> None:
     """Refuse runs in the folder that had another budget: those that are wanted, and those in the table."""
     variant, run_ = config.planned[0]
-    hyp = train_command.hyperparameters(config.train_config(run_, variant))
+    hyp = hyperparameters(config.train_config(run_, variant))
     planned = {run_.folder: variant for variant, run_ in config.planned}
     for run_ in runs_in(config.folder):
         if run_.finished or (run_.started and run_.folder in planned):

@@ -64,6 +64,11 @@ class Training:
         """What the numbers of a row of results are."""
         return RESULT_COLUMNS if self.teacher is None else (*RESULT_COLUMNS, TEACHER_COLUMN)
 
+    @property
+    def paused(self) -> bool:
+        """Whether it has come to the epoch of `--pause`, and there is more to come."""
+        return 0 < self.config.pause <= self.state.epoch and not self.state.finished
+
 
 def train_one_epoch(
     training: Training,

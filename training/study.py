@@ -68,7 +68,7 @@ class Study:
         name: of the study; an address may hold several.
         settings: what every process that takes part must have in common, values that JSON knows.
         folder: of this process; its lock is kept there.
-        reason: what to do about other settings.
+        instead: what to do about other settings.
 
     Raises:
         UserError: see `open_storage`; or the study was begun with other settings.

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import train as train_command
 from benchmarks.latency import compare
 from benchmarks.networks import check_packages, describe_machine
 from benchmarks.outcome import facts_of, measured, record, scores_of, seconds_of
@@ -23,6 +22,7 @@ from benchmarks.train_config import Config, network_of, prepare
 from models.transfer import inherit
 from models.yolo import DetectionModel
 from training.config import TrainConfig
+from training.setup import hyperparameters
 from training.study import Job, Study, Taken, unusual
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
@@ -58,7 +58,7 @@ class Worker:
     def __init__(self, config: Config) -> None:
         self.config = config
         some = TrainConfig(hyp=config.hyp, label_smoothing=config.label_smoothing)
-        self.hyp: Hyperparameters = train_command.hyperparameters(some)
+        self.hyp: Hyperparameters = hyperparameters(some)
         self.candidates = candidates_of(
             config.variants, config.iou, config.insert, self.hyp.iou, config.singly
         )
@@ -157,7 +157,7 @@ class Worker:
             try:
                 if run_.finished or run_.started:
                     told = self.told(task)
-                    check_budget(run_, told, train_command.hyperparameters(told))
+                    check_budget(run_, told, hyperparameters(told))
                 if not run_.finished:
                     carry_out(run_, self.told(task), stop, lost)
                 self.report(job, task, run_)

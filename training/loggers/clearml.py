@@ -54,8 +54,7 @@ class ClearML(Logger):
             self._logger.report_single_value(name, value)
 
     def close(self, ending: Ending) -> None:
-        if ending != "finished" and not self.key.startswith(
-            OFFLINE
-        ):  # without a server it would wait for one
+        # without a server it would wait for one
+        if ending != "finished" and not self.key.startswith(OFFLINE):
             self._task.mark_stopped() if ending == "stopped" else self._task.mark_failed()
         self._task.close()

@@ -23,9 +23,8 @@ class Comet(Logger):
     """An experiment there."""
 
     def __init__(self, about: About) -> None:
-        os.environ.setdefault(
-            "COMET_DISABLE_AUTO_LOGGING", "1"
-        )  # it would patch torch, and warns that it is late
+        # it would patch torch, and warns that it is late
+        os.environ.setdefault("COMET_DISABLE_AUTO_LOGGING", "1")
         library = require("comet_ml", "comet_ml")
         config = library.ExperimentConfig(
             name=about.name,
