@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ALONE = (sys.executable, "train.py")
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 PAIR = (*TWO, "train.py")
+SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0", "--noplots")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", **os.environ}
 
 
@@ -69,3 +70,17 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert len(left) > 500  # model, average and momentum of every parameter
     for name in left:
         assert torch.equal(left[name], right[name]), name
+
+
+def hyp_with(iou: str, folder: Path) -> Path:
+    path = folder / "hyp.yaml"
+    path.write_text(f"iou: {iou}\n", encoding="utf-8")
+    return path
+
+
+def assert_same_running_mean(a: Path, b: Path) -> None:
+    """Both ended with the same running mean of the box loss, which has moved."""
+    means = [
+        torch.load(run / "weights" / "last.pt", weights_only=True)["resume"]["iou_loss"] for run in (a, b)
+    ]
+    assert means[0] == means[1] < 1
