@@ -12,24 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from curation.opening import open_data, open_splits
+from curation.opening import NewDataConfig, open_data, open_splits
 from curation.writing import WRITERS, Folder, Shot, check_free, make_folder, shots
 from utils.console import LOGGER, printable, progress, setup_console
 from utils.errors import UserError
-from utils.flags import CommandConfig, flag, not_empty
+from utils.flags import flag
 
 
 @dataclass(frozen=True)
-class Config(CommandConfig):
+class Config(NewDataConfig):
     """Convert a data set to YOLO text, Pascal VOC's XML or COCO's JSON."""
 
-    data: str = flag(
-        "", "data yaml, folder or file of annotations, in any format that is read", rule=not_empty
-    )
     to: Literal["yolo", "voc", "coco"] = flag("yolo", "format to write")
-    out: str = flag("", "folder to make; it must not exist", rule=not_empty)
     pictures: Literal["link", "copy"] = flag("link", "link to the pictures, or copy them")
-    strict: bool = flag(False, "treat label faults as errors")
 
 
 def run(config: Config) -> None:

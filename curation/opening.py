@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.formats.opening import names_of, open_source
@@ -10,8 +11,20 @@ from utils.data.index import DatasetIndex, build_index
 from utils.data.spec import SPLITS, DataSpec, find_yaml, folders_of_splits, load_data_spec
 from utils.errors import UserError
 from utils.files import expand
+from utils.flags import CommandConfig, flag, not_empty
 
 SINGLE = (".json", ".xml", ".csv", ".txt")  # files that are a source by themselves
+
+
+@dataclass(frozen=True)
+class NewDataConfig(CommandConfig):
+    """The flags of a command that makes a data set of another."""
+
+    data: str = flag(
+        "", "data yaml, folder or file of annotations, in any format that is read", rule=not_empty
+    )
+    out: str = flag("", "folder to make; it must not exist", rule=not_empty)
+    strict: bool = flag(False, "treat label faults as errors")
 
 
 def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from curation.opening import open_data, open_splits
+from curation.opening import NewDataConfig, open_data, open_splits
 from curation.writing import Shot, check_free, make_folder, shots, yolo_row
 from utils.console import LOGGER, printable, progress, setup_console
 from utils.data.images import image_bytes
@@ -27,22 +27,17 @@ from utils.data.shards.ranges import read_range
 from utils.data.shards.tar import read_members, read_samples
 from utils.errors import UserError
 from utils.files import write_text
-from utils.flags import CommandConfig, at_least, flag, not_empty
+from utils.flags import at_least, flag
 from utils.optional import require
 
 LONGEST_KEY = 200  # bytes of a name, to which suffixes come
 
 
 @dataclass(frozen=True)
-class Config(CommandConfig):
+class Config(NewDataConfig):
     """Write a data set as tar shards."""
 
-    data: str = flag(
-        "", "data yaml, folder or file of annotations, in any format that is read", rule=not_empty
-    )
-    out: str = flag("", "folder to make; it must not exist", rule=not_empty)
     size: int = flag(1000, "pictures of a shard; 100 MB to 1 GB are handy", rule=at_least(1))
-    strict: bool = flag(False, "treat label faults as errors")
 
 
 def run(config: Config) -> None:
