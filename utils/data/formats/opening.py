@@ -23,7 +23,7 @@ from utils.data.formats.coco import is_coco, read_coco
 from utils.data.formats.cvat import ForVideo, read_cvat
 from utils.data.formats.labelme import is_labelme, is_labelme_file, read_labelme
 from utils.data.formats.labelstudio import is_labelstudio, read_labelstudio
-from utils.data.formats.listing import Listing, keep, known
+from utils.data.formats.outline import Outline, keep, known
 from utils.data.formats.places import RULES, annotation_path, find_pictures
 from utils.data.formats.reading import read_json, read_xml
 from utils.data.formats.record import Annotated, Annotations
@@ -60,7 +60,7 @@ class Source:
     labels: list[str]  # of each image, the file that tells of it
     stamp: str = ""  # the state of a file that was read to know the images, before it was read
     found_in: str = ""  # the folder of the pictures, where the file leaves that open
-    listing: Listing | None = None  # of a file about many pictures
+    outline: Outline | None = None  # of a file about many pictures
     read: Callable[[], Annotations] | None = None  # None: YOLO text
 
     @property
@@ -142,10 +142,10 @@ def names_of(sources: Sequence[Path]) -> dict[int, str]:
         elif source.read is None:
             found.update(dict.fromkeys(_class_list(source)))
         else:
-            if (listing := source.listing) is None:
-                listing = Listing.of(source.kind, source.read())
-            ordered &= listing.ordered
-            found.update(dict.fromkeys(listing.classes))
+            if (outline := source.outline) is None:
+                outline = Outline.of(source.kind, source.read())
+            ordered &= outline.ordered
+            found.update(dict.fromkeys(outline.classes))
     return dict(enumerate(found if ordered else sorted(found)))
 
 
@@ -175,16 +175,16 @@ def _of_file(path: Path) -> Source | None:
         source = open_source(listed)
         return dataclasses.replace(source, path=path, kind=f"{darknet.KIND}, {source.kind}")
     stamp = " ".join(map(_stamp, (path, *(side_files(path) if suffix == ".csv" else ()))))
-    if (listing := known(path, stamp, MANY)) is not None:
-        return _about_many(path, stamp, listing, partial(_read_again, path))
+    if (outline := known(path, stamp, MANY)) is not None:
+        return _about_many(path, stamp, outline, partial(_read_again, path))
     content = _content(path)
     if isinstance(content, Path):
         return _of_pictures(path, [path], suffix)
     if content is None:
         return None
-    listing = Listing.of(*content)
-    keep(path, stamp, listing)
-    return _about_many(path, stamp, listing, lambda: content)
+    outline = Outline.of(*content)
+    keep(path, stamp, outline)
+    return _about_many(path, stamp, outline, lambda: content)
 
 
 def _content(path: Path) -> tuple[str, Annotations] | Path | None:
@@ -212,7 +212,7 @@ def _content(path: Path) -> tuple[str, Annotations] | Path | None:
 
 
 def _read_again(path: Path) -> tuple[str, Annotations]:
-    """What a file says that was known by its listing."""
+    """What a file says that was known by its outline."""
     content = _content(path)
     if not isinstance(content, tuple):
         raise UserError(f"{path}: it was changed while it was read; start again")
@@ -229,24 +229,24 @@ def _unknown(path: Path) -> str:
 
 
 def _about_many(
-    path: Path, stamp: str, listing: Listing, content: Callable[[], tuple[str, Annotations]]
+    path: Path, stamp: str, outline: Outline, content: Callable[[], tuple[str, Annotations]]
 ) -> Source:
     """A file about many pictures, once these are found; `content` is asked for when their boxes are."""
-    paths, folder = find_pictures(path, listing.pictures)
+    paths, folder = find_pictures(path, outline.pictures)
     images = list(dict.fromkeys(paths))
 
     @functools.cache
     def read() -> Annotations:
-        return _placed(path, dict(zip(listing.pictures, paths)), content()[1])
+        return _placed(path, dict(zip(outline.pictures, paths)), content()[1])
 
     return Source(
         path=path,
-        kind=listing.kind,
+        kind=outline.kind,
         images=images,
         labels=[str(path)] * len(images),
         stamp=stamp,
         found_in=folder,
-        listing=listing,
+        outline=outline,
         read=read,
     )
 

@@ -1,4 +1,4 @@
-"""A file about many pictures is not read again while nothing has changed: its listing is kept."""
+"""A file about many pictures is not read again while nothing has changed: its outline is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.utils.data.formats.instances import FORMATS, NAMES, coco
 from utils.data import label_cache
-from utils.data.formats import listing, opening
+from utils.data.formats import opening, outline
 from utils.data.formats.opening import names_of, open_source
 from utils.data.index import build_index
 
@@ -29,7 +29,7 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     read: list[Path] = []
     parse = opening._content
     monkeypatch.setattr(opening, "_content", lambda path: read.append(path) or parse(path))
-    monkeypatch.setattr(listing, "LARGE", 0)
+    monkeypatch.setattr(outline, "LARGE", 0)
     return read
 
 
@@ -74,16 +74,16 @@ def test_a_changed_file_is_read(parses: list[Path], tmp_path: Path) -> None:
         lambda kind, pictures, classes, ordered: {"kind": kind},
     ],
 )
-def test_a_listing_of_another_form_is_not_believed(
+def test_an_outline_of_another_form_is_not_believed(
     damage: Callable[..., object], parses: list[Path], tmp_path: Path
 ) -> None:
     source = coco(tmp_path)
     opened = open_source(source)
-    assert opened.listing is not None
-    values = (opened.listing.kind, opened.listing.pictures, opened.listing.classes, opened.listing.ordered)
+    assert opened.outline is not None
+    values = (opened.outline.kind, opened.outline.pictures, opened.outline.classes, opened.outline.ordered)
     text = np.frombuffer(json.dumps(damage(*values)).encode(), np.uint8)
     key = f"{label_cache.VERSION} {opened.stamp}"
-    label_cache.save(listing._place(source), key, {"text": text}, [])
+    label_cache.save(outline._place(source), key, {"text": text}, [])
     assert open_source(source).images == opened.images
     assert len(parses) == 2
 
