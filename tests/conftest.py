@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 # Before torch: tests share the cores with each other and with the processes that they start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,6 +51,16 @@ def messages_reach_the_test() -> None:
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
+
+
+@pytest.fixture(autouse=True)
+def traces_are_forgotten() -> Iterator[None]:
+    """torch.jit keeps a class for every module that was ever traced, and torch.fx sets attributes of `nn.Module`,
+    which visits all subclasses: after some hundred exports half of a test's time went there."""
+    yield
+    recursive: Any = sys.modules.get("torch.jit._recursive")
+    if recursive is not None:
+        recursive.concrete_type_store = recursive.ConcreteTypeStore()
 
 
 @pytest.fixture(scope="session")

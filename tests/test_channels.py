@@ -214,7 +214,12 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
+QUICK = ("onnx", "ncnn")
+
+
+@pytest.mark.parametrize(
+    "form", [form if form in QUICK else pytest.param(form, marks=pytest.mark.slow) for form in FORMS]
+)
 def test_export_and_runtimes(channels: int, weights: Path, data: Path, tmp_path: Path, form: str) -> None:
     name, package = FORMS[form]
     if package:
@@ -264,6 +269,7 @@ def test_eight_bits(channels: int, weights: Path, data: Path, tmp_path: Path) ->
     assert load_backend(tmp_path / "best_int8_openvino_model").channels == channels
 
 
+@pytest.mark.slow
 def test_benchmarks(channels: int, cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Side by side with a network for colour."""
     pytest.importorskip("onnxruntime")

@@ -67,7 +67,7 @@ def commands(*argvs: tuple[str, ...], console: str) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("console", CONSOLES)
+@pytest.mark.parametrize("console", ["ascii", "cp1252", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_train_val_and_detect(console: str, odd_data: Path, official_weights: Path, tmp_path: Path) -> None:
     small = ("--imgsz", "64", "--device", "cpu", "--project", str(tmp_path))
     best = str(tmp_path / "train" / "weights" / "best.pt")

@@ -65,6 +65,7 @@ def test_auto_stays_in_pytorch(weights: Path, fast: bool, monkeypatch: pytest.Mo
     assert (type(backend) is PyTorchBackend) == fast
 
 
+@pytest.mark.slow
 def test_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO is asked for bf16, and says whether it computes in it: on this CPU, perhaps, it does not."""
     pytest.importorskip("openvino")

@@ -139,16 +139,18 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     flags = (*arguments, "--cfg", cfg, "--steps", "24")
     assert run(*flags, "--name", "whole", command=COMMAND).returncode == 0
-    for name, number, parts in (("killed", signal.SIGKILL, 2), ("stopped", signal.SIGTERM, 5)):
-        process = start(*flags, "--name", name, command=COMMAND)
-        results = tmp_path / name / "results.csv"
+    results = tmp_path / "broken" / "results.csv"
+    last = tmp_path / "broken" / "weights" / "last.pt"
+    begin, resume = (*flags, "--name", "broken"), ("--resume", str(last))
+    # killed in the stages, then stopped while the whole network learns
+    for words, number, parts in ((begin, signal.SIGKILL, 2), (resume, signal.SIGTERM, 5)):
+        process = start(*words, command=COMMAND)
         wait_until(lambda: results.is_file() and len(rows(results)) >= parts, process)  # noqa: B023
         process.send_signal(number)
         assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 143)
-        last = tmp_path / name / "weights" / "last.pt"
-        resumed = run("--resume", str(last), command=COMMAND)
-        assert resumed.returncode == 0, resumed.stderr
-        assert_same_run(tmp_path / "whole", tmp_path / name)
+    resumed = run(*resume, command=COMMAND)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.slow
@@ -201,6 +203,7 @@ def test_a_run_of_old_goes_on_with_its_own_optimizer_and_says_so(
     assert all(torch.equal(tensor, right["ema"][name]) for name, tensor in left["ema"].items())
 
 
+@pytest.mark.slow
 def test_a_run_of_old_that_did_not_know_its_precision_keeps_to_full(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_resume_finds_the_search(arguments: tuple[str, ...], tmp_path: Path) -> 
             lighten.main(["--resume", str(inner)])
 
 
+@pytest.mark.slow
 def test_one_that_cannot_learn_is_given_up(
     arguments: tuple[str, ...],
     tmp_path: Path,
@@ -220,16 +221,21 @@ def test_one_that_cannot_learn_is_given_up(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
+        pytest.param(
             ["--smaller", "0.1"],
             r"none of 4 candidates .* --smaller 0.1: width 0.75 takes 0.5\d\d of its param",
+            marks=pytest.mark.slow,
         ),
         (["--faster", "0.1"], r"--faster 0.1: width 0.75 takes 0.5\d\d of its time"),
         (
             ["--flops", "0.7", "--smaller", "0.4"],
             r"for --smaller 0.4: .*; for --flops 0.7: width 0.75 takes 0.6",
         ),
-        (["--faster", "0.9", "--smaller", "0.1"], r"--faster 0.9: not measured; for --smaller 0.1: width"),
+        pytest.param(
+            ["--faster", "0.9", "--smaller", "0.1"],
+            r"--faster 0.9: not measured; for --smaller 0.1: width",
+            marks=pytest.mark.slow,
+        ),
         (["--smaller", "0.9", "--candidates", "2"], "a width lies between"),
         (["--smaller", "0.9", "--candidates", "yolov5n6.yaml"], "other levels or anchors"),
         (["--smaller", "0.9", "--candidates", "nowhere.yaml"], "nowhere.yaml"),

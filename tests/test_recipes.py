@@ -100,6 +100,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return call
 
 
+@pytest.mark.slow
 def test_two_files_are_a_block_and_a_variant_with_their_tests(run: Run) -> None:
     """No other file is touched; the suite tests each of the blocks and the layout by itself."""
     news = f"({' or '.join(NAMES)} or unheard) and not two_processes"  # these train all layouts

@@ -163,7 +163,7 @@ def test_a_signal_while_the_last_pictures_are_drawn(arguments: Arguments, tmp_pa
 @pytest.mark.parametrize(
     ("stop", "done", "number", "iou"),
     [
-        (stop_in_a_batch, 3, signal.SIGINT, "CIoU"),
+        pytest.param(stop_in_a_batch, 3, signal.SIGINT, "CIoU", marks=pytest.mark.slow),
         (stop_in_a_batch, 3, signal.SIGTERM, "WIoU"),
         (stop_while_waiting, 3, signal.SIGTERM, "CIoU"),
         (stop_while_validating, 12, signal.SIGINT, "WIoU"),

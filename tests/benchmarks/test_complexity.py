@@ -91,9 +91,9 @@ def test_every_number_of_a_tiny_model(tiny: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("name", "nc", "conv", "bn"),
     [  # GFLOPs that were published, for convolutions alone and with BatchNorm
-        ("yolov5n.yaml", None, "4.47", "4.56"),
-        ("yolov5s.yaml", None, "16.43", "16.62"),
-        ("yolov5s-ghost.yaml", None, "8.71", "8.88"),
+        pytest.param("yolov5n.yaml", None, "4.47", "4.56", marks=pytest.mark.slow),
+        pytest.param("yolov5s.yaml", None, "16.43", "16.62", marks=pytest.mark.slow),
+        pytest.param("yolov5s-ghost.yaml", None, "8.71", "8.88", marks=pytest.mark.slow),
         ("yolov5n-csppc.yaml", None, "3.48", "3.55"),
         ("yolov5n-csppc.yaml", 20, None, "3.29"),
     ],

@@ -111,7 +111,8 @@ def test_mistakes(flags: list[str], words: str, tmp_path: Path) -> None:
         benchmark.main(["latency", "--imgsz", "64", "--runtimes", "torch", *flags])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_int8(runtime: str, tiny_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     record, page = tmp_path / "latency.json", tmp_path / "latency.md"

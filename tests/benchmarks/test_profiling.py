@@ -45,7 +45,7 @@ def test_medians_by_kernel_after_the_warm_up() -> None:
     ]
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("runtime", ["openvino", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_command(runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime" if runtime == "onnx" else runtime)
     page = tmp_path / "profile.md"

@@ -143,8 +143,7 @@ def test_half_openvino_stores_half_and_takes_single(weights: Path) -> None:
     "flags",
     [
         [],
-        ["--no-deploy"],
-        *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--dynamic", "--half")),
+        *(pytest.param([flag], marks=pytest.mark.slow) for flag in ("--no-deploy", "--dynamic", "--half")),
     ],
 )
 def test_raw_maps(flags: list[str], weights: Path) -> None:

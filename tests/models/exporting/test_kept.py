@@ -41,7 +41,7 @@ def sealed(network: Path) -> None:
     (network.parent / places.SEAL).write_text(places.seal_of(network), encoding="ascii")
 
 
-@pytest.mark.parametrize("runtime", list(PACKAGES))
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_a_network_is_written_once(
     runtime: str, weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

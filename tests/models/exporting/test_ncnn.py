@@ -59,7 +59,16 @@ def test_predictions_equal_pytorch(folder: Path, threads: int | None) -> None:
         assert max(shares(backend(images), expected)) < 1e-4
 
 
-@pytest.mark.parametrize("layout", ["yolov5n-gsconv-all", "yolov5n-csppc", "yolov5n-slimneck", "v5lite-e"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "yolov5n-slimneck",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("yolov5n-gsconv-all", "yolov5n-csppc", "v5lite-e")
+        ),
+    ],
+)
 def test_variants(layout: str, tmp_path: Path) -> None:
     job = make_job(tmp_path / "best_ncnn_model", layout)
     export(job)

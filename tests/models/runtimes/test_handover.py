@@ -189,6 +189,7 @@ def test_a_video_is_handed_over(weights: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"{weights} (ONNX Runtime, cpu)" in printed
 
 
+@pytest.mark.slow
 def test_one_that_is_kept_takes_over_at_once(weights: Path) -> None:
     """Where nobody knows whether pictures will be augmented, or the network moved, PyTorch stays at hand."""
     kept_network(weights, "onnx")
