@@ -55,8 +55,8 @@ def messages_reach_the_test() -> None:
 
 @pytest.fixture(autouse=True)
 def traces_are_forgotten() -> Iterator[None]:
-    """torch.jit keeps a class for every module that was ever traced, and torch.fx sets attributes of `nn.Module`,
-    which visits all subclasses: after some hundred exports half of a test's time went there."""
+    """torch.jit keeps a class for every module that was ever traced, and torch.fx sets attributes of
+    `nn.Module`, which visits all subclasses: after some hundred exports half of a test's time went there."""
     yield
     recursive: Any = sys.modules.get("torch.jit._recursive")
     if recursive is not None:
