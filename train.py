@@ -379,15 +379,16 @@ def run_evolution(config: TrainConfig, process: Process, device: torch.device) -
             diverged.append(generation)
             return [0.0] * 4 + [math.nan] * 3
 
-    best = (evolving(config) if config.study else evolve)(
-        train_once,
-        hyperparameters(config),
-        config.evolve,
-        folder.root,
-        seed=config.seed,
-        population=load_population(from_root(config.evolve_population)),
-        resume=Path(config.resume_evolve) if config.resume_evolve else None,
-    )
+    with folder.unless_refused():
+        best = (evolving(config) if config.study else evolve)(
+            train_once,
+            hyperparameters(config),
+            config.evolve,
+            folder.root,
+            seed=config.seed,
+            population=load_population(from_root(config.evolve_population)),
+            resume=Path(config.resume_evolve) if config.resume_evolve else None,
+        )
     LOGGER.info(f"best hyper-parameters, in {folder.root / 'hyp_evolve.yaml'}: {best}")
     work = f"{config.evolve} generations of {config.epochs} epochs, {len(diverged)} of which diverged,"
     LOGGER.info(f"{work} on {config.data} at {config.imgsz} px on {device}")

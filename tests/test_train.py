@@ -134,6 +134,25 @@ def test_bad_input_is_a_users_error(arguments: Arguments, flags: Arguments, comp
     assert complaint in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--data", "nowhere.yaml"), "nowhere.yaml"),
+        (("--evolve_population", "nowhere"), "nowhere"),
+        (("--study", "{folder}/notes.txt"), "no journal of Optuna"),
+    ],
+)
+def test_an_evolution_that_is_refused_leaves_nothing(
+    arguments: Arguments, tmp_path: Path, flags: tuple[str, str], complaint: str
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n", encoding="utf-8")
+    mine = [flag.format(folder=tmp_path) for flag in flags]
+    with pytest.raises(UserError, match=complaint):
+        train.main([*arguments, "--epochs", "1", "--evolve", "1", "--workers", "0", *mine])
+    assert list(tmp_path.iterdir()) == [notes]
+
+
 def test_evolution_goes_on_after_a_generation_that_diverged(
     arguments: Arguments,
     tmp_path: Path,

@@ -5,7 +5,9 @@ Its number, exp2 after exp, comes from `utils.files.increment_path`, as for `val
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,18 @@ class RunFolder:
         if job:
             write_text(run.root / JOB, job)
         return run
+
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Context in which a `UserError` takes this folder back, and those of generations, while empty."""
+        try:
+            yield
+        except UserError:
+            inner = (self.root.glob(each) for each in ("generation*/weights", "generation*", "weights"))
+            for folder in (*itertools.chain(*inner), self.root):
+                with suppress(OSError):  # it holds something
+                    folder.rmdir()
+            raise
 
     @classmethod
     def of_job(cls, project: str, job: str) -> RunFolder | None:

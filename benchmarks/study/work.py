@@ -68,7 +68,8 @@ class Worker:
         if config.milliseconds:
             check_packages([config.milliseconds])
         self.weights, self.index, self.notes = prepare(config, networks, TEMPLATE)
-        config.folder.mkdir(parents=True, exist_ok=True)
+        if not config.study:
+            config.folder.mkdir(parents=True, exist_ok=True)
         address = config.study or str(config.folder / "study.journal")
         instead = "take another --name"
         self.study = Study(address, f"train {config.name}", self.settings(), config.folder, instead=instead)

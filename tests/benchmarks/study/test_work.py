@@ -135,6 +135,14 @@ def test_mistakes_are_refused_before_any_training(
     assert (studied / "results.md").read_bytes() == before
 
 
+def test_a_study_that_is_refused_leaves_no_folder(tiny_data: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"notes\.txt is no journal of Optuna"):
+        benchmark.main(flags(tiny_data, tmp_path, *RUNGS, "--study", str(notes)))
+    assert list(tmp_path.iterdir()) == [notes]
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
