@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from training.study import Job, Study, Taken, unusual
 from utils.console import LOGGER, setup_console
 from utils.data.spec import load_data_spec
 from utils.device import select_device
-from utils.errors import Incomplete
+from utils.errors import Incomplete, UserError
 from utils.evaluation.metrics import fitness
 from utils.hyperparameters import Hyperparameters
 from utils.interrupt import StopRequest
@@ -68,11 +69,17 @@ class Worker:
         if config.milliseconds:
             check_packages([config.milliseconds])
         self.weights, self.index, self.notes = prepare(config, networks, TEMPLATE)
-        if not config.study:
-            config.folder.mkdir(parents=True, exist_ok=True)
+        config.folder.mkdir(parents=True, exist_ok=True)
         address = config.study or str(config.folder / "study.journal")
         instead = "take another --name"
-        self.study = Study(address, f"train {config.name}", self.settings(), config.folder, instead=instead)
+        try:
+            self.study = Study(
+                address, f"train {config.name}", self.settings(), config.folder, instead=instead
+            )
+        except UserError:
+            with suppress(OSError):  # it holds something
+                config.folder.rmdir()
+            raise
 
     def settings(self) -> dict[str, Any]:
         """What all who take part have in common, as they say it.
