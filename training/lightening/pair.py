@@ -60,6 +60,7 @@ class Pair:
         shared: how many layers from the first are the same in both, weights included. They stay as they are,
             so the teacher's maps serve the student too.
         new: the layers that are not the teacher's own.
+        pairs: by the student's layer, the teacher's in whose place it stands.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Pair:
     ) -> None:
         """`report` is that of `inherit`, which made the student."""
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
-        pairs = report.pairs if report else align(student, teacher)
+        self.pairs = pairs = report.pairs if report else align(student, teacher)
         device = teacher.stride.device
         self._chosen = {j: kept.to(device) for j, kept in report.chosen.items()} if report else {}
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
@@ -76,9 +77,9 @@ class Pair:
         self.cuts = {own: its for own, its in ends.items() if own >= self.shared}
         self.adapters = nn.ModuleDict(
             {
-                str(own): nn.Conv2d(student.layers[own].channels, self._channels(its), kernel_size=1)
+                str(own): nn.Conv2d(student.layers[own].channels, len(self.kept(its)), kernel_size=1)
                 for own, its in self.cuts.items()
-                if student.layers[own].channels != self._channels(its)
+                if student.layers[own].channels != len(self.kept(its))
             }
         ).to(device)
         self._watched = Watched(teacher, {*self.cuts.values(), *self._crossing()})
@@ -89,10 +90,10 @@ class Pair:
         its = self.teacher.layers[pairs[layer.index]]
         return (layer.name, layer.number, layer.args) == (its.name, its.number, its.args)
 
-    def _channels(self, layer: int) -> int:
+    def kept(self, layer: int) -> list[int]:
         """Channels of a layer of the teacher that the student has too."""
-        kept = self._chosen.get(layer)
-        return self.teacher.layers[layer].channels if kept is None else len(kept)
+        chosen = self._chosen.get(layer)
+        return list(range(self.teacher.layers[layer].channels)) if chosen is None else chosen.tolist()
 
     def _shared(self, pairs: Mapping[int, int]) -> int:
         teacher = self.teacher.state_dict()
@@ -120,6 +121,10 @@ class Pair:
             maps[index] = maps[index][:, self._chosen[index]]
         return {IMAGE: images, **maps}, logits
 
+    def given(self, maps: Maps) -> dict[int, Any]:
+        """What the student's own layers begin with: the image, and maps of shared layers."""
+        return {j: maps[j] for j in {IMAGE, *self._crossing()}}
+
     def errors(self, maps: Maps, *, stages: bool) -> tuple[dict[int, Tensor], list[Tensor] | None]:
         """Run the student's own layers.
 
@@ -131,7 +136,7 @@ class Pair:
         Returns:
             The error at each cut, as a fraction of the variance of the teacher's map, and the logits.
         """
-        outputs: dict[int, Any] = {j: maps[j] for j in {IMAGE, *self._crossing()}}
+        outputs = self.given(maps)
         errors: dict[int, Tensor] = {}
         for layer, module in zip(self.student.layers[self.shared :], self.student.model[self.shared :]):
             if stages and layer is self.student.layers[-1]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.cfg import load_cfg, validate_cfg
 from models.insertion import inserted, written
@@ -18,6 +20,7 @@ from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
 from training.lightening.config import LightenConfig
 from training.lightening.course import FEW_STEPS, Course, average_of, build_optimizer, plan, steps_in
+from training.lightening.fitting import fit_readers
 from training.lightening.material import (
     Material,
     check_pictures,
@@ -44,6 +47,7 @@ from utils.files import write_text
 from utils.hyperparameters import Hyperparameters
 
 LITTLE = 0.05  # of the parameters
+FITTED_AREA = 12_000_000  # pixels, of all pictures together that the convolutions taken over are fitted on
 FAINT = 0.1  # of what a student can agree at most
 
 COLUMNS = (
@@ -153,6 +157,7 @@ def _set_up(
             LOGGER.info("this run was begun with AdamW and goes on with it; new runs learn faster, by Muon")
     else:
         begin(config, course, held, material, path)
+        fit(config, hyp, course, held, process, material.pictures)
     state.lightened = broadcast(state.lightened)
     run = broadcast(folder() if process.is_main else None) or folder()
     lightening = Lightening(config, process, run, course, held, material.pictures, path)
@@ -312,6 +317,46 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, material: 
     }
 
 
+def fit(
+    config: LightenConfig,
+    hyp: Hyperparameters,
+    course: Course,
+    held: Loader | None,
+    process: Process,
+    pictures: Pictures,
+) -> None:
+    """Fit what was taken over, in the main process for all, on pictures as they are learnt from."""
+    pair, started, count = course.pair, time.perf_counter(), 0
+    if process.is_main:
+        alone = process.world_size == 1  # several see the pictures that one would
+        own = course.loader if alone else open_loader(config, hyp, Process(), pictures, pair.teacher)
+        batches = list(some(own, course.device))
+        if not alone:
+            own.close()
+        count = fit_readers(pair, batches)
+    pair.student.load_state_dict(broadcast(pair.student.state_dict()))
+    course.state.ema = average_of(pair)
+    if held is not None:
+        shares = course.state.lightened["agreement"]
+        shares["fitted"] = agreement(pair.student, held, course.device)[3]
+        LOGGER.info(
+            f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
+            f"{time.perf_counter() - started:.0f} s"
+        )
+
+
+def some(loader: Loader, device: torch.device) -> Iterator[Tensor]:
+    """The first images of its first epoch, as much as is fitted on, and all when there are fewer."""
+    area = 0
+    loader.set_epoch(0)
+    for batch in loader:
+        images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
+        yield images
+        area += images.shape[0] * images.shape[2] * images.shape[3]
+        if area >= FITTED_AREA:
+            return
+
+
 def announce(lightening: Lightening, *, costs: bool) -> None:
     """Write and say what the run starts with; `costs`: of both networks, too."""
     config, course, run = lightening.config, lightening.course, lightening.run
@@ -334,6 +379,8 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
     start, ceiling = (known["agreement"][name] for name in ("start", "ceiling"))
     new = "new layers between the others" if lightening.config.width == 1 else "so few of the channels"
     why = f", as {new} let hardly anything through" if start < FAINT * ceiling else ""
+    fitted = f"{known['agreement']['fitted']:.3f} after the fit"
     LOGGER.info(
-        f"agreement (mAP50-95): {start:.3f} at the start{why}; teacher with rounded weights {ceiling:.3f}"
+        f"agreement (mAP50-95): {start:.3f} at the start{why}; {fitted}; "
+        f"teacher with rounded weights {ceiling:.3f}"
     )

@@ -1,0 +1,265 @@
+"""What a student took over is fitted to what it reads now: least squares, before anything is learnt.
+
+A convolution that was taken over expects the maps of the teacher, and behind a lighter layer it gets others.
+What it should make of them is known, as the teacher makes it of the same pictures, and to a convolution that
+is a linear problem: its weights are moved to the solution, one after the other in the order in which they
+run, each on what the student makes of all before it. Ridge regression towards the weights that are there, so
+that directions which no picture shows stay as they were.
+
+Fitted are channels whose weights are those of some convolution of the teacher's layer in their place, to what
+that one gives; and the last convolution of a layer that ends in a `Conv`, as the teacher's does, to its last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.blocks.conv import Conv
+from models.parse import Layer, run_layers
+from training.lightening.pair import Pair
+
+SAMPLES = 12_000  # positions of a map that are looked at, in all pictures together
+RIDGE = 0.01  # of the mean square of what is read: how much a weight is held where it is
+FAINT = 1e-3  # a BatchNorm's factor below which what it reads says nothing
+
+Take = Callable[[nn.Conv2d, Tensor, Tensor], None]
+
+
+@dataclass
+class Traced:
+    """What ran in a layer.
+
+    Attributes:
+        convs: in the order in which they ran.
+        norms: the BatchNorm that the result of one went to.
+        last: the convolution of the `Conv` whose result was the layer's, if it was one's.
+    """
+
+    convs: list[nn.Conv2d]
+    norms: dict[nn.Conv2d, nn.BatchNorm2d]
+    last: nn.Conv2d | None
+
+
+@dataclass
+class Reader:
+    """Channels of a convolution of the student, and those of the teacher's that they stand for."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d | None
+    channels: list[int]
+    wanted: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, int]]
+
+
+@torch.no_grad()
+def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
+    """Fit the student's convolutions on images, (B, C, H, W) each with values 0 to 1; how many there were."""
+    pair.student.eval()
+    lessons = [pair.lesson(images)[0] for images in batches]
+    readers = _readers(pair, batches[0], lessons[0])
+    needed = {conv for some in readers.values() for reader in some for conv, _, _ in reader.wanted}
+    share = max(SAMPLES // sum(map(len, batches)), 1)
+    told: dict[nn.Conv2d, list[Tensor]] = {conv: [] for conv in needed}
+
+    def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
+        if conv in told:
+            told[conv].append(_written(y, share))
+
+    for images in batches:
+        _trace_teacher(pair, images, note)
+    wanted = {conv: torch.cat(rows) for conv, rows in told.items()}
+    known = [dict(pair.given(maps)) for maps in lessons]
+    for layer, module in _own(pair):
+        inputs = [_inputs(layer, maps) for maps in known]
+        for reader in readers[layer.index]:
+            rows: list[Tensor] = []
+
+            def read(conv: nn.Conv2d, x: Tensor, y: Tensor, rows: list[Tensor] = rows) -> None:
+                if conv is reader.conv:  # noqa: B023
+                    rows.append(_read(conv, x, y, share))
+
+            for x in inputs:
+                trace(module, x, read)
+            _move(reader, torch.cat(rows), wanted)
+        for maps, x in zip(known, inputs):
+            maps[layer.index] = module(x)
+        for j in [j for j in known[0] if not any(j in later.sources for later, _ in _own(pair, layer.index))]:
+            for maps in known:
+                del maps[j]
+    return sum(map(len, readers.values()))
+
+
+def _own(pair: Pair, after: int = -1) -> list[tuple[Layer, nn.Module]]:
+    """The student's own layers; those after one of them."""
+    own = list(zip(pair.student.layers, pair.student.model))[pair.shared :]
+    return [(layer, module) for layer, module in own if layer.index > after]
+
+
+def _inputs(layer: Layer, maps: Mapping[int, Any]) -> Any:
+    inputs = [maps[j] for j in layer.sources]
+    return inputs if layer.joins else inputs[0]
+
+
+def trace(module: nn.Module, x: Any, take: Take = lambda conv, x, y: None) -> tuple[Any, Traced]:
+    """Run a layer and see how; `take` is given what each convolution reads and writes."""
+    found = Traced([], {}, None)
+    written: list[Any] = [None, None]  # the latest result of a convolution, and of a Conv
+    maker: list[nn.Conv2d] = []
+
+    def after(part: nn.Module, args: tuple[Any, ...], y: Any) -> None:
+        if isinstance(part, nn.Conv2d):
+            found.convs.append(part)
+            written[0] = y
+            take(part, args[0], y)
+        elif isinstance(part, nn.BatchNorm2d) and args[0] is written[0]:
+            found.norms[found.convs[-1]] = part
+        elif isinstance(part, Conv):
+            written[1], maker[:] = y, [part.conv]
+
+    handles = [part.register_forward_hook(after) for part in module.modules()]
+    try:
+        y = module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if maker and y is written[1]:
+        found.last = maker[0]
+    return y, found
+
+
+def _trace_teacher(pair: Pair, images: Tensor, take: Take = lambda conv, x, y: None) -> dict[int, Traced]:
+    """The teacher's layers by index, in whose places the student's own stand."""
+    stands = {pair.pairs[layer.index] for layer, _ in _own(pair) if layer.index in pair.pairs}
+    found: dict[int, Traced] = {}
+
+    def call(layer: Layer, module: nn.Module, x: Any) -> Any:
+        if layer.index not in stands:
+            return module(x)
+        y, found[layer.index] = trace(module, x, take)
+        return y
+
+    run_layers(pair.teacher.model, pair.teacher.layers, images, call)
+    return found
+
+
+def _readers(pair: Pair, images: Tensor, lesson: Mapping[int, Any]) -> dict[int, list[Reader]]:
+    """What can be fitted, by the student's own layers, in the order in which it runs."""
+    shapes: dict[nn.Conv2d, torch.Size] = {}
+
+    def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
+        shapes[conv] = y.shape[2:]
+
+    teacher, maps = _trace_teacher(pair, images, note), dict(pair.given(lesson))
+    found: dict[int, list[Reader]] = {}
+    for layer, module in _own(pair):
+        maps[layer.index], own = trace(module, _inputs(layer, maps), note)
+        its = pair.pairs.get(layer.index)
+        readers = [] if its is None else _of_layer(own, teacher[its], pair.kept(its))
+        found[layer.index] = [
+            reader
+            for reader in readers
+            if all(shapes[conv] == shapes[reader.conv] for conv, _, _ in reader.wanted)
+        ]
+    return found
+
+
+def _of_layer(own: Traced, its: Traced, kept: Sequence[int]) -> list[Reader]:
+    """What can be fitted of a layer; `kept`: the channels of the teacher's layer that the student has."""
+    rows = {
+        _content(row): (conv, its.norms.get(conv), number)
+        for conv in its.convs
+        if conv.groups == 1
+        for number, row in enumerate(conv.weight)
+    }
+    found = []
+    for conv, times in Counter(own.convs).items():
+        if conv.groups != 1 or times > 1 or isinstance(conv.padding, str):
+            continue
+        norm = own.norms.get(conv)
+        stand = {number: rows.get(_content(row)) for number, row in enumerate(conv.weight)}
+        if conv is own.last and its.last is not None and len(kept) == conv.out_channels:
+            stand = {
+                number: (its.last, its.norms.get(its.last), channel) for number, channel in enumerate(kept)
+            }
+        wanted = {number: one for number, one in stand.items() if one and (one[1] is None) == (norm is None)}
+        if norm is not None:
+            wanted = {
+                number: one for number, one in wanted.items() if abs(float(norm.weight[number])) > FAINT
+            }
+        if wanted:
+            found.append(Reader(conv, norm, list(wanted), list(wanted.values())))
+    return found
+
+
+def _content(row: Tensor) -> bytes:
+    return row.detach().cpu().float().contiguous().numpy().tobytes()
+
+
+def _positions(picture: int, count: int, share: int) -> Tensor:
+    """Where a map of so many positions is looked at: the same places in maps of the same size."""
+    generator = torch.Generator().manual_seed(picture)
+    return torch.randperm(count, generator=generator)[:share]
+
+
+def _written(y: Tensor, share: int) -> Tensor:
+    """Some positions of a map (B, C, H, W), as rows (N, C)."""
+    maps = y.flatten(2)
+    return torch.cat(
+        [one[:, _positions(i, one.shape[1], share).to(one.device)].T for i, one in enumerate(maps)]
+    )
+
+
+def _read(conv: nn.Conv2d, x: Tensor, y: Tensor, share: int) -> Tensor:
+    """What a convolution read for these positions of its map: rows (N, K), K the weights of a channel."""
+    shape = {"dilation": conv.dilation, "padding": conv.padding, "stride": conv.stride}
+    count = y.shape[2] * y.shape[3]
+    rows = []
+    for i, one in enumerate(x):
+        patches = F.unfold(one[None], conv.kernel_size, **shape)[0]  # type: ignore[arg-type]
+        rows.append(patches[:, _positions(i, count, share).to(one.device)].T)
+    return torch.cat(rows)
+
+
+def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Tensor]) -> None:
+    """Move the weights of a reader to where they give what is wanted for what it reads."""
+    conv, norm = reader.conv, reader.norm
+    x = read.cpu().double()
+    weight = conv.weight[reader.channels].flatten(1).cpu().double()
+    goal = (
+        torch.stack([wanted[other][:, channel] for other, _, channel in reader.wanted], dim=1).cpu().double()
+    )
+    if norm is not None:
+        its = torch.stack([_line(other, channel) for _, other, channel in reader.wanted if other is not None])
+        mine = torch.stack([_line(norm, channel) for channel in reader.channels])
+        # what has to stand before the student's BatchNorm, for the teacher's result after its own
+        goal = (goal * its[:, 0] + its[:, 1] - mine[:, 1]) / mine[:, 0]
+    rest = goal - x @ weight.T
+    if conv.bias is not None:
+        rest = rest - conv.bias[reader.channels].cpu().double()
+    free = norm is not None or conv.bias is not None  # to take up what is constant
+    x_mean, mean = (x.mean(dim=0), rest.mean(dim=0)) if free else (x.new_zeros(()), x.new_zeros(()))
+    x, rest = x - x_mean, rest - mean
+    gram = x.T @ x
+    held = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+    step = torch.linalg.solve(gram + held * torch.eye(len(gram), dtype=gram.dtype), x.T @ rest).T
+    constant = mean - step @ x_mean if free else mean
+    if not (step.isfinite().all() and constant.isfinite().all()):
+        return
+    conv.weight[reader.channels] += step.view(-1, *conv.weight.shape[1:]).to(conv.weight)
+    if norm is not None and norm.running_mean is not None:
+        norm.running_mean[reader.channels] -= constant.to(norm.running_mean)
+    elif conv.bias is not None:
+        conv.bias[reader.channels] += constant.to(conv.bias)
+
+
+def _line(norm: nn.BatchNorm2d, channel: int) -> Tensor:
+    """(2,) factor and constant of a BatchNorm at rest."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight[channel].double() / (norm.running_var[channel].double() + norm.eps).sqrt()
+    return torch.stack((factor, norm.bias[channel].double() - factor * norm.running_mean[channel])).cpu()
