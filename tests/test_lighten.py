@@ -73,6 +73,7 @@ def test_the_whole_course(
     # as it was decided when the run began: a resume on another machine keeps to it
     assert content["train_args"]["amp"] == resolved("auto", torch.device("cpu"))
     assert known["agreement"]["start"] < known["agreement"]["ceiling"] <= 1
+    assert f"{known['agreement']['fitted']:.3f} after the fit" in said
     numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))
     its, own = numbers["variants"]
     assert (its["name"], own["name"]) == ("teacher", "yolov5n-csppc-neck")

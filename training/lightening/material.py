@@ -16,11 +16,14 @@ from training.lightening.measure import agreement, as_seen_by, held_loader
 from training.lightening.pictures import Pictures, find_pictures, open_pictures, read_list
 from training.run_folder import RunFolder
 from utils.checkpoints.files import read_checkpoint
+from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex
 from utils.data.letterbox import rounded_size
+from utils.data.loader import Loader
 from utils.device import amp_dtype, resolved
 from utils.distributed import Process, broadcast, once_per_machine
 from utils.errors import UserError
+from utils.hyperparameters import Hyperparameters
 
 LARGEST_SIDE = 16384
 
@@ -110,3 +113,22 @@ def size_of(path: Path) -> int:
     settings = read_checkpoint(path)["train_args"]
     size = settings.get("imgsz") if isinstance(settings, dict) else None
     return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640
+
+
+def open_loader(
+    config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
+) -> Loader:
+    """Batches of the pictures that are learnt from: this process' share of each."""
+    dataset = DetectionDataset(
+        pictures.train,
+        side_of(config, teacher),
+        hyp=hyp,
+        augment=True,
+        batch_size=config.batch_size // process.world_size,
+        seed=config.seed,
+        channels=teacher.channels,
+    )
+    rank, world_size = process.rank, process.world_size
+    return Loader(
+        dataset, workers=config.workers, shuffle=True, seed=config.seed, rank=rank, world_size=world_size
+    )

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.cfg import load_cfg, validate_cfg
 from models.insertion import inserted, written
@@ -18,19 +16,20 @@ from models.summary import layer_costs, summary_line
 from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
+from training.lightening.beginning import begin, fit, settle_steps
 from training.lightening.config import LightenConfig
-from training.lightening.course import FEW_STEPS, Course, average_of, build_optimizer, plan, steps_in
-from training.lightening.fitting import fit_readers
+from training.lightening.course import Course, average_of, build_optimizer, plan
 from training.lightening.material import (
     Material,
     check_pictures,
     files_of,
     kept_list,
+    open_loader,
     open_material,
     settled,
     side_of,
 )
-from training.lightening.measure import agreement, check_classes, held_loader
+from training.lightening.measure import check_classes, held_loader
 from training.lightening.pair import Pair
 from training.lightening.pictures import Pictures, write_list
 from training.run_folder import RunFolder, write_results
@@ -38,7 +37,6 @@ from training.state import TrainingState
 from training.teacher import save_teacher
 from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
-from utils.data.dataset import DetectionDataset
 from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
 from utils.distributed import Process, broadcast, share_statistics
@@ -47,7 +45,6 @@ from utils.files import write_text
 from utils.hyperparameters import Hyperparameters
 
 LITTLE = 0.05  # of the parameters
-FITTED_AREA = 12_000_000  # pixels, of all pictures together that the convolutions taken over are fitted on
 FAINT = 0.1  # of what a student can agree at most
 
 COLUMNS = (
@@ -158,11 +155,11 @@ def _set_up(
     else:
         begin(config, course, held, material, path)
         fit(config, hyp, course, held, process, material.pictures)
+        settle_steps(config, course, process)
     state.lightened = broadcast(state.lightened)
     run = broadcast(folder() if process.is_main else None) or folder()
     lightening = Lightening(config, process, run, course, held, material.pictures, path)
-    stages = bool(pair.cuts)
-    course.parts = plan(state.lightened["steps"], stages=stages, measures=config.measures)
+    course.parts = plan(state.lightened["steps"], stages=bool(pair.cuts), measures=config.measures)
     if checkpoint is None and process.is_main:
         announce(lightening, costs=alone)
         lightening.save(complete=False)
@@ -219,25 +216,6 @@ def build_course(
     return Course(pair, open_loader(config, hyp, process, pictures, pair.teacher), state, [], device, dtype)
 
 
-def open_loader(
-    config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
-) -> Loader:
-    """Batches of the pictures that are learnt from: this process' share of each."""
-    dataset = DetectionDataset(
-        pictures.train,
-        side_of(config, teacher),
-        hyp=hyp,
-        augment=True,
-        batch_size=config.batch_size // process.world_size,
-        seed=config.seed,
-        channels=teacher.channels,
-    )
-    rank, world_size = process.rank, process.world_size
-    return Loader(
-        dataset, workers=config.workers, shuffle=True, seed=config.seed, rank=rank, world_size=world_size
-    )
-
-
 def tell_what_it_begins_with(config: LightenConfig, pair: Pair, report: TransferReport, path: Path) -> None:
     """Say what the student has of the teacher, and when that is next to nothing, or it is no lighter."""
     share = f"{report.share:.1%} of its {report.total.all_parameters:,} parameters"
@@ -291,70 +269,6 @@ def description(config: LightenConfig, teacher: DetectionModel) -> str | dict[st
     if config.insert:
         content = inserted(content, config.insert)
     return content | {"width_multiple": content["width_multiple"] * config.width}
-
-
-def begin(config: LightenConfig, course: Course, held: Loader | None, material: Material, path: Path) -> None:
-    """Decide how many steps the run takes, and note what it starts from; what counts is the main process'."""
-    steps = config.steps or steps_in(config.minutes, course.pair, course)
-    if held is None:
-        return
-    if not config.steps and steps < FEW_STEPS:
-        warn(
-            f"--minutes {config.minutes:g} holds {steps} steps here, too few to learn much from; give more "
-            "--minutes, or --steps; some hundreds do well"
-        )
-    pictures = material.pictures
-    course.state.lightened = {
-        "teacher": str(path),
-        "source": config.source,
-        "pictures": len(pictures.all),
-        "fingerprint": pictures.fingerprint(),
-        "steps": steps,
-        "agreement": {
-            "ceiling": material.ceiling,
-            "start": agreement(course.pair.student, held, course.device)[3],
-        },
-    }
-
-
-def fit(
-    config: LightenConfig,
-    hyp: Hyperparameters,
-    course: Course,
-    held: Loader | None,
-    process: Process,
-    pictures: Pictures,
-) -> None:
-    """Fit what was taken over, in the main process for all, on pictures as they are learnt from."""
-    pair, started, count = course.pair, time.perf_counter(), 0
-    if process.is_main:
-        alone = process.world_size == 1  # several see the pictures that one would
-        own = course.loader if alone else open_loader(config, hyp, Process(), pictures, pair.teacher)
-        batches = list(some(own, course.device))
-        if not alone:
-            own.close()
-        count = fit_readers(pair, batches)
-    pair.student.load_state_dict(broadcast(pair.student.state_dict()))
-    course.state.ema = average_of(pair)
-    if held is not None:
-        shares = course.state.lightened["agreement"]
-        shares["fitted"] = agreement(pair.student, held, course.device)[3]
-        LOGGER.info(
-            f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
-            f"{time.perf_counter() - started:.0f} s"
-        )
-
-
-def some(loader: Loader, device: torch.device) -> Iterator[Tensor]:
-    """The first images of its first epoch, as much as is fitted on, and all when there are fewer."""
-    area = 0
-    loader.set_epoch(0)
-    for batch in loader:
-        images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
-        yield images
-        area += images.shape[0] * images.shape[2] * images.shape[3]
-        if area >= FITTED_AREA:
-            return
 
 
 def announce(lightening: Lightening, *, costs: bool) -> None:
