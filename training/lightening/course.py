@@ -56,7 +56,7 @@ class Part:
 
 def plan(steps: int, *, stages: bool, measures: int = MEASURES) -> list[Part]:
     """The course of so many steps in all, part by part; `stages`: whether there are any to compare."""
-    few = max(round(measures * STAGE_MEASURES), 1)
+    few = max(round(measures * STAGE_MEASURES), 1) if stages else 0
     first = round(steps * STAGE_SHARE) if stages else 0
     parts = []
     for phase, length, most in ((STAGES, first, few), (WHOLE, steps - first, measures - few)):
@@ -180,7 +180,7 @@ class Course:
         return True
 
 
-def steps_in(minutes: float, pair: Pair, course: Course) -> int:
+def steps_in(minutes: float, pair: Pair, course: Course, *, stages: bool) -> int:
     """How many steps fit into so many minutes here, by timing some of each phase without learning.
 
     Workers make further batches meanwhile, as they will then.
@@ -190,7 +190,7 @@ def steps_in(minutes: float, pair: Pair, course: Course) -> int:
     pair.train(batch_statistics=False)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # which the course sets in every step
-    for phase in (STAGES, WHOLE) if pair.cuts else (WHOLE,):
+    for phase in (STAGES, WHOLE) if stages else (WHOLE,):
         trials = []
         for _ in range(1 + TRIALS):
             started = time.perf_counter()

@@ -85,10 +85,10 @@ class TimedPair:
 def test_minutes_become_steps(cuts: dict[int, int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = TimedCourse({STAGES: 0.75, WHOLE: 1.75, "step": 0.25})
     monkeypatch.setattr(course.time, "perf_counter", lambda: timed.now)
-    assert steps_in(10, cast(Any, TimedPair(cuts)), cast(Course, timed)) == expected
+    assert steps_in(10, cast(Any, TimedPair(cuts)), cast(Course, timed), stages=bool(cuts)) == expected
     assert timed.weight.grad is timed.adapter.grad is None and float(timed.weight.detach()) == 1
     assert not timed.state.optimizer.state  # the course begins as if nothing had been
-    assert steps_in(0.001, cast(Any, TimedPair(cuts)), cast(Course, timed)) == 2
+    assert steps_in(0.001, cast(Any, TimedPair(cuts)), cast(Course, timed), stages=bool(cuts)) == 2
 
 
 @pytest.fixture
