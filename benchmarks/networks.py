@@ -28,7 +28,7 @@ from utils.counting.measure import count_parameters, measure, meta_copy
 from utils.counting.meter import Cost
 from utils.errors import UserError
 from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
-from utils.optional import check_installed
+from utils.optional import check_all_installed
 
 PROFILED = ("onnx", "openvino")
 # forms, and what follows the name of a network
@@ -170,10 +170,9 @@ def check_packages(runtimes: Sequence[str]) -> None:
     Raises:
         UserError: a package that a runtime needs, or that writes what it reads, is not installed.
     """
-    for runtime in runtimes:
-        if runtime != "torch":
-            check_installed(PACKAGES[runtime], PACKAGES[runtime])
-            check_needs(FORMATS[RUNTIMES[runtime]])
+    others = [runtime for runtime in runtimes if runtime != "torch"]
+    check_all_installed({PACKAGES[runtime]: PACKAGES[runtime] for runtime in others})
+    check_needs(*(FORMATS[RUNTIMES[runtime]] for runtime in others))
 
 
 def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 
 from utils.errors import UserError
@@ -33,7 +34,7 @@ def require(module: str, pip: str) -> ModuleType:
             raise KeyboardInterrupt from error
         top = module.split(".")[0]
         if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == top:
-            raise UserError(_absent(top, pip)) from error
+            raise UserError(_absent({top: pip})) from error
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the package {top} cannot be loaded ({reason}); try pip install -U {pip}") from error
 
@@ -44,8 +45,18 @@ def check_installed(module: str, pip: str) -> None:
     Raises:
         UserError: it is not installed.
     """
-    if not is_installed(module):
-        raise UserError(_absent(module.split(".")[0], pip))
+    check_all_installed({module: pip})
+
+
+def check_all_installed(wanted: Mapping[str, str]) -> None:
+    """The same for several: all that are missing are named at once.
+
+    Args:
+        wanted: what `pip install` has to be told, by module.
+    """
+    missing = {module.split(".")[0]: pip for module, pip in wanted.items() if not is_installed(module)}
+    if missing:
+        raise UserError(_absent(missing))
 
 
 def is_installed(module: str) -> bool:
@@ -56,5 +67,7 @@ def is_installed(module: str) -> bool:
     return importlib.util.find_spec(top) is not None
 
 
-def _absent(package: str, pip: str) -> str:
-    return f"this needs the package {package}: pip install {pip}"
+def _absent(packages: Mapping[str, str]) -> str:
+    several = "packages" if len(packages) > 1 else "package"
+    pip = " ".join(dict.fromkeys(packages.values()))
+    return f"this needs the {several} {', '.join(packages)}: pip install {pip}"

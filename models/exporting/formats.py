@@ -9,7 +9,7 @@ from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, t
 from models.exporting.config import ExportConfig
 from models.exporting.job import Exporter
 from utils.errors import UserError
-from utils.optional import check_installed
+from utils.optional import check_all_installed
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,13 @@ def formats_of(config: ExportConfig) -> list[Format]:
             if getattr(config, flag) and flag not in form.flags:
                 able = ", ".join(other.name for other in FORMATS.values() if flag in other.flags)
                 raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
+    check_needs(*found.values())
     for form in found.values():
-        check_needs(form)
         if form.check:
             form.check(config)
     return list(found.values())
 
 
-def check_needs(form: Format) -> None:
-    """Raise a UserError with the pip command when a package that a format needs is not installed."""
-    for package in form.needs:
-        check_installed(package, PIP.get(package, package))
+def check_needs(*forms: Format) -> None:
+    """Raise a UserError with the pip command when packages that formats need are not installed."""
+    check_all_installed({package: PIP.get(package, package) for form in forms for package in form.needs})

@@ -10,7 +10,7 @@ import pytest
 
 from utils.errors import UserError
 from utils.files import ROOT
-from utils.optional import require
+from utils.optional import check_all_installed, require
 
 
 def test_an_absent_package_gives_its_command() -> None:
@@ -50,3 +50,12 @@ def test_runtimes_do_not_tell_their_makers(tmp_path: Path) -> None:
     environment = {"PATH": "", "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_that_are_missing_are_named_at_once() -> None:
+    wanted = {"nowhere.deep": "some-name", "json": "json", "elsewhere": "other"}
+    with pytest.raises(
+        UserError, match=r"^this needs the packages nowhere, elsewhere: pip install some-name other$"
+    ):
+        check_all_installed(wanted)
+    check_all_installed({"json": "json"})

@@ -23,7 +23,7 @@ from training.loggers.wandb import WandB
 from utils.console import LOGGER, warn
 from utils.errors import UserError
 from utils.files import write_text
-from utils.optional import check_installed, is_installed
+from utils.optional import check_all_installed, is_installed
 from utils.reading import read_yaml
 
 KEYS = "loggers.yaml"  # the file of a run folder that says how each service calls the run
@@ -120,9 +120,8 @@ class Loggers:
 
 
 def check_services(names: Sequence[str]) -> None:
-    """Raise a UserError when a package of one of these services is not installed."""
-    for name in chosen(names):
-        check_installed(SERVICES[name].module, SERVICES[name].pip)
+    """Raise a UserError when packages of these services are not installed."""
+    check_all_installed({SERVICES[name].module: SERVICES[name].pip for name in chosen(names)})
 
 
 def chosen(names: Sequence[str]) -> list[str]:
