@@ -215,7 +215,7 @@ def conclude(lightening: Lightening) -> None:
     if not lightening.process.is_main:
         return
     config, run, state = lightening.config, lightening.run, lightening.state
-    shares, best = state.lightened["agreement"], state.results[state.best.epoch][8]
+    shares, best = state.lightened["agreement"], lightening.agreed
     LOGGER.info(
         f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, "
         f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
@@ -250,8 +250,7 @@ def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[f
         replace(variant_of(name, "student" if name != TEACHER else "teacher", model, imgsz), true_map=value)
         for (name, model), value in zip(models.items(), true or (None, None))
     )
-    best = lightening.state.results[lightening.state.best.epoch][8]
-    student = replace(student, start=known["agreement"]["start"], end=best)
+    student = replace(student, start=known["agreement"]["start"], end=lightening.agreed)
     if config.runtime:
         teacher, student = (
             variant.timed(timing)

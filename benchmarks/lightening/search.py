@@ -227,7 +227,7 @@ def fit(
         done[one.name] = Fit(failed=str(error))
     else:
         state = lightening.state
-        start, end = state.lightened["agreement"]["start"], state.results[state.best.epoch][8]
+        start, end = state.lightened["agreement"]["start"], lightening.agreed
         done[one.name] = Fit(state.lightened["steps"], time.monotonic() - started, start, end)
     search.save()
 

@@ -19,9 +19,11 @@ from utils.console import LOGGER, warn
 from utils.data.loader import Loader
 from utils.device import memory_format
 from utils.distributed import Process, broadcast
+from utils.evaluation.metrics import fitness
 from utils.hyperparameters import Hyperparameters
 
 FITTED_AREA = 12_000_000  # pixels, of all pictures together that the convolutions taken over are fitted on
+FITTED = -1  # the part before the first
 FITTED_WELL = 0.25  # of what a student can agree at most: then it learns as a whole from the first step
 
 
@@ -63,7 +65,9 @@ def fit(
     course.state.ema = average_of(pair)
     if held is not None:
         shares = course.state.lightened["agreement"]
-        shares["fitted"] = agreement(pair.student, held, course.device)[3]
+        metrics = agreement(pair.student, held, course.device)
+        shares["fitted"] = metrics[3]
+        course.state.best.update(FITTED, fitness(*metrics))
         LOGGER.info(
             f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
             f"{time.perf_counter() - started:.0f} s"

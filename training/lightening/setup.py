@@ -73,6 +73,12 @@ class Lightening:
     def state(self) -> TrainingState:
         return self.course.state
 
+    @property
+    def agreed(self) -> float:
+        """Agreement of the best weights: of a part's, or of what the fit made when no part was better."""
+        best, shares = self.state.best.epoch, self.state.lightened["agreement"]
+        return float(shares["fitted"] if best < 0 else self.state.results[best][8])
+
     def save(self, complete: bool) -> None:
         """Write what a resume needs, the results so far, and the best weights when this part made them.
 
@@ -162,6 +168,7 @@ def _set_up(
     course.parts = plan(state.lightened["steps"], stages=has_stages(course), measures=config.measures)
     if checkpoint is None and process.is_main:
         announce(lightening, costs=alone)
+        state.save_weights(run.best)  # what the fit made, until a part is better
         lightening.save(complete=False)
     return lightening
 
