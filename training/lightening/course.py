@@ -33,6 +33,7 @@ from utils.interrupt import StopRequest
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
 RATES = {STAGES: 3e-3, WHOLE: 2e-3}
+SHORT = 600  # steps, below which the rate of a student that was fitted well is less in proportion
 OLD_PACE = 0.2  # layers that are the teacher's own learn at a fifth of the pace of new ones
 MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things that are in no picture, too
 OUTPUT_WEIGHT = 0.1
@@ -98,6 +99,7 @@ class Course:
 
     Attributes:
         parts: the plan; `state.epoch` is the part under way, `state.batch` the steps of it that are done.
+        fitted: whether least squares have brought the student so far that it has no stages to learn.
     """
 
     pair: Pair
@@ -106,6 +108,11 @@ class Course:
     parts: list[Part]
     device: torch.device
     dtype: torch.dtype | None
+    fitted: bool = False
+
+    def rate(self, part: Part) -> float:
+        """The highest of a phase. Few steps at a high one would undo what the fit has made."""
+        return RATES[part.phase] * (min(1.0, part.length / SHORT) if self.fitted else 1.0)
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor]:
         """What there is to learn from a batch, and (3,) the mean stage error, output error and their sum."""
@@ -148,7 +155,7 @@ class Course:
             for step in bar:
                 self.pair.train(batch_statistics=step < SETTLE * part.length)
                 for group in state.optimizer.param_groups:
-                    group["lr"] = RATES[part.phase] * group["pace"] * pace(step, part.length)
+                    group["lr"] = self.rate(part) * group["pace"] * pace(step, part.length)
                 # several processes stop together; the batch that one of them waits for has to come
                 with stop.raising() if self.state.processes == 1 else nullcontext():
                     batch = next(batches)

@@ -87,6 +87,8 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
             for x in inputs:
                 trace(module, x, read)
             _move(reader, torch.cat(rows), wanted)
+        if layer.index in pair.new:
+            _settle(module, inputs)
         for maps, x in zip(known, inputs):
             maps[layer.index] = module(x)
         for j in [j for j in known[0] if not any(j in later.sources for later, _ in _own(pair, layer.index))]:
@@ -256,6 +258,39 @@ def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Tensor]) -> N
         norm.running_mean[reader.channels] -= constant.to(norm.running_mean)
     elif conv.bias is not None:
         conv.bias[reader.channels] += constant.to(conv.bias)
+
+
+def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
+    """Give each BatchNorm the statistics of what it reads, with factor and constant that leave what it makes.
+
+    While it learns it uses those of the batch, and so makes then what it has been fitted with.
+    """
+    read: dict[nn.BatchNorm2d, list[Tensor]] = {}
+
+    def note(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3), correction=0)
+        read.setdefault(norm, []).append(torch.stack((mean, variance)).cpu().double())
+
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part.affine]
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    try:
+        for x in inputs:
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for norm, moments in read.items():
+        assert norm.running_mean is not None and norm.running_var is not None
+        means, variances = torch.stack(moments).unbind(dim=1)
+        mean = means.mean(dim=0)
+        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+        factor = norm.weight.cpu().double() / (norm.running_var.cpu().double() + norm.eps).sqrt()
+        constant = norm.bias.cpu().double() - factor * norm.running_mean.cpu().double()
+        norm.weight.copy_(factor * (variance + norm.eps).sqrt())
+        norm.bias.copy_(constant + factor * mean)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def _line(norm: nn.BatchNorm2d, channel: int) -> Tensor:

@@ -165,6 +165,7 @@ def _set_up(
     state.lightened = broadcast(state.lightened)
     run = broadcast(folder() if process.is_main else None) or folder()
     lightening = Lightening(config, process, run, course, held, material.pictures, path)
+    course.fitted = bool(pair.cuts) and not has_stages(course)
     course.parts = plan(state.lightened["steps"], stages=has_stages(course), measures=config.measures)
     if checkpoint is None and process.is_main:
         announce(lightening, costs=alone)

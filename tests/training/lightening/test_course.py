@@ -120,3 +120,11 @@ def test_old_layers_learn_at_a_fifth_of_the_pace_of_new_ones(learning: Course) -
         expected = None if index < pair.shared else 1.0 if index in pair.new else 0.2
         assert {paces.get(id(p)) for p in layer.parameters() if p.requires_grad} <= {expected}, index
     assert {*paces.values()} == {1.0, 0.2}
+
+
+def test_a_short_run_of_a_fitted_student_is_gentle() -> None:
+    parts = [plan(steps, stages=False)[0] for steps in (150, 600, 5000)]
+    own = [course.Course.rate(cast(Course, SimpleNamespace(fitted=True)), part) for part in parts]
+    others = [course.Course.rate(cast(Course, SimpleNamespace(fitted=False)), part) for part in parts]
+    assert others == [course.RATES[WHOLE]] * 3
+    assert own == [others[0] / 4, *others[1:]]

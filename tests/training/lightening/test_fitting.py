@@ -148,3 +148,20 @@ def test_a_trace_knows_the_last_convolution() -> None:
     _, found = trace(nn.Sequential(plain, nn.Upsample(scale_factor=2)).eval(), torch.rand(1, 3, 8, 8))
     assert found.last is None and found.convs == [plain.conv]
     assert not plain._forward_hooks
+
+
+def test_new_layers_make_in_training_what_they_were_fitted_with(
+    teacher: DetectionModel, batches: list[Tensor]
+) -> None:
+    """The statistics of the batch are then those that their BatchNorms have."""
+    torch.manual_seed(0)
+    pair = pair_of(teacher, "yolov5n-slimneck.yaml")
+    everything = torch.cat(batches)
+    fit_readers(pair, [everything])
+    found = []
+    for of_the_batch in (False, True):
+        pair.train(batch_statistics=of_the_batch)
+        with torch.no_grad():
+            found.append(pair.errors(pair.lesson(everything)[0], stages=False)[1])
+    for own, other in zip(*map(list, found), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-2, atol=1e-2)
