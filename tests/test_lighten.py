@@ -162,7 +162,7 @@ def test_two_processes_learn_what_one_does(
     flags = (*arguments, "--steps", "6", "--measures", "2", "--amp", amp)
     pair = run(*flags, "--name", "pair", command=(*PAIR[:-1], "lighten.py"))
     assert pair.returncode == 0, pair.stderr
-    assert pair.stdout.count("whole 4/4") == 1
+    assert pair.stdout.count("whole 6/6") == 1
     lighten.main([*flags, "--name", "single"])
     both = [rows(tmp_path / name / "results.csv") for name in ("pair", "single")]
     for mine, its in zip(*both, strict=True):
