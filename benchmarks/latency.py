@@ -49,7 +49,6 @@ from utils.errors import UserError
 from utils.files import ROOT, temporary_folder, write_text
 from utils.flags import at_least, flag, one_of
 from utils.interrupt import run_child
-from utils.optional import check_installed
 
 TEMPLATE = "latency.md.j2"
 
@@ -99,10 +98,9 @@ def run(config: Config) -> None:
     """
     setup_console()
     runtimes = list(dict.fromkeys(config.runtimes))
-    check_packages(runtimes)
+    check_packages(runtimes, int8=bool(config.int8))
     spec = None
     if config.int8:
-        check_installed("nncf", "nncf")
         spec = load_data_spec(config.int8)
     if config.output:
         check_page(Path(config.output), mark_of(TEMPLATE), "--output")

@@ -28,7 +28,6 @@ from utils.counting.measure import count_parameters, measure, meta_copy
 from utils.counting.meter import Cost
 from utils.errors import UserError
 from utils.flags import IMGSZ, SIDE, CommandConfig, at_least, between, flag, one_of
-from utils.optional import check_all_installed
 
 PROFILED = ("onnx", "openvino")
 # forms, and what follows the name of a network
@@ -164,15 +163,15 @@ def title_of(source: Path) -> str:
     return source.name.removesuffix(".yaml")
 
 
-def check_packages(runtimes: Sequence[str]) -> None:
+def check_packages(runtimes: Sequence[str], *, int8: bool = False) -> None:
     """Refuse early what would fail after minutes.
 
     Raises:
         UserError: a package that a runtime needs, or that writes what it reads, is not installed.
     """
     others = [runtime for runtime in runtimes if runtime != "torch"]
-    check_all_installed({PACKAGES[runtime]: PACKAGES[runtime] for runtime in others})
-    check_needs(*(FORMATS[RUNTIMES[runtime]] for runtime in others))
+    more = [*(PACKAGES[runtime] for runtime in others), *(["nncf"] if int8 else [])]
+    check_needs(*(FORMATS[RUNTIMES[runtime]] for runtime in others), more=more)
 
 
 def describe_machine(runtimes: Sequence[str]) -> dict[str, Any]:

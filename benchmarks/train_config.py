@@ -169,13 +169,13 @@ def prepare(
     for cfg, insert in networks:
         open_teacher(told, network_of(cfg, insert, spec.nc, anchors), run=None)
     weights = load_model(find_weights(told.initial_weights)) if told.initial_weights else None
-    check_page(config.page, mark_of(template), "--output", beside=(config.page.with_suffix(".png"),))
     try:
         notes = find_file(config.notes).read_text(encoding="utf-8") if config.notes else ""
     except UnicodeDecodeError as error:
         raise UserError(f"--notes: {config.notes} is not a text file in UTF-8") from error
     index = build_index(spec.val, spec.names)
     index.report.check_usable("val")
+    check_page(config.page, mark_of(template), "--output", beside=(config.page.with_suffix(".png"),))
     return weights, index, notes
 
 

@@ -340,7 +340,7 @@ def test_resume_refuses_other_pictures(arguments: tuple[str, ...], tiny_data: Pa
 def test_nothing_depends_on_the_workers(
     arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.lightening.beginning.FITTED_WELL", 2)  # nobody is: stages come first
+    monkeypatch.setattr("training.lightening.course.FITTED_WELL", 2)  # nobody is: stages come first
     for workers in ("0", "1"):
         lighten.main([*arguments, "--steps", "3", "--name", workers, "--workers", workers])
         parts = rows(tmp_path / workers / "results.csv")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.exporting import coreml, executorch, litert, ncnn, onnx, openvino, torchscript, web, yolov5
@@ -100,13 +100,14 @@ def formats_of(config: ExportConfig) -> list[Format]:
             if getattr(config, flag) and flag not in form.flags:
                 able = ", ".join(other.name for other in FORMATS.values() if flag in other.flags)
                 raise UserError(f"--{flag} is not for {form.name}; it is for {able}")
-    check_needs(*found.values())
+    check_needs(*found.values(), more=("nncf",) if config.int8 else ())
     for form in found.values():
         if form.check:
             form.check(config)
     return list(found.values())
 
 
-def check_needs(*forms: Format) -> None:
-    """Raise a UserError with the pip command when packages that formats need are not installed."""
-    check_all_installed({package: PIP.get(package, package) for form in forms for package in form.needs})
+def check_needs(*forms: Format, more: Sequence[str] = ()) -> None:
+    """Raise a UserError with the pip command when packages that formats need, or more, are not installed."""
+    needed = (*(package for form in forms for package in form.needs), *more)
+    check_all_installed({package: PIP.get(package, package) for package in needed})

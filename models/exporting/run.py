@@ -28,7 +28,6 @@ from utils.data.letterbox import rounded_size
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.files import is_full
-from utils.optional import check_installed
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
     if config.tune:
         check_tunable(config, formats)
     if config.int8:
-        check_installed("nncf", "nncf")
         spec = load_data_spec(config.data)  # a mistake in it shows before the work
         report = build_index(spec.val, spec.names).report  # by these the loss is measured
         report.check_usable("val")

@@ -24,7 +24,6 @@ from utils.hyperparameters import Hyperparameters
 
 FITTED_AREA = 12_000_000  # pixels, of all pictures together that the convolutions taken over are fitted on
 FITTED = -1  # the part before the first
-FITTED_WELL = 0.25  # of what a student can agree at most: then it learns as a whole from the first step
 
 
 def begin(config: LightenConfig, course: Course, held: Loader | None, material: Material, path: Path) -> None:
@@ -74,17 +73,11 @@ def fit(
         )
 
 
-def has_stages(course: Course) -> bool:
-    """Whether there are stages to compare, and the fit has not brought the student that far already."""
-    shares = course.state.lightened["agreement"]
-    return bool(course.pair.cuts) and shares.get("fitted", 0.0) < FITTED_WELL * shares["ceiling"]
-
-
 def settle_steps(config: LightenConfig, course: Course, process: Process) -> None:
     """Decide how many steps the run takes; several processes time them together."""
     state = course.state
     state.lightened = broadcast(state.lightened)
-    steps = config.steps or steps_in(config.minutes, course.pair, course, stages=has_stages(course))
+    steps = config.steps or steps_in(config.minutes, course.pair, course, stages=course.has_stages)
     if process.is_main and not config.steps and steps < FEW_STEPS:
         warn(
             f"--minutes {config.minutes:g} holds {steps} steps here, too few to learn much from; give more "

@@ -33,6 +33,7 @@ from utils.interrupt import StopRequest
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
 RATES = {STAGES: 3e-3, WHOLE: 2e-3}
+FITTED_WELL = 0.25  # of what a student can agree at most
 SHORT = 600  # steps, below which the rate of a student that was fitted well is less in proportion
 OLD_PACE = 0.2  # layers that are the teacher's own learn at a fifth of the pace of new ones
 MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things that are in no picture, too
@@ -99,7 +100,6 @@ class Course:
 
     Attributes:
         parts: the plan; `state.epoch` is the part under way, `state.batch` the steps of it that are done.
-        fitted: whether least squares have brought the student so far that it has no stages to learn.
     """
 
     pair: Pair
@@ -108,7 +108,17 @@ class Course:
     parts: list[Part]
     device: torch.device
     dtype: torch.dtype | None
-    fitted: bool = False
+
+    @property
+    def fitted(self) -> bool:
+        """Whether least squares have brought the student so far that it begins to learn as a whole."""
+        shares = self.state.lightened["agreement"]
+        return bool(shares.get("fitted", -1.0) >= FITTED_WELL * shares["ceiling"])
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether there are stages to compare, and to be learnt."""
+        return bool(self.pair.cuts) and not self.fitted
 
     def rate(self, part: Part) -> float:
         """The highest of a phase. Few steps at a high one would undo what the fit has made."""

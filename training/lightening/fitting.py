@@ -61,8 +61,8 @@ class Reader:
 def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
     """Fit the student's convolutions on images, (B, C, H, W) each with values 0 to 1; how many there were."""
     pair.student.eval()
-    lessons = [pair.lesson(images)[0] for images in batches]
-    readers = _readers(pair, batches[0], lessons[0])
+    known = [pair.given(pair.lesson(images)[0]) for images in batches]
+    readers = _readers(pair, batches[0], known[0])
     needed = {conv for some in readers.values() for reader in some for conv, _, _ in reader.wanted}
     share = max(SAMPLES // sum(map(len, batches)), 1)
     told: dict[nn.Conv2d, list[Tensor]] = {conv: [] for conv in needed}
@@ -74,7 +74,7 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
     for images in batches:
         _trace_teacher(pair, images, note)
     wanted = {conv: torch.cat(rows) for conv, rows in told.items()}
-    known = [dict(pair.given(maps)) for maps in lessons]
+    last_use = {j: layer.index for layer, _ in _own(pair) for j in layer.sources}
     for layer, module in _own(pair):
         inputs = [_inputs(layer, maps) for maps in known]
         for reader in readers[layer.index]:
@@ -91,16 +91,15 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
             _settle(module, inputs)
         for maps, x in zip(known, inputs):
             maps[layer.index] = module(x)
-        for j in [j for j in known[0] if not any(j in later.sources for later, _ in _own(pair, layer.index))]:
-            for maps in known:
+        for maps in known:
+            for j in [j for j in maps if last_use.get(j, layer.index) <= layer.index]:
                 del maps[j]
     return sum(map(len, readers.values()))
 
 
-def _own(pair: Pair, after: int = -1) -> list[tuple[Layer, nn.Module]]:
-    """The student's own layers; those after one of them."""
-    own = list(zip(pair.student.layers, pair.student.model))[pair.shared :]
-    return [(layer, module) for layer, module in own if layer.index > after]
+def _own(pair: Pair) -> list[tuple[Layer, nn.Module]]:
+    """The student's own layers."""
+    return list(zip(pair.student.layers, pair.student.model))[pair.shared :]
 
 
 def _inputs(layer: Layer, maps: Mapping[int, Any]) -> Any:
@@ -150,14 +149,14 @@ def _trace_teacher(pair: Pair, images: Tensor, take: Take = lambda conv, x, y: N
     return found
 
 
-def _readers(pair: Pair, images: Tensor, lesson: Mapping[int, Any]) -> dict[int, list[Reader]]:
+def _readers(pair: Pair, images: Tensor, given: Mapping[int, Any]) -> dict[int, list[Reader]]:
     """What can be fitted, by the student's own layers, in the order in which it runs."""
     shapes: dict[nn.Conv2d, torch.Size] = {}
 
     def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
         shapes[conv] = y.shape[2:]
 
-    teacher, maps = _trace_teacher(pair, images, note), dict(pair.given(lesson))
+    teacher, maps = _trace_teacher(pair, images, note), dict(given)
     found: dict[int, list[Reader]] = {}
     for layer, module in _own(pair):
         maps[layer.index], own = trace(module, _inputs(layer, maps), note)
@@ -178,6 +177,7 @@ def _of_layer(own: Traced, its: Traced, kept: Sequence[int]) -> list[Reader]:
         for conv in its.convs
         if conv.groups == 1
         for number, row in enumerate(conv.weight)
+        if row.any()  # of a dead channel no weight tells which one it is
     }
     found = []
     for conv, times in Counter(own.convs).items():
@@ -237,10 +237,13 @@ def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Tensor]) -> N
         torch.stack([wanted[other][:, channel] for other, _, channel in reader.wanted], dim=1).cpu().double()
     )
     if norm is not None:
-        its = torch.stack([_line(other, channel) for _, other, channel in reader.wanted if other is not None])
-        mine = torch.stack([_line(norm, channel) for channel in reader.channels])
+        lines = {other: _line(other) for _, other, _ in reader.wanted if other is not None}
+        its = torch.stack(
+            [lines[other][:, channel] for _, other, channel in reader.wanted if other is not None]
+        )
+        mine = _line(norm)[:, reader.channels]
         # what has to stand before the student's BatchNorm, for the teacher's result after its own
-        goal = (goal * its[:, 0] + its[:, 1] - mine[:, 1]) / mine[:, 0]
+        goal = (goal * its[:, 0] + its[:, 1] - mine[1]) / mine[0]
     rest = goal - x @ weight.T
     if conv.bias is not None:
         rest = rest - conv.bias[reader.channels].cpu().double()
@@ -285,16 +288,15 @@ def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
         means, variances = torch.stack(moments).unbind(dim=1)
         mean = means.mean(dim=0)
         variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
-        factor = norm.weight.cpu().double() / (norm.running_var.cpu().double() + norm.eps).sqrt()
-        constant = norm.bias.cpu().double() - factor * norm.running_mean.cpu().double()
+        factor, constant = _line(norm)
         norm.weight.copy_(factor * (variance + norm.eps).sqrt())
         norm.bias.copy_(constant + factor * mean)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
 
 
-def _line(norm: nn.BatchNorm2d, channel: int) -> Tensor:
-    """(2,) factor and constant of a BatchNorm at rest."""
+def _line(norm: nn.BatchNorm2d) -> Tensor:
+    """(2, C) factor and constant of each channel of a BatchNorm at rest."""
     assert norm.running_mean is not None and norm.running_var is not None
-    factor = norm.weight[channel].double() / (norm.running_var[channel].double() + norm.eps).sqrt()
-    return torch.stack((factor, norm.bias[channel].double() - factor * norm.running_mean[channel])).cpu()
+    factor = norm.weight.cpu().double() / (norm.running_var.cpu().double() + norm.eps).sqrt()
+    return torch.stack((factor, norm.bias.cpu().double() - factor * norm.running_mean.cpu().double()))

@@ -16,7 +16,7 @@ from models.summary import layer_costs, summary_line
 from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
-from training.lightening.beginning import begin, fit, has_stages, settle_steps
+from training.lightening.beginning import begin, fit, settle_steps
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan
 from training.lightening.material import (
@@ -165,12 +165,10 @@ def _set_up(
     state.lightened = broadcast(state.lightened)
     run = broadcast(folder() if process.is_main else None) or folder()
     lightening = Lightening(config, process, run, course, held, material.pictures, path)
-    course.fitted = bool(pair.cuts) and not has_stages(course)
-    course.parts = plan(state.lightened["steps"], stages=has_stages(course), measures=config.measures)
+    course.parts = plan(state.lightened["steps"], stages=course.has_stages, measures=config.measures)
     if checkpoint is None and process.is_main:
         announce(lightening, costs=alone)
-        state.save_weights(run.best)  # what the fit made, until a part is better
-        lightening.save(complete=False)
+        lightening.save(complete=True)  # what the fit made is the best, until a part is better
     return lightening
 
 

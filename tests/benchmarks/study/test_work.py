@@ -135,11 +135,24 @@ def test_mistakes_are_refused_before_any_training(
     assert (studied / "results.md").read_bytes() == before
 
 
-def test_a_study_that_is_refused_leaves_no_folder(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--study", "{folder}/notes.txt"), r"notes\.txt is no journal of Optuna"),
+        (("--notes", "nowhere.txt"), "nowhere.txt"),
+        (("--data", "nowhere.yaml"), "nowhere.yaml"),
+        (("--weights", "nowhere.pt"), "nowhere.pt"),
+    ],
+)
+@pytest.mark.parametrize("what", [(*WHAT, *RUNGS), ("--cfg", "yolov5n")])  # a study, and a comparison
+def test_what_is_refused_leaves_no_folder(
+    tiny_data: Path, tmp_path: Path, more: Arguments, complaint: str, what: Arguments
+) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"notes\.txt is no journal of Optuna"):
-        benchmark.main(flags(tiny_data, tmp_path, *RUNGS, "--study", str(notes)))
+    told = [flag.format(folder=tmp_path) for flag in more]
+    with pytest.raises(UserError, match=complaint):
+        benchmark.main(["train", "--data", str(tiny_data), *what, *SMALL, "--project", str(tmp_path), *told])
     assert list(tmp_path.iterdir()) == [notes]
 
 

@@ -86,13 +86,22 @@ def test_a_narrower_network_is_nearer(official_weights: Path, batches: list[Tens
     assert error(pair, batches[0]) < 0.5 * before
 
 
-def test_what_reads_the_same_stays_as_it_is(teacher: DetectionModel, batches: list[Tensor]) -> None:
-    """Attention that begins as the identity changes no map."""
+@pytest.mark.parametrize("dead", [0, 3])
+def test_what_reads_the_same_stays_as_it_is(
+    teacher: DetectionModel, batches: list[Tensor], dead: int
+) -> None:
+    """Attention that begins as the identity changes no map. Channels whose weights are all 0, as pruning
+    leaves them, are not taken for each other."""
     pair = pair_of(teacher, "yolov5n-msca.yaml")
+    with torch.no_grad():
+        for model in (pair.teacher, pair.student):
+            for name, weight in model.named_parameters():
+                if name.endswith("conv.weight"):
+                    weight[:dead] = 0
     before = {name: value.clone() for name, value in pair.student.state_dict().items()}
     assert fit_readers(pair, batches) > 0
     for name, value in pair.student.state_dict().items():
-        torch.testing.assert_close(value, before[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-3)
 
 
 def test_it_is_the_same_every_time(teacher: DetectionModel, batches: list[Tensor]) -> None:
