@@ -37,8 +37,8 @@ TEXT = Tests(
            "training/test_setup.py", "utils/checkpoints", "utils/data", "utils/detections", "test_detect.py",
            "curation"),
     more=("benchmarks", "models/exporting", "models/runtimes", "test_console.py", "test_hubconf.py",
-          "test_lighten.py", "test_lighten_search.py", "test_train.py", "test_train_teacher.py",
-          "test_val.py", "training", "utils"),
+          "test_lighten.py", "test_lighten_resume.py", "test_lighten_search.py", "test_train.py",
+          "test_train_teacher.py", "test_val.py", "training", "utils"),
 )  # fmt: skip
 # what kernels and the order of sums decide
 ARITHMETIC = Tests(
@@ -46,7 +46,8 @@ ARITHMETIC = Tests(
            "models/runtimes/test_opening.py", "benchmarks/test_profiling.py", "utils/losses",
            "utils/test_nms.py"),
     more=("models/blocks", "models/folding", "models/runtimes", "models/test_deploy.py",
-          "models/test_narrowing.py", "test_detect.py", "test_lighten.py", "test_val.py", "training"),
+          "models/test_narrowing.py", "test_detect.py", "test_lighten.py", "test_lighten_resume.py",
+          "test_val.py", "training"),
 )  # fmt: skip
 
 
