@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from models.blocks.conv import Conv
 from models.parse import Layer, run_layers
 from training.lightening.pair import Pair
+from utils.console import progress
 
 SAMPLES = 12_000  # positions of a map that are looked at, in all pictures together
 RIDGE = 0.01  # of the mean square of what is read: how much a weight is held where it is
@@ -75,7 +76,7 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
         _trace_teacher(pair, images, note)
     wanted = {conv: torch.cat(rows) for conv, rows in told.items()}
     last_use = {j: layer.index for layer, _ in _own(pair) for j in layer.sources}
-    for layer, module in _own(pair):
+    for layer, module in progress(_own(pair), "least squares", unit=" layers"):
         inputs = [_inputs(layer, maps) for maps in known]
         for reader in readers[layer.index]:
             rows: list[Tensor] = []
