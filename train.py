@@ -34,6 +34,7 @@ from models.runtimes.opening import load_backend
 from training.config import TrainConfig
 from training.engine import NonFiniteLoss, Training, losses_line, train_one_epoch, validate_average
 from training.evolve import evolve, load_population
+from training.inheritance import fit_inherited
 from training.loggers.opening import check_services
 from training.optim import Schedule
 from training.resume import restarted, resumed
@@ -126,11 +127,14 @@ def train(
     if config.workers:
         start_server()  # it loads its packages while the model is built and the labels are read
     spec = main_first(lambda: load_data_spec(config.data), process)  # it may have to be generated
-    model = build_model(config, hyp, spec, checkpoint).to(device).to(memory_format=memory_format(device))
+    model, inherited = build_model(config, hyp, spec, checkpoint)
+    model.to(device).to(memory_format=memory_format(device))
     trained = open_teacher(config, model, run if checkpoint else None)
     config = dataclasses.replace(config, batch_size=total_batch_size(config, model, process, device, trained))
     loader, val_loader = open_training_data(config, hyp, spec, model, process)
     index, imgsz = loader.dataset.index, loader.dataset.size
+    if inherited is not None and not config.nofit:
+        fit_inherited(inherited, model, loader, process)
     schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
     state = build_state(config, model, loader, schedule, process, device, checkpoint)
     teacher = None if trained is None else build_teacher(config, hyp, trained, model)

@@ -74,6 +74,7 @@ class Config(CommandConfig):
         "", "runtime in which each network is timed at the end", rule=one_of(("", *RUNTIMES))
     )
     weights: str = of_train("weights")
+    nofit: bool = of_train("nofit")
     teacher: str = of_train("teacher")
     teacher_weight: float = of_train("teacher_weight")
     hyp: str = of_train("hyp")

@@ -201,6 +201,20 @@ def test_bf16_multi_scale_and_image_weights(
     assert [weights.shape for weights in drawn] == [(12,), (12,)]  # anew for each epoch
 
 
+def test_nofit_leaves_what_another_layout_took_over(
+    trained: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(trained("--epochs", "1", "--cfg", "yolov5n.yaml", name="known") / "weights" / "best.pt")
+    begun = ("--epochs", "1", "--weights", weights, "--cfg", "yolov5n-slimneck.yaml")
+    fitted = checkpoint(trained(*begun, name="fitted"))["model"]
+    assert "are fitted to the maps that they read now" in capsys.readouterr().out
+    plain = checkpoint(trained(*begun, "--nofit", name="plain"))["model"]
+    assert "are fitted" not in capsys.readouterr().out
+    # behind the first layer that is another one
+    name = "model.17.cv3.conv.weight"
+    assert not torch.allclose(fitted[name], plain[name], atol=1e-3)
+
+
 def test_noautoanchor_keeps_the_anchors(trained: Train, tmp_path: Path) -> None:
     data = write_images(tmp_path / "strips", (64, 64), "0.9 0.05")  # 58 x 3: 5.8 times an anchor of 10 x 13
     kept = checkpoint(trained("--epochs", "1", "--noautoanchor", name="a", data=data), "best")["anchors"]

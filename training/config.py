@@ -47,7 +47,7 @@ class TrainConfig(RunConfig):
 
     once = ("pause",)
     topics = {
-        "network": ("cfg", "weights", "insert", "freeze", "noautoanchor", "verbose"),
+        "network": ("cfg", "weights", "nofit", "insert", "freeze", "noautoanchor", "verbose"),
         "data": (
             "data", "imgsz", "batch_size", "rect", "multi_scale", "single_cls", "image_weights", "quad",
             "cache", "workers", "strict",
@@ -70,6 +70,10 @@ class TrainConfig(RunConfig):
     cfg: str = flag(
         "", "model yaml (a name is also looked up in models/); default: that of --weights, or yolov5n"
     )
+    nofit: bool = flag(
+        False, "leave weights that were taken over into another layout as they were; else least squares fit "
+        "them to what they read there"
+    )  # fmt: skip
     insert: tuple[str, ...] = flag((), INSERT_HELP, action=Added)
     teacher: str = flag(
         "", "a trained detector to learn from too, beside the labels; the file of its weights"

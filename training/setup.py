@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.insertion import inserted
-from models.transfer import TransferReport, inherit, transfer
-from models.weights import Misfit, find_weights, load_model
+from models.weights import find_weights
 from models.yolo import DetectionModel
 from training.anchors import check_anchors
 from training.autobatch import largest_batch
 from training.config import TrainConfig
 from training.ema import ModelEma
 from training.hyp_yaml import checked, load_hyperparameters
+from training.inheritance import Inherited, take_over
 from training.loggers.opening import Loggers, open_loggers
 from training.optim import Schedule, build_optimizer
 from training.run_folder import RunFolder
 from training.state import TrainingState
 from training.teacher import Teacher, Trained, load_teacher
-from utils.checkpoints.files import inference_state, read_checkpoint
+from utils.checkpoints.files import read_checkpoint
 from utils.console import LOGGER
 from utils.data.dataset import DetectionDataset
 from utils.data.index import DatasetIndex, build_index
@@ -45,13 +45,16 @@ DEFAULT_CFG = "yolov5n.yaml"
 
 def build_model(
     config: TrainConfig, hyp: Hyperparameters, spec: DataSpec, checkpoint: Mapping[str, Any] | None
-) -> DetectionModel:
+) -> tuple[DetectionModel, Inherited | None]:
     """The model to train: of the resumed run, of `--cfg`, or of `--weights`, with weights taken over.
+
+    Returns:
+        The model, and the network whose weights it took over by structure, if it did.
 
     Raises:
         UserError: the yaml or the weights are unusable, or `--freeze` names a layer that is not there.
     """
-    names = spec.classes(config.single_cls)
+    names, inherited = spec.classes(config.single_cls), None
     if checkpoint is not None:
         if (before := checkpoint["names"]) != names:
             has, had = (f"{len(n)} classes, {reprlib.repr([*n.values()])}" for n in (names, before))
@@ -71,7 +74,7 @@ def build_model(
         if source is not None:
             # a yaml or hyper-parameters that were named bring their own anchors
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
-            report = take_over(model, weights, source, exclude)
+            report, inherited = take_over(model, weights, source, exclude)
             LOGGER.info(f"{weights}: {report}")
             for line in report.warnings():
                 LOGGER.warning(f"{weights}: {line}")
@@ -79,20 +82,7 @@ def build_model(
                 LOGGER.info("\n".join((report.table(), *report.details())))
     model.names = names
     freeze_layers(model, config.freeze)
-    return model
-
-
-def take_over(
-    model: DetectionModel, weights: str, checkpoint: dict[str, Any], exclude: Sequence[str]
-) -> TransferReport:
-    """Take weights over by structure; by name where the file's network, a pruned one, cannot be rebuilt."""
-    try:
-        with torch.random.fork_rng(devices=[]):  # its own initial weights are no part of this run
-            source = load_model(find_weights(weights))
-    except Misfit as error:
-        LOGGER.warning(f"{error}; tensors of equal names and shapes are taken over")
-        return transfer(model, inference_state(checkpoint), exclude=exclude)
-    return inherit(model, source, exclude=exclude)
+    return model, inherited
 
 
 def open_teacher(config: TrainConfig, model: DetectionModel, run: RunFolder | None) -> Trained | None:

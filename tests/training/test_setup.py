@@ -193,7 +193,7 @@ def state_of(
 ) -> tuple[Any, DetectionModel]:
     """The state of a run of the labels of `tiny_data` and a model of so many anchors."""
     hyp = Hyperparameters(anchors=anchors, momentum=0.8)
-    model = build_model(config, hyp, load_data_spec(tiny_data), None)
+    model, _ = build_model(config, hyp, load_data_spec(tiny_data), None)
     loader, _ = opened(tiny_data, Process())
     schedule = Schedule(hyp, epochs=2, batches=3, batch_size=128)
     return build_state(config, model, loader, schedule, Process(0, 3), CPU, checkpoint), model
@@ -245,7 +245,7 @@ def test_anchors_of_weights_are_taken_over_unless_others_are_named(tiny_data: Pa
 
     def anchors(cfg: str, number: float | None) -> torch.Tensor:
         config = TrainConfig(weights=str(weights), cfg=cfg)
-        model = build_model(config, Hyperparameters(anchors=number), spec, None)
+        model, _ = build_model(config, Hyperparameters(anchors=number), spec, None)
         assert model.names == {0: "blue", 1: "green"}
         assert torch.equal(model.model[0].conv.weight, source.model[0].conv.weight)
         return model.head.anchors
@@ -266,7 +266,9 @@ def test_a_run_is_not_resumed_with_other_classes(tiny_data: Path) -> None:
         "--resume: squares.yaml has 2 classes, ['blue', 'green']; the run was started with 2 classes, "
         "['blue', 'red']; "
     )
-    model = build_model(TrainConfig(), Hyperparameters(), spec, content | {"names": {0: "blue", 1: "green"}})
+    model, _ = build_model(
+        TrainConfig(), Hyperparameters(), spec, content | {"names": {0: "blue", 1: "green"}}
+    )
     assert (model.nc, model.names) == (2, {0: "blue", 1: "green"})
 
 
@@ -297,6 +299,6 @@ def test_label_faults_are_fatal_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_model_is_built_with_its_layers_frozen(tiny_data: Path) -> None:
-    model = build_model(TrainConfig(freeze=(2,)), Hyperparameters(), load_data_spec(tiny_data), None)
+    model, _ = build_model(TrainConfig(freeze=(2,)), Hyperparameters(), load_data_spec(tiny_data), None)
     trained = [any(p.requires_grad for p in layer.parameters()) for layer in model.model]
     assert trained[:4] == [False, False, True, True]

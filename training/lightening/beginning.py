@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from training.lightening.config import LightenConfig
 from training.lightening.course import FEW_STEPS, Course, average_of, steps_in
-from training.lightening.fitting import fit_readers
+from training.lightening.fitting import first_images, fit_readers
 from training.lightening.material import Material, open_loader
 from training.lightening.measure import agreement
 from training.lightening.pictures import Pictures
 from utils.console import LOGGER, warn
 from utils.data.loader import Loader
-from utils.device import memory_format
 from utils.distributed import Process, broadcast
 from utils.evaluation.metrics import fitness
 from utils.hyperparameters import Hyperparameters
 
-FITTED_AREA = 12_000_000  # pixels, of all pictures together that the convolutions taken over are fitted on
 FITTED = -1  # the part before the first
 
 
@@ -56,7 +50,7 @@ def fit(
     if process.is_main:
         alone = process.world_size == 1  # several see the pictures that one would
         own = course.loader if alone else open_loader(config, hyp, Process(), pictures, pair.teacher)
-        batches = list(some(own, course.device))
+        batches = first_images(own, course.device)
         if not alone:
             own.close()
         count = fit_readers(pair, batches)
@@ -84,15 +78,3 @@ def settle_steps(config: LightenConfig, course: Course, process: Process) -> Non
             "--minutes, or --steps; some hundreds do well"
         )
     state.lightened["steps"] = steps
-
-
-def some(loader: Loader, device: torch.device) -> Iterator[Tensor]:
-    """The first images of its first epoch, as much as is fitted on, and all when there are fewer."""
-    area = 0
-    loader.set_epoch(0)
-    for batch in loader:
-        images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
-        yield images
-        area += images.shape[0] * images.shape[2] * images.shape[3]
-        if area >= FITTED_AREA:
-            return

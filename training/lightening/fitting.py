@@ -25,7 +25,10 @@ from models.blocks.conv import Conv
 from models.parse import Layer, run_layers
 from training.lightening.pair import Pair
 from utils.console import progress
+from utils.data.loader import Loader
+from utils.device import memory_format
 
+AREA = 12_000_000  # pixels, of all pictures together that are looked at
 SAMPLES = 12_000  # positions of a map that are looked at, in all pictures together
 RIDGE = 0.01  # of the mean square of what is read: how much a weight is held where it is
 FAINT = 1e-3  # a BatchNorm's factor below which what it reads says nothing
@@ -56,6 +59,18 @@ class Reader:
     norm: nn.BatchNorm2d | None
     channels: list[int]
     wanted: list[tuple[nn.Conv2d, nn.BatchNorm2d | None, int]]
+
+
+def first_images(loader: Loader, device: torch.device) -> list[Tensor]:
+    """What a fit looks at, of a loader's first epoch: (B, C, H, W) images with values 0 to 1."""
+    found: list[Tensor] = []
+    loader.set_epoch(0)
+    for batch in loader:
+        images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
+        found.append(images)
+        if sum(images[:, 0].numel() for images in found) >= AREA:
+            break
+    return found
 
 
 @torch.no_grad()
@@ -182,7 +197,7 @@ def _of_layer(own: Traced, its: Traced, kept: Sequence[int]) -> list[Reader]:
     }
     found = []
     for conv, times in Counter(own.convs).items():
-        if conv.groups != 1 or times > 1 or isinstance(conv.padding, str):
+        if conv.groups != 1 or times > 1 or isinstance(conv.padding, str) or not conv.weight.requires_grad:
             continue
         norm = own.norms.get(conv)
         stand = {number: rows.get(_content(row)) for number, row in enumerate(conv.weight)}
@@ -276,7 +291,11 @@ def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
         variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3), correction=0)
         read.setdefault(norm, []).append(torch.stack((mean, variance)).cpu().double())
 
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part.affine]
+    norms = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.BatchNorm2d) and part.affine and part.weight.requires_grad  # not frozen
+    ]
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
     try:
         for x in inputs:

@@ -1,0 +1,87 @@
+"""What a network that trains begins with, of the weights of another one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import torch
+
+from models.transfer import TransferReport, inherit, transfer, with_batch_norms
+from models.weights import Misfit, find_weights, load_model
+from models.yolo import DetectionModel
+from training.lightening.fitting import first_images, fit_readers
+from training.lightening.pair import Pair
+from utils.checkpoints.files import inference_state
+from utils.console import LOGGER
+from utils.data.images import ImageError
+from utils.data.loader import Loader
+from utils.device import memory_format
+from utils.distributed import Process, broadcast
+from utils.errors import UserError
+
+EQUAL = 1e-6  # of the variance of a map
+
+
+class Inherited(NamedTuple):
+    """The network whose weights were taken over, and what of them."""
+
+    source: DetectionModel
+    report: TransferReport
+
+
+def take_over(
+    model: DetectionModel, weights: str, checkpoint: dict[str, Any], exclude: Sequence[str]
+) -> tuple[TransferReport, Inherited | None]:
+    """Take weights over by structure; by name where the file's network, a pruned one, cannot be rebuilt."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # its own initial weights are no part of this run
+            source = load_model(find_weights(weights))
+    except Misfit as error:
+        LOGGER.warning(f"{error}; tensors of equal names and shapes are taken over")
+        return transfer(model, inference_state(checkpoint), exclude=exclude), None
+    report = inherit(model, source, exclude=exclude)
+    return report, Inherited(source, report)
+
+
+def fit_inherited(inherited: Inherited, model: DetectionModel, loader: Loader, process: Process) -> None:
+    """Fit what was taken over into another layout to what it reads there, as the start of a lightening does.
+
+    On pictures as they are trained on, in the main process for all. Frozen layers stay as they are; so does
+    a model that makes of a picture what the source makes of it.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    source, device, started = inherited.source, model.stride.device, time.perf_counter()
+    if source.channels != model.channels or model.multiple % source.multiple:
+        return  # it cannot see these pictures
+    source = with_batch_norms(source).to(device).to(memory_format=memory_format(device))
+    pair = Pair(model, source, inherited.report)
+    if pair.shared >= len(model.layers) - 1:
+        return
+    if process.is_main:
+        own = Loader(loader.dataset, workers=loader.workers, shuffle=True, seed=loader.seed)
+        try:
+            with closing(own):
+                images = first_images(own, device)
+        except ImageError as error:
+            raise UserError(f"{error}; repair or remove it, then start again") from None
+        if not alike(pair, images):
+            count = fit_readers(pair, images)
+            LOGGER.info(
+                f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
+                f"{time.perf_counter() - started:.0f} s; --nofit leaves them as they were"
+            )
+    model.load_state_dict(broadcast(model.state_dict()))
+    model.train()
+
+
+@torch.no_grad()
+def alike(pair: Pair, images: Sequence[torch.Tensor]) -> bool:
+    """Whether the student makes of pictures what the teacher makes of them, up to rounding."""
+    pair.student.eval()
+    errors, _ = pair.errors(pair.lesson(images[0])[0], stages=False)
+    return bool(errors) and max(float(error) for error in errors.values()) < EQUAL
