@@ -67,6 +67,18 @@ def test_two_processes_stopped_in_the_middle_of_an_epoch_resume_exactly(
 
 
 @pytest.mark.slow
+def test_the_main_process_fits_weights_of_another_layout_for_all(
+    arguments: Arguments, tmp_path: Path
+) -> None:
+    known = torchrun(*arguments, "--batch-size", "2", "--epochs", "1", "--cfg", "yolov5n.yaml")
+    assert known.returncode == 0, known.stderr
+    weights = ("--weights", str(tmp_path / "exp" / "weights" / "best.pt"), "--cfg", "yolov5n-slimneck.yaml")
+    done = torchrun(*arguments, *weights, "--batch-size", "2", "--epochs", "1", "--name", "fitted")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("are fitted to the maps that they read now") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_death_of_a_process_ends_the_other(arguments: Arguments, tmp_path: Path, rank: int) -> None:
     flags = (*PAIR, *arguments, "--batch-size", "2", "--epochs", "500")

@@ -14,6 +14,7 @@ from tests.layouts import randomise_norms
 from training import inheritance
 from training.config import TrainConfig
 from training.inheritance import Inherited, fit_inherited
+from training.lightening import losses
 from training.lightening.pair import Pair
 from training.setup import build_model, open_training_data
 from utils.checkpoints.files import write_checkpoint
@@ -71,6 +72,16 @@ def test_another_layout_is_fitted_to_what_the_weights_made(
     fit_inherited(inherited, model, loader, Process())
     assert distance(model, inherited, loader) < 0.6 * before
     assert model.training
+
+
+def test_the_main_process_waits_for_no_other(
+    tiny_data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are at the broadcast behind it already."""
+    config = TrainConfig(weights=str(weights), cfg="yolov5n-slimneck.yaml")
+    model, inherited, loader = begun(tiny_data, config)
+    monkeypatch.setattr(losses, "mean_over_processes", None)
+    fit_inherited(inherited, model, loader, Process())
 
 
 def test_frozen_layers_stay_as_they_are(tiny_data: Path, weights: Path) -> None:
