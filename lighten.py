@@ -37,6 +37,7 @@ from benchmarks.networks import check_packages
 from models.weights import load_model
 from training.hyp_yaml import load_hyperparameters
 from training.lightening.config import LightenConfig
+from training.lightening.course import FEW_STEPS
 from training.lightening.material import Material
 from training.lightening.measure import agreement, true_map
 from training.lightening.setup import Lightening, set_up
@@ -215,10 +216,12 @@ def conclude(lightening: Lightening) -> None:
     if not lightening.process.is_main:
         return
     config, run, state = lightening.config, lightening.run, lightening.state
-    shares, best = state.lightened["agreement"], lightening.agreed
+    shares = state.lightened["agreement"]
+    fitted = f", {shares['fitted']:.3f} after the fit" if "fitted" in shares else ""
     LOGGER.info(
-        f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start, "
-        f"{best:.3f} at the end; the teacher itself with rounded weights {shares['ceiling']:.3f}"
+        f"agreement (mAP50-95 against the teacher's boxes): {shares['start']:.3f} at the start{fitted}, "
+        f"{lightening.agreed:.3f} at its best, {lightening.best_after}; the teacher itself with rounded "
+        f"weights {shares['ceiling']:.3f}"
     )
     files = {TEACHER: run.teacher, config.network: run.best}
     true = [true_map(config, path) for path in files.values()] if config.data else []
@@ -250,7 +253,10 @@ def describe(lightening: Lightening, files: Mapping[str, Path], true: Sequence[f
         replace(variant_of(name, "student" if name != TEACHER else "teacher", model, imgsz), true_map=value)
         for (name, model), value in zip(models.items(), true or (None, None))
     )
-    student = replace(student, start=known["agreement"]["start"], end=lightening.agreed)
+    shares = known["agreement"]
+    student = replace(student, start=shares["start"], fitted=shares.get("fitted"), end=lightening.agreed)
+    if known["steps"] < FEW_STEPS:
+        student = replace(student, note=f"{known['steps']} steps: too few to learn much from")
     if config.runtime:
         teacher, student = (
             variant.timed(timing)

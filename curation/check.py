@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pages import bare, check_page
+from benchmarks.pages import bare, check_page, counted
 from curation.disagreement import Disagreement, disagreements
 from curation.findings.finding import Finding, survey_findings
 from curation.findings.kinds import KINDS
@@ -97,7 +97,10 @@ def tell(config: Config, survey: Survey, findings: list[Finding], sound: int, pa
         LOGGER.info(finding.line())
     what = f"{len(survey):,} pictures and {len(survey.boxes):,} boxes of {bare(config.data)}"
     with_weights = f", compared with {survey.network.title}" if survey.network else ""
-    LOGGER.info(f"{what}{with_weights}: {len(findings)} findings, {sound} kinds without; {page}")
+    LOGGER.info(
+        f"{what}{with_weights}: {counted(len(findings), 'finding')}, "
+        f"nothing of {counted(sound, 'other kind')}; {page}"
+    )
 
 
 def geometry_of(config: Config, backend: Backend | None) -> Geometry:

@@ -26,7 +26,7 @@ from utils.data.index import DatasetIndex, build_index
 from utils.data.shards.places import parted
 from utils.data.spec import SPLITS, DataSpec
 from utils.errors import UserError
-from utils.files import write_text
+from utils.files import ROOT, write_text
 from utils.flags import SEED, SHARE, CommandConfig, flag, not_empty
 
 ROUNDING = 1e-6
@@ -83,7 +83,10 @@ def run(config: Config) -> None:
 
 
 def _beside(spec: DataSpec) -> str:
-    return str(spec.file.with_name(f"{spec.file.stem}-split"))
+    own = spec.file.parent
+    if own == ROOT / "data":  # the yamls that come with this program; the pictures are elsewhere
+        own = spec.root.parent
+    return str(own / f"{spec.file.stem}-split")
 
 
 def _first_of_each(index: DatasetIndex) -> np.ndarray:

@@ -23,11 +23,13 @@ class Place:
     Attributes:
         entry: image pixels per cell of what goes in, of the coarsest where several maps do.
         stride: the same of what comes out; of a head, which gives no map, that of its entry.
+        passes: whether its block can pass on what it gets, as one that is put between others does.
     """
 
     layer: Layer
     entry: float
     stride: float
+    passes: bool = False
 
 
 def places(model: DetectionModel) -> list[Place]:
@@ -37,7 +39,8 @@ def places(model: DetectionModel) -> list[Place]:
     def note(layer: Layer, module: nn.Module, x: Any) -> Any:
         entry = max(PROBE / part.shape[3] for part in (x if layer.joins else [x]))
         y = module(x)
-        found.append(Place(layer, entry, PROBE / y.shape[3] if isinstance(y, Tensor) else entry))
+        stride = PROBE / y.shape[3] if isinstance(y, Tensor) else entry
+        found.append(Place(layer, entry, stride, callable(getattr(module, "pass_through", None))))
         return y
 
     mode = model.training
@@ -78,10 +81,15 @@ def align(model: DetectionModel, teacher: DetectionModel) -> dict[int, int]:
 
 
 def likeness(a: Place, b: Place) -> float:
-    """How well one layer can stand for another; 0 when they make different things of the size of maps."""
+    """How well one layer can stand for another; 0 when they make different things of the size of maps.
+
+    Of two that are alike in everything, one that was put in besides is the less likely.
+    """
     if a.stride != b.stride or a.layer.joins != b.layer.joins:
         return 0.0
     if (a.entry > a.stride) - (a.entry < a.stride) != (b.entry > b.stride) - (b.entry < b.stride):
         return 0.0
     same_block = a.layer.name == b.layer.name
-    return 1.0 + 2.0 * same_block + 1.0 * (a.layer.channels == b.layer.channels) + 0.5 * (a.entry == b.entry)
+    besides = a.passes and not same_block
+    same_size = 1.0 * (a.layer.channels == b.layer.channels) + 0.5 * (a.entry == b.entry)
+    return 1.0 + 2.0 * same_block + same_size - 0.25 * besides

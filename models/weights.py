@@ -22,7 +22,7 @@ from models.yolo import DetectionModel
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
 from utils.console import LOGGER
 from utils.errors import UserError, run_command
-from utils.files import find_file
+from utils.files import find_file, newest
 
 RUNS = Path("runs/train")
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
@@ -73,7 +73,13 @@ def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
     if not str(name):
         found = sorted(runs.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
-            raise UserError(f"no weights in {runs}; train a model first, or name a file with --weights")
+            elsewhere = newest("best.pt", runs.parent)
+            hint = (
+                f"the newest elsewhere is {elsewhere}: --weights names it"
+                if elsewhere
+                else ("train a model first, or name a file with --weights")
+            )
+            raise UserError(f"no weights in {runs}; {hint}")
         return found[-1]
     path = Path(name)
     if path.exists():
@@ -83,7 +89,11 @@ def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
             f"weights '{name}' not found; nothing is downloaded: fetch the official file from "
             f"{OFFICIAL_RELEASES} and name that"
         )
-    return find_file(name, (path.parent, runs))
+    try:
+        return find_file(name, (path.parent, runs))
+    except UserError as error:
+        made = newest(path.name, runs.parent) if path.name == str(name) else None  # best.pt, as pages have it
+        raise UserError(f"{error}; the newest of that name is {made}") from None if made else error
 
 
 def _described_model(checkpoint: dict[str, Any], state: State, path: str | Path) -> DetectionModel:

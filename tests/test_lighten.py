@@ -54,7 +54,7 @@ def test_the_whole_course(
     table = rows(run_folder / "results.csv")
     assert [int(row["step"]) for row in table] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 12]
     best = max(float(row["agreement/mAP_0.5:0.95"]) for row in table)
-    assert f"{best:.3f} at the end" in said and "mAP50-95 on" in said
+    assert f"{best:.3f} at its best, after " in said and "mAP50-95 on" in said
     content = read_checkpoint(run_folder / "weights" / "best.pt")
     known = content["lightened"]
     assert known["pictures"] == 12 and known["steps"] == 12
@@ -86,7 +86,8 @@ def test_the_whole_course(
 def test_attention_is_put_into_the_lighter_network(
     arguments: tuple[str, ...], teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lighten.main([*arguments, "--steps", "4", "--insert", "CBAM before Detect"])
+    # in float32: the teacher's maps are so faint that in bf16 no gradient is left of them
+    lighten.main([*arguments, "--steps", "4", "--insert", "CBAM before Detect", "--amp", "off"])
     run_folder, said = tmp_path / "exp", capsys.readouterr().out
     assert "yolov5n-csppc-neck.yaml with CBAM before Detect begins with" in said
     numbers = json.loads((run_folder / "lighten.json").read_text(encoding="utf-8"))

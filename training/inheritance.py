@@ -13,15 +13,13 @@ from torch import Tensor
 from models.transfer import TransferReport, inherit, transfer, with_batch_norms
 from models.weights import Misfit, find_weights, load_model
 from models.yolo import DetectionModel
-from training.lightening.fitting import first_images, fit_readers
+from training.lightening.fitting import first_images, fit_readers, result_of_fit
 from training.lightening.pair import Pair, Watched
 from utils.checkpoints.files import inference_state
 from utils.console import LOGGER
-from utils.data.images import ImageError
 from utils.data.loader import Loader
 from utils.device import memory_format
 from utils.distributed import Process, broadcast
-from utils.errors import UserError
 
 EQUAL = 1e-6  # of the variance of a map
 
@@ -65,17 +63,12 @@ def fit_inherited(inherited: Inherited, model: DetectionModel, loader: Loader, p
         return
     if process.is_main:
         own = Loader(loader.dataset, workers=loader.workers, shuffle=True, seed=loader.seed)
-        try:
-            with closing(own):
-                images = first_images(own, device)
-        except ImageError as error:
-            raise UserError(f"{error}; repair or remove it, then start again") from None
+        with closing(own):
+            images = first_images(own, device)
         if not alike(pair, images):
             count = fit_readers(pair, images)
-            LOGGER.info(
-                f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
-                f"{time.perf_counter() - started:.0f} s; --nofit leaves them as they were"
-            )
+            hint = "; --nofit leaves them as they were" if count else ""
+            LOGGER.info(f"{result_of_fit(count, time.perf_counter() - started)}{hint}")
     model.load_state_dict(broadcast(model.state_dict()))
     model.train()
 

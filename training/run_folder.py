@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from utils.errors import UserError
-from utils.files import increment_path, write_text
+from utils.files import increment_path, newest, write_text
 
 RESULT_COLUMNS = (
     "epoch", "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
@@ -102,12 +102,11 @@ def newest_checkpoint(project: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = [path for path in project.rglob("last.pt") if path.is_file()]
-    if not found:
-        raise UserError(
-            f"--resume: no last.pt below '{project}'; name one, as in --resume runs/train/exp/weights/last.pt"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
+    found = newest("last.pt", project)
+    if found is None:
+        other = newest("last.pt", project.parent) or Path("runs/train/exp/weights/last.pt")
+        raise UserError(f"--resume: no last.pt below '{project}'; name one, as in --resume {other}")
+    return found
 
 
 def write_results(

@@ -102,8 +102,9 @@ class TrainingState:
     )  # fmt: skip
 
     def is_finite(self) -> bool:
-        """Whether every weight of the model and of its average is a finite number."""
-        tensors = [*self.model.state_dict().values(), *self.ema.model.state_dict().values()]
+        """Whether every weight of the model is a finite number, and of its average, in half precision too."""
+        average = [t.half() for t in self.ema.model.state_dict().values() if t.dtype.is_floating_point]
+        tensors = [*self.model.state_dict().values(), *average]
         return all(bool(torch.isfinite(t).all()) for t in tensors if t.dtype.is_floating_point)
 
     def before_batch(self) -> BeforeBatch:

@@ -39,7 +39,8 @@ def select_device(name: str = "", local_rank: int = 0, processes: int = 1) -> to
     numbers = [int(number) for number in wanted.replace("cuda", "0").split(",")]
     count = torch.cuda.device_count()
     if max(numbers) >= count:
-        raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or fewer")
+        there = f"0 to {count - 1}" if count > 1 else "0" if count else "none"
+        raise UserError(f"--device {name}: CUDA devices of this machine: {there}; --device cpu does without")
     if len(numbers) > 1 and processes == 1:
         command = f"torchrun --nproc_per_node {len(numbers)} train.py"
         raise UserError(f"--device {name}: one process drives one device; start several with {command} …")

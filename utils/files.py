@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import glob
 import itertools
 import os
 import re
@@ -83,9 +84,16 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
             if candidate.is_file():
                 return candidate
     known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
-    near = difflib.get_close_matches(wanted.name, known)
+    stems = {Path(name).stem: name for name in known}
+    near = [stems[stem] for stem in difflib.get_close_matches(wanted.stem, stems)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"file '{name}' not found{hint}")
+
+
+def newest(name: str, folder: Path) -> Path | None:
+    """The file of that name below a folder that was written to most recently."""
+    found = [path for path in folder.rglob(glob.escape(name)) if path.is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def from_root(path: str) -> Path:

@@ -54,8 +54,8 @@ class Variant:
         parameters, gflops: of the fused network, for one picture of the run's size.
         megabytes: of its weights in half precision, as best.pt has them.
         milliseconds, ratio: quartiles over the rounds; `ratio` to the teacher's in the same round.
-        start, short, end: agreement (mAP50-95 against the teacher's boxes) before learning, after a short fit
-            and at the end.
+        start, fitted, short, end: agreement (mAP50-95 against the teacher's boxes) as weights were taken
+            over, after least squares, after few steps, and of the best weights of all.
         true_map: mAP50-95 against labels.
     """
 
@@ -67,6 +67,7 @@ class Variant:
     milliseconds: tuple[float, float, float] | None = None
     ratio: tuple[float, float, float] | None = None
     start: float | None = None
+    fitted: float | None = None
     short: float | None = None
     end: float | None = None
     true_map: float | None = None
@@ -203,10 +204,13 @@ def front(record: Record) -> tuple[str, str, Markup]:
 
 def course(courses: Mapping[str, Sequence[tuple[float, float]]], record: Record) -> tuple[str, str, Markup]:
     """Title, note and drawing: agreement by steps."""
-    begun = {variant.name: variant.start for variant in record.variants}
-    series = {name: [(0.0, begun[name] or 0.0), *points] for name, points in courses.items()}
+    begun = {v.name: [(0.0, s) for s in (v.start, v.fitted) if s is not None] for v in record.variants}
+    series = {name: [*begun[name], *points] for name, points in courses.items()}
     drawn = lines(series, "", "steps", "agreement, mAP50-95", level=record.ceiling)
-    title, note = "The course", "Level: the teacher itself, its weights rounded to half precision."
+    title, note = (
+        "The course",
+        "Level: the teacher itself, its weights rounded to half precision. At step 0: least squares.",
+    )
     return title, note, Markup(svg_of(drawn, title))
 
 

@@ -227,8 +227,14 @@ def fit(
         done[one.name] = Fit(failed=str(error))
     else:
         state = lightening.state
-        start, end = state.lightened["agreement"]["start"], lightening.agreed
-        done[one.name] = Fit(state.lightened["steps"], time.monotonic() - started, start, end)
+        shares, seconds = state.lightened["agreement"], time.monotonic() - started
+        done[one.name] = Fit(
+            state.lightened["steps"],
+            seconds,
+            start=shares["start"],
+            fitted=shares.get("fitted"),
+            end=lightening.agreed,
+        )
     search.save()
 
 
@@ -301,10 +307,11 @@ def page_of(
 def as_fitted(search: Search, variant: Variant, own: Variant) -> Variant:
     """A network with its agreement, and a note where the search has left it."""
     short, full = (search.fits[kind].get(variant.name, Fit()) for kind in (SHORT, FULL))
-    learnt = short.steps or full.steps
+    learnt = full if full.steps else short
     return replace(
         variant,
-        start=(full if full.steps else short).start if learnt else None,
+        start=learnt.start if learnt.steps else None,
+        fitted=learnt.fitted,
         short=short.end if short.steps else None,
         end=full.end if full.steps else None,
         note=full.failed or short.failed or over(variant, own, search.config.budget),

@@ -32,7 +32,7 @@ class Fit:
     """What a fit came to.
 
     Attributes:
-        start, end: agreement before it, and of its best weights.
+        start, fitted, end: agreement as it was taken over, after least squares, and of its best weights.
         failed: why it came to nothing.
     """
 
@@ -41,6 +41,7 @@ class Fit:
     start: float = 0.0
     end: float = 0.0
     failed: str = ""
+    fitted: float | None = None
 
 
 @dataclass

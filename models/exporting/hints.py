@@ -31,7 +31,8 @@ def hints(artefacts: Sequence[Artefact], config: ExportConfig, weights: Path) ->
             lines.append(f"browser:  python {server}  (and open the address that it prints)")
         elif artefact.form.suffix in OPENERS and not config.raw and not config.nms:
             _, _, height, width = artefact.shape
-            lines.append(f"detect:   python detect.py --weights {place} --imgsz {height} {width}")
+            size = f"{height}" if height == width else f"{height} {width}"
+            lines.append(f"detect:   python detect.py --weights {place} --imgsz {size}")
             if height == width and data != "''":
                 lines.append(f"validate: python val.py --weights {place} --data {data} --imgsz {height}")
     return "\n".join(lines)

@@ -105,7 +105,7 @@ def export(weights: Path, config: ExportConfig) -> tuple[list[Artefact], list[Us
                 formed = in_its_forms(job, form, place, model, size)
                 done[place] = make(formed, form, model)
                 if "forms" in formed.metadata and not config.tune:  # which has told already
-                    LOGGER.info(f"{form.name}: forms {formed.metadata['forms']}")
+                    LOGGER.info(f"{form.name}: equal forms of layers chosen {formed.metadata['forms']}")
                 LOGGER.info(str(done[place]))
             except UserError as error:
                 if len(formats) == 1:

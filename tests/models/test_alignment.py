@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.alignment import align, places
+from models.insertion import inserted
 from models.yolo import DetectionModel
 
 
@@ -44,6 +45,15 @@ def test_inserted_layers_shift_nothing(teacher: DetectionModel, variant: str, ne
     found = pairs(variant, teacher)
     assert [i for i in range(25 + len(new)) if i not in found] == new
     assert list(found.values()) == list(range(25))
+
+
+@pytest.mark.parametrize("block", ["CBAM", "SE", "EMA(8)"])
+@pytest.mark.parametrize("variant", ["yolov5n-slimneck.yaml", "yolov5n-csppc.yaml"])
+def test_attention_behind_replaced_layers_stands_for_none_of_them(
+    teacher: DetectionModel, variant: str, block: str
+) -> None:
+    model = DetectionModel(inserted(variant, (f"{block} before Detect",)), nc=teacher.nc)
+    assert align(model, teacher) == {**{i: i for i in range(24)}, 27: 24}
 
 
 def test_another_backbone_ends_its_stages_where_that_one_did(teacher: DetectionModel) -> None:

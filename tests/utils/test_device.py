@@ -44,7 +44,7 @@ def test_without_cuda_the_cpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
         ("warp", "--device warp: expected cpu, mps or CUDA numbers such as 0 or 0,1"),
         ("0,", "expected cpu"),
         ("-1", "expected cpu"),
-        ("2", "this machine has 2 CUDA devices"),
+        ("2", "CUDA devices of this machine: 0 to 1"),
         ("0,1", "one process drives one device; start several with torchrun --nproc_per_node 2 train.py"),
     ],
 )

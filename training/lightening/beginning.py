@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.lightening.config import LightenConfig
 from training.lightening.course import FEW_STEPS, Course, average_of, steps_in
-from training.lightening.fitting import first_images, fit_readers
+from training.lightening.fitting import first_images, fit_readers, result_of_fit
 from training.lightening.material import Material, open_loader
 from training.lightening.measure import agreement
 from training.lightening.pictures import Pictures
@@ -61,10 +61,7 @@ def fit(
         metrics = agreement(pair.student, held, course.device)
         shares["fitted"] = metrics[3]
         course.state.best.update(FITTED, fitness(*metrics))
-        LOGGER.info(
-            f"{count} convolutions that were taken over are fitted to the maps that they read now, in "
-            f"{time.perf_counter() - started:.0f} s"
-        )
+        LOGGER.info(result_of_fit(count, time.perf_counter() - started))
 
 
 def settle_steps(config: LightenConfig, course: Course, process: Process) -> None:

@@ -6,8 +6,9 @@ is a linear problem: its weights are moved to the solution, one after the other 
 run, each on what the student makes of all before it. Ridge regression towards the weights that are there, so
 that directions which no picture shows stay as they were.
 
-Fitted are channels whose weights are those of some convolution of the teacher's layer in their place, to what
-that one gives; and the last convolution of a layer that ends in a `Conv`, as the teacher's does, to its last.
+Nothing is fitted behind a layer that has nothing of the teacher (`Pair.blank`). Elsewhere, fitted are
+channels whose weights are those of some convolution of the teacher's layer in their place, to what that one
+gives; and the last convolution of a layer that ends in a `Conv`, as the teacher's does, to its last.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from models.blocks.conv import Conv
 from models.parse import Layer, run_layers
 from training.lightening.pair import Pair
 from utils.console import progress
+from utils.data.images import ImageError
 from utils.data.loader import Loader
 from utils.device import memory_format
+from utils.errors import UserError
 
 AREA = 12_000_000  # pixels, of all pictures together that are looked at
 SAMPLES = 12_000  # positions of a map that are looked at, in all pictures together
-RIDGE = 0.01  # of the mean square of what is read: how much a weight is held where it is
+RIDGE = 0.01  # of the variance of what is read: how much a weight is held where it is
+LEAST_RIDGE = 1e-4  # of the variance of what the teacher's reads: of maps that are next to nothing no weight
+# could make what is wanted, but a very large one
 FAINT = 1e-3  # a BatchNorm's factor below which what it reads says nothing
 
 Take = Callable[[nn.Conv2d, Tensor, Tensor], None]
@@ -52,6 +57,15 @@ class Traced:
 
 
 @dataclass
+class Wanted:
+    """What a convolution of the teacher makes, (N, C) at some positions, and the variance of what it
+    reads."""
+
+    rows: Tensor
+    variance: float
+
+
+@dataclass
 class Reader:
     """Channels of a convolution of the student, and those of the teacher's that they stand for."""
 
@@ -62,34 +76,52 @@ class Reader:
 
 
 def first_images(loader: Loader, device: torch.device) -> list[Tensor]:
-    """What a fit looks at, of a loader's first epoch: (B, C, H, W) images with values 0 to 1."""
+    """What a fit looks at, of a loader's first epoch: (B, C, H, W) images with values 0 to 1.
+
+    Raises:
+        UserError: a picture cannot be read any more.
+    """
     found: list[Tensor] = []
     loader.set_epoch(0)
-    for batch in loader:
-        images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
-        found.append(images)
-        if sum(images[:, 0].numel() for images in found) >= AREA:
-            break
+    try:
+        for batch in loader:
+            images = batch.images.to(device).to(torch.float32, memory_format=memory_format(device)) / 255
+            found.append(images)
+            if sum(images[:, 0].numel() for images in found) >= AREA:
+                break
+    except ImageError as error:
+        raise UserError(f"{error}; put it back as it was, or take it out, and start again") from None
     return found
+
+
+def result_of_fit(count: int, seconds: float) -> str:
+    """What to tell of it."""
+    if not count:
+        return "no layer is fitted: what was taken over stands behind layers that have to learn first"
+    what = f"{count} convolutions that were taken over are fitted to the maps that they read now"
+    return f"{what}, in {seconds:.0f} s"
 
 
 @torch.no_grad()
 def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
-    """Fit the student's convolutions on images, (B, C, H, W) each with values 0 to 1; how many there were."""
+    """Fit the student's convolutions on images, (B, C, H, W) each with values 0 to 1; how many were moved."""
     pair.student.eval()
     known = [pair.given(pair.lesson(images)[0]) for images in batches]
     readers = _readers(pair, batches[0], known[0])
     needed = {conv for some in readers.values() for reader in some for conv, _, _ in reader.wanted}
     share = max(SAMPLES // sum(map(len, batches)), 1)
     told: dict[nn.Conv2d, list[Tensor]] = {conv: [] for conv in needed}
+    spread: dict[nn.Conv2d, list[Tensor]] = {conv: [] for conv in needed}
 
     def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
         if conv in told:
             told[conv].append(_written(y, share))
+            spread[conv].append(x.var(dim=(0, 2, 3)).mean())
 
     for images in batches:
         _trace_teacher(pair, images, note)
-    wanted = {conv: torch.cat(rows) for conv, rows in told.items()}
+    wanted = {conv: Wanted(torch.cat(told[conv]), float(torch.stack(spread[conv]).mean())) for conv in needed}
+    moved, foreign = 0, _foreign(pair)
     last_use = {j: layer.index for layer, _ in _own(pair) for j in layer.sources}
     for layer, module in progress(_own(pair), "least squares", unit=" layers"):
         inputs = [_inputs(layer, maps) for maps in known]
@@ -102,20 +134,33 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
 
             for x in inputs:
                 trace(module, x, read)
-            _move(reader, torch.cat(rows), wanted)
-        if layer.index in pair.new:
+            moved += _move(reader, torch.cat(rows), wanted)
+        if layer.index in pair.new and layer.index not in foreign:
             _settle(module, inputs)
         for maps, x in zip(known, inputs):
             maps[layer.index] = module(x)
         for maps in known:
             for j in [j for j in maps if last_use.get(j, layer.index) <= layer.index]:
                 del maps[j]
-    return sum(map(len, readers.values()))
+    return moved
 
 
 def _own(pair: Pair) -> list[tuple[Layer, nn.Module]]:
     """The student's own layers."""
     return list(zip(pair.student.layers, pair.student.model))[pair.shared :]
+
+
+def _foreign(pair: Pair) -> set[int]:
+    """Layers of the student that have nothing of the teacher, and all behind them.
+
+    What they give says nothing until it has been learnt. No weight could make of it what the teacher makes,
+    and those that are the teacher's would be lost in the attempt.
+    """
+    found = set(pair.blank)
+    for layer, _ in _own(pair):
+        if not found.isdisjoint(layer.sources):
+            found.add(layer.index)
+    return found
 
 
 def _inputs(layer: Layer, maps: Mapping[int, Any]) -> Any:
@@ -172,12 +217,14 @@ def _readers(pair: Pair, images: Tensor, given: Mapping[int, Any]) -> dict[int, 
     def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
         shapes[conv] = y.shape[2:]
 
-    teacher, maps = _trace_teacher(pair, images, note), dict(given)
+    teacher, maps, foreign = _trace_teacher(pair, images, note), dict(given), _foreign(pair)
     found: dict[int, list[Reader]] = {}
     for layer, module in _own(pair):
         maps[layer.index], own = trace(module, _inputs(layer, maps), note)
         its = pair.pairs.get(layer.index)
-        readers = [] if its is None else _of_layer(own, teacher[its], pair.kept(its))
+        readers = (
+            [] if its is None or layer.index in foreign else _of_layer(own, teacher[its], pair.kept(its))
+        )
         found[layer.index] = [
             reader
             for reader in readers
@@ -244,13 +291,16 @@ def _read(conv: nn.Conv2d, x: Tensor, y: Tensor, share: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Tensor]) -> None:
-    """Move the weights of a reader to where they give what is wanted for what it reads."""
+def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Wanted]) -> bool:
+    """Move the weights of a reader to where they give what is wanted for what it reads, where there is such a
+    place."""
     conv, norm = reader.conv, reader.norm
     x = read.cpu().double()
     weight = conv.weight[reader.channels].flatten(1).cpu().double()
     goal = (
-        torch.stack([wanted[other][:, channel] for other, _, channel in reader.wanted], dim=1).cpu().double()
+        torch.stack([wanted[other].rows[:, channel] for other, _, channel in reader.wanted], dim=1)
+        .cpu()
+        .double()
     )
     if norm is not None:
         lines = {other: _line(other) for _, other, _ in reader.wanted if other is not None}
@@ -267,22 +317,25 @@ def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Tensor]) -> N
     x_mean, mean = (x.mean(dim=0), rest.mean(dim=0)) if free else (x.new_zeros(()), x.new_zeros(()))
     x, rest = x - x_mean, rest - mean
     gram = x.T @ x
-    held = RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+    its_variance = max(wanted[other].variance for other, _, _ in reader.wanted)
+    held = (RIDGE * gram.diagonal().mean()).clamp(min=max(LEAST_RIDGE * its_variance * len(x), 1e-12))
     step = torch.linalg.solve(gram + held * torch.eye(len(gram), dtype=gram.dtype), x.T @ rest).T
     constant = mean - step @ x_mean if free else mean
     if not (step.isfinite().all() and constant.isfinite().all()):
-        return
+        return False
     conv.weight[reader.channels] += step.view(-1, *conv.weight.shape[1:]).to(conv.weight)
     if norm is not None and norm.running_mean is not None:
         norm.running_mean[reader.channels] -= constant.to(norm.running_mean)
     elif conv.bias is not None:
         conv.bias[reader.channels] += constant.to(conv.bias)
+    return True
 
 
 def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
     """Give each BatchNorm the statistics of what it reads, with factor and constant that leave what it makes.
 
-    While it learns it uses those of the batch, and so makes then what it has been fitted with.
+    While it learns it uses those of the batch, and so makes then what it has been fitted with. Channels in
+    which it makes next to nothing keep what they have: with so small a factor they would not learn.
     """
     read: dict[nn.BatchNorm2d, list[Tensor]] = {}
 
@@ -291,12 +344,8 @@ def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
         variance, mean = torch.var_mean(args[0].float(), dim=(0, 2, 3), correction=0)
         read.setdefault(norm, []).append(torch.stack((mean, variance)).cpu().double())
 
-    norms = [
-        part
-        for part in module.modules()
-        if isinstance(part, nn.BatchNorm2d) and part.affine and part.weight.requires_grad  # not frozen
-    ]
-    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d) and part.affine]
+    handles = [norm.register_forward_pre_hook(note) for norm in norms if norm.weight.requires_grad]
     try:
         for x in inputs:
             module(x)
@@ -309,10 +358,15 @@ def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
         mean = means.mean(dim=0)
         variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
         factor, constant = _line(norm)
-        norm.weight.copy_(factor * (variance + norm.eps).sqrt())
-        norm.bias.copy_(constant + factor * mean)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
+        weight = factor * (variance + norm.eps).sqrt()
+        told = weight.abs() > FAINT
+        for tensor, values in (
+            (norm.weight, weight),
+            (norm.bias, constant + factor * mean),
+            (norm.running_mean, mean),
+            (norm.running_var, variance),
+        ):
+            tensor[told] = values[told].to(tensor)
 
 
 def _line(norm: nn.BatchNorm2d) -> Tensor:

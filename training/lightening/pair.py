@@ -16,6 +16,7 @@ from models.yolo import DetectionModel
 from training.lightening.losses import feature_error
 
 Maps = Mapping[int, Any]
+LITTLE = 0.05  # of the parameters of a layer
 
 
 def ends_of_stages(teacher: DetectionModel, pairs: Mapping[int, int]) -> dict[int, int]:
@@ -60,6 +61,7 @@ class Pair:
         shared: how many layers from the first are the same in both, weights included. They stay as they are,
             so the teacher's maps serve the student too.
         new: the layers that are not the teacher's own.
+        blank: those that have next to nothing of the teacher's, and do not pass on what they get either.
         pairs: by the student's layer, the teacher's in whose place it stands.
     """
 
@@ -72,6 +74,7 @@ class Pair:
         device = teacher.stride.device
         self._chosen = {j: kept.to(device) for j, kept in report.chosen.items()} if report else {}
         self.new = [layer.index for layer in student.layers if not self._same_block(layer, pairs)]
+        self.blank = self._blank(report) if report else set()
         self.shared = self._shared(pairs)
         ends = ends_of_stages(teacher, pairs)
         self.cuts = {own: its for own, its in ends.items() if own >= self.shared}
@@ -89,6 +92,16 @@ class Pair:
             return False
         its = self.teacher.layers[pairs[layer.index]]
         return (layer.name, layer.number, layer.args) == (its.name, its.number, its.args)
+
+    @staticmethod
+    def _blank(report: TransferReport) -> set[int]:
+        return {
+            index
+            for (index, _), counts in report.layers.items()
+            if counts.all_parameters
+            and counts.share < LITTLE
+            and (index in report.pairs or index not in report.origins)
+        }
 
     def kept(self, layer: int) -> list[int]:
         """Channels of a layer of the teacher that the student has too."""

@@ -79,6 +79,15 @@ class Lightening:
         best, shares = self.state.best.epoch, self.state.lightened["agreement"]
         return float(shares["fitted"] if best < 0 else self.state.results[best][8])
 
+    @property
+    def best_after(self) -> str:
+        """After what the weights were best."""
+        best = self.state.best.epoch
+        if best < 0:
+            return "after the fit"
+        done = sum(b - a for a, b in (part.steps for part in self.course.parts[: best + 1]))
+        return f"after {done} of {self.state.lightened['steps']} steps"
+
     def save(self, complete: bool) -> None:
         """Write what a resume needs, the results so far, and the best weights when this part made them.
 

@@ -31,7 +31,7 @@ def test_validation_names_the_data_of_the_training(tmp_path: Path) -> None:
         write_checkpoint(weights, content | {"train_args": {"data": data}})
         assert trained_on(weights) == wanted
         detect, *validate = lines(tmp_path, weights)
-        assert detect == f"detect:   python detect.py --weights {file} --imgsz 64 64"
+        assert detect == f"detect:   python detect.py --weights {file} --imgsz 64"
         expected = f"validate: python val.py --weights {file} --data {wanted} --imgsz 64"
         assert validate == ([expected] if wanted else [])
     assert "--data my.yaml" in lines(tmp_path, weights, "--data", "my.yaml")[-1]
