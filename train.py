@@ -269,7 +269,12 @@ def save(training: Training, complete: bool) -> None:
     """
     config, state, run = training.config, training.state, training.run
     if not state.is_finite():
-        raise stopped_by(NonFiniteLoss(f"a weight became non-finite in epoch {state.epoch}"), run)
+        raise stopped_by(
+            NonFiniteLoss(
+                f"a weight became non-finite, or too large for half precision, in epoch {state.epoch}"
+            ),
+            run,
+        )
     if complete:
         epoch = state.epoch - 1
         if state.best.epoch == epoch:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from models.blocks.activation import Activation
 from models.blocks.conv import Conv, Size
+from models.blocks.taking import Take, fitting_kernel
 from models.registry import register, scaled
 
 SCALES = (1.0, 0.5, 0.5, 0.5, 0.5)  # initial factor of each branch
@@ -138,6 +139,24 @@ class OREPA(Conv):
         if self.conv.kernel_size == (1, 1):
             raise ValueError(f"OREPA merges kernels larger than 1x1, got k = {k}; use Conv there")
         self.conv = MergedConv2d(self.conv)  # type: ignore[assignment]  # stands where a convolution stood
+
+    def adopt(self, other: nn.Module, take: Take) -> None:
+        """A Conv's kernel as that of all branches together, and its norm. The branches keep what they begin
+        with, and `kxk` makes up for it."""
+        merged, source = self.conv, getattr(other, "conv", None)
+        if not (
+            isinstance(other, Conv) and isinstance(merged, MergedConv2d) and isinstance(source, nn.Conv2d)
+        ):
+            take.alike(self, other)
+            return
+        kernel = fitting_kernel(source.weight, merged.kxk, source.groups)
+        if kernel is None or not isinstance(other.bn, nn.BatchNorm2d):
+            return
+        first = merged.scale[0].view(-1, 1, 1, 1)
+        for tensor in merged.parameters():
+            take(tensor, tensor)
+        take(merged.kxk.weight, merged.kxk.weight + (kernel - merged.kernel()) / first)
+        take.norm(self.bn, other.bn)
 
     def fuse(self) -> None:
         """Leave one biased convolution, for inference. A second call changes nothing."""

@@ -16,6 +16,7 @@ from models.summary import layer_costs, summary_line
 from models.transfer import TransferReport, inherit, with_batch_norms
 from models.weights import find_weights, load_model
 from models.yolo import DetectionModel
+from training.engine import NonFiniteLoss
 from training.lightening.beginning import begin, fit, settle_steps
 from training.lightening.config import LightenConfig
 from training.lightening.course import Course, average_of, build_optimizer, plan
@@ -92,11 +93,14 @@ class Lightening:
         """Write what a resume needs, the results so far, and the best weights when this part made them.
 
         Raises:
-            UserError: the weights are not finite; the files of the part before stay as they are.
+            NonFiniteLoss: the weights are not finite; the files of the part before stay as they are.
         """
         state, run = self.state, self.run
         if not state.is_finite():
-            raise UserError(f"a weight became non-finite; the last finite checkpoint is {run.last}")
+            raise NonFiniteLoss(
+                "a weight became non-finite, or too large for half precision; the last finite checkpoint is "
+                f"{run.last}"
+            )
         if complete and state.best.epoch == state.epoch - 1:
             state.save_weights(run.best)
         state.save(run.last)

@@ -15,6 +15,7 @@ from models.blocks.ghost import GhostConv
 from models.blocks.gsconv import GSBottleneck, GSConv, GSConvns, VoVGSCSP, VoVGSCSPC
 from models.blocks.hetero import CSPHet, HetConv
 from models.blocks.msca import MSCA
+from models.blocks.orepa import OREPA
 from models.blocks.partial import CSPPC
 from models.blocks.separable import DSConv
 from models.blocks.shufflenet import ShuffleNetV2
@@ -45,6 +46,28 @@ def adopted(own: nn.Module, other: nn.Module) -> nn.Module:
 
 def maps(channels: int = 16) -> Tensor:
     return torch.randn(2, channels, 6, 7)
+
+
+@pytest.mark.parametrize("g", [1, 4])
+@torch.no_grad()
+def test_orepa_gives_what_the_convolution_gave(g: int) -> None:
+    """Its branches stay as they began; the k x k one makes up for their sum."""
+    teacher = lived_in(Conv(16, 32, 3, 2, g=g))
+    student = OREPA(16, 32, 3, 2, g=g)
+    nn.init.uniform_(student.conv.scale, 0.5, 2)
+    before = student.conv.expand_kxk.clone()
+    adopted(student, teacher)
+    x = maps()
+    torch.testing.assert_close(student(x), teacher(x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(student.conv.expand_kxk, before) and before.any()
+
+
+@torch.no_grad()
+def test_orepa_leaves_a_kernel_that_it_cannot_hold() -> None:
+    student = OREPA(16, 32, 3)
+    before = student.conv.kxk.weight.clone()
+    adopted(student, lived_in(Conv(16, 32, 5)))
+    assert torch.equal(student.conv.kxk.weight, before)
 
 
 @pytest.mark.parametrize("block", [GSConv, GhostConv])
