@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 LEFT, BOTTOM = 0.75, 0.5  # margins in inches; the names stand in the right one
 LINE, LETTER = 0.17, 0.075  # inches of a line and of a letter of the names
 NAME = 44  # letters of a name
+# of curves, to be told apart by everyone: M. Okabe and K. Ito, Color universal design, 2008
+COLORS = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", INK)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Point:
 
     Attributes:
         spread: of y, drawn to both sides; None: unknown.
+        color: of the point and its name; empty: by `marked`.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Point:
     spread: float | None = None
     marked: bool = False
     hollow: bool = False
+    color: str = ""
 
 
 def scatter(
@@ -81,18 +86,19 @@ def lines(
     width: float = 6.4,
     level: float | None = None,
 ) -> Figure:
-    """Curves from (x, y) points, each with its name at its end; the first is marked.
+    """Curves from (x, y) points, each with its name at its end; neighbours there have other colours.
 
     Args:
         x, y, width, level: as in `scatter`.
     """
-    ends = [
-        Point(name, *points[-1], marked=number == 0) for number, (name, points) in enumerate(series.items())
-    ]
+    ranked = sorted(series, key=lambda name: -series[name][-1][1])
+    colors = dict(zip(ranked, itertools.cycle(COLORS)))
+    ends = [Point(name, *points[-1], color=colors[name]) for name, points in series.items()]
     figure, axes, height = _axes(ends, title, width)
     for end, points in zip(ends, series.values()):
-        color = ACCENT if end.marked else INK
-        (drawn,) = axes.plot(*zip(*points), color=color, marker="o", linewidth=1.6, markersize=4, zorder=3)
+        (drawn,) = axes.plot(
+            *zip(*points), color=end.color, marker="o", linewidth=1.6, markersize=4, zorder=3
+        )
         drawn.set_gid(f"{end.name}: {end.x:.0f}, {end.y:.3f}")
     axes.margins(0.07)
     _finish(axes, ends, (title, x, y), height, level)
@@ -130,7 +136,7 @@ def _name(axes: Axes, points: Sequence[Point], gap: float) -> None:
             textcoords="axes fraction",
             va="center",
             fontsize=8.5,
-            color=ACCENT if point.marked else INK,
+            color=point.color or (ACCENT if point.marked else INK),
             arrowprops={
                 "arrowstyle": "-",
                 "color": FAINT,

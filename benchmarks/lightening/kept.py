@@ -76,7 +76,9 @@ def noted(folder: Path) -> tuple[Row, Course]:
             f"{folder}: its teacher has a mAP50-95 of 0 on {page['data']}; there is no share of it"
         )
     row = dict(zip(COLUMNS, [*map(str, known), *(f"{score:.4f}" for score in scores)], strict=True))
-    return row, [(0.0, float(student["start"])), *read_course(folder / "results.csv")]
+    known = checkpoint["lightened"]["agreement"]
+    begun = [(0.0, float(known[name])) for name in ("start", "fitted") if name in known]
+    return row, [*begun, *read_course(folder / "results.csv")]
 
 
 def named(courses: Sequence[tuple[Row, Course]]) -> dict[str, Course]:
