@@ -25,6 +25,7 @@ from utils.errors import UserError, run_command
 from utils.files import find_file, newest
 
 RUNS = Path("runs/train")
+ELSEWHERE = "*/*/weights/best.pt"  # beside that folder, as of `make demo`
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_NAME = re.compile(r"yolov5[nsmlx]6?(\.pt)?")
 # tensors that no forward pass needs: anchors in pixels (files before v6.0), operation counts of thop,
@@ -73,7 +74,7 @@ def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
     if not str(name):
         found = sorted(runs.glob("*/weights/best.pt"), key=lambda path: path.stat().st_mtime)
         if not found:
-            elsewhere = newest("best.pt", runs.parent)
+            elsewhere = newest(runs.parent, ELSEWHERE)
             hint = (
                 f"the newest elsewhere is {elsewhere}: --weights names it"
                 if elsewhere
@@ -92,8 +93,8 @@ def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:
     try:
         return find_file(name, (path.parent, runs))
     except UserError as error:
-        made = newest(path.name, runs.parent) if path.name == str(name) else None  # best.pt, as pages have it
-        raise UserError(f"{error}; the newest of that name is {made}") from None if made else error
+        made = newest(runs.parent, ELSEWHERE) if str(name) == "best.pt" else None  # as pages have it
+        raise UserError(f"{error}; the newest one is {made}" if made else str(error)) from None
 
 
 def _described_model(checkpoint: dict[str, Any], state: State, path: str | Path) -> DetectionModel:

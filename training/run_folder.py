@@ -102,9 +102,9 @@ def newest_checkpoint(project: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    found = newest("last.pt", project)
+    found = newest(project, "**/last.pt")
     if found is None:
-        other = newest("last.pt", project.parent) or Path("runs/train/exp/weights/last.pt")
+        other = newest(project.parent, "*/*/weights/last.pt") or Path("runs/train/exp/weights/last.pt")
         raise UserError(f"--resume: no last.pt below '{project}'; name one, as in --resume {other}")
     return found
 

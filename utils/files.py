@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import glob
 import itertools
 import os
 import re
@@ -90,9 +89,9 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
     raise UserError(f"file '{name}' not found{hint}")
 
 
-def newest(name: str, folder: Path) -> Path | None:
-    """The file of that name below a folder that was written to most recently."""
-    found = [path for path in folder.rglob(glob.escape(name)) if path.is_file()]
+def newest(folder: Path, pattern: str) -> Path | None:
+    """The file that was written to most recently, of those below a folder that match."""
+    found = [path for path in folder.glob(pattern) if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

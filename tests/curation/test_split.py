@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import curation.split
 import dataset
 from curation.split import group_numbers, stratify
 from tests.utils.data.formats.instances import FORMATS, text
@@ -91,6 +92,18 @@ def test_the_same_seed_gives_the_same_lists(tmp_path: Path) -> None:
         split(data, tmp_path / name, "--seed", seed)
         lists[name] = [(tmp_path / name / f"{part}.txt").read_bytes() for part in ("train", "val", "test")]
     assert lists["a"] == lists["b"] != lists["c"]
+
+
+def test_the_lists_of_a_yaml_that_comes_along_stand_beside_its_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curation.split, "ROOT", tmp_path / "program")
+    FORMATS["yolo"][0](tmp_path / "datasets" / "cells")
+    (tmp_path / "program" / "data").mkdir(parents=True)
+    named = f"path: {tmp_path / 'datasets' / 'cells'}\ntrain: .\nval: []\nnames: [cat, dog]\n"
+    data = text(tmp_path / "program" / "data" / "cells.yaml", named)
+    dataset.main(["split", "--data", str(data), "--ratios", "0.5", "0.5"])
+    assert (tmp_path / "datasets" / "cells-split" / "data.yaml").is_file()
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +169,27 @@ def test_a_yaml_that_cannot_be_or_is_absurd(tiny: DetectionModel, tmp_path: Path
 
 def test_newest_best_is_the_default(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train a model first, or name a file with --weights"):
-        find_weights("", tmp_path)
+        find_weights("", tmp_path / "runs" / "train")
     for age, run in enumerate(("exp3", "exp", "exp2")):
         file = tmp_path / run / "weights" / "best.pt"
         file.parent.mkdir(parents=True)
         file.touch()
         os.utime(file, (1000 - age, 1000 - age))
     assert find_weights("", tmp_path) == tmp_path / "exp3" / "weights" / "best.pt"
+
+
+def test_weights_of_other_runs_are_named(tmp_path: Path) -> None:
+    runs, file = tmp_path / "runs" / "train", tmp_path / "runs" / "demo" / "train" / "weights" / "best.pt"
+    file.parent.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"file 'best\.pt' not found$"):
+        find_weights("best.pt", runs)
+    file.touch()
+    with pytest.raises(
+        UserError, match=rf"the newest elsewhere is {re.escape(str(file))}: --weights names it"
+    ):
+        find_weights("", runs)
+    with pytest.raises(UserError, match=rf"'best\.pt' not found; the newest one is {re.escape(str(file))}"):
+        find_weights("best.pt", runs)
 
 
 def test_named_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_the_newest_checkpoint_is_that_written_last(tmp_path: Path) -> None:
         path.touch()
         os.utime(path, (1000 - age, 1000 - age))
     assert newest_checkpoint(tmp_path) == tmp_path / "exp2" / "weights" / "last.pt"
+
+
+def test_a_checkpoint_of_another_project_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "demo" / "train" / "weights" / "last.pt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(UserError, match=re.escape(f"as in --resume {path}")):
+        newest_checkpoint(tmp_path / "train")
 
 
 def test_results_are_a_table_of_six_digits(tmp_path: Path) -> None:

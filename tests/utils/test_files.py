@@ -239,6 +239,8 @@ def test_find_file_proposes_near_names(tmp_path: Path) -> None:
     assert find_file("yolov5n", [tmp_path], ("", ".yaml")) == tmp_path / "yolov5n.yaml"
     with pytest.raises(UserError, match=r"'yolo5n.yaml' not found; did you mean yolov5n.yaml\?"):
         find_file("yolo5n.yaml", [tmp_path])
+    with pytest.raises(UserError, match=r"'mydata\.yaml' not found$"):  # endings alone are not alike
+        find_file("mydata.yaml", [tmp_path])
 
 
 def test_a_home_of_nobody_is_a_users_error() -> None:

@@ -259,9 +259,11 @@ def _locate(
     if not needed:
         return candidates[0]
     places = ", ".join(f"'{candidate}'" for candidate in dict.fromkeys(candidates))
-    hint = (
-        "; its 'download:' key is never executed, fetch the images yourself" if "download" in content else ""
-    )
+    hint = ""
+    if "download" in content:
+        hint = "; its 'download:' key is never executed, fetch the images yourself"
+    elif file.parent == ROOT / "data":
+        hint = "; nothing is downloaded: the first lines of this file say where to get them"
     raise UserError(f"{file}: {split}: no such file or folder: {places}{hint}")
 
 
