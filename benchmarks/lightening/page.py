@@ -173,7 +173,9 @@ def write_page(
         courses: results.csv of those that have learnt to the end, by name.
     """
     write_text(folder / "lighten.json", json.dumps(asdict(record), indent=1) + "\n")
-    plots = [front(record), course({name: read_course(path) for name, path in courses.items()}, record)]
+    plots = [course({name: read_course(path) for name, path in courses.items()}, record)]
+    if len(record.variants) > 2:  # of two there is no front
+        plots.insert(0, front(record))
     page = folder / "lighten.html"
     write_text(
         page,
