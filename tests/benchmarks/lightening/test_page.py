@@ -6,8 +6,8 @@ import base64
 import json
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
