@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.alignment import align
 from models.blocks.conv import Conv, batch_norm
+from models.blocks.orepa import OREPA, MergedConv2d
 from models.blocks.taking import Joined, Take, tensors_of
 from models.narrowing import CannotNarrow, narrowed
 from models.parse import IMAGE, Layer
@@ -166,7 +167,7 @@ def inherit(
         origin = None
         if layer.index in pairs:
             origin = teacher.layers[pairs[layer.index]]
-            take.module(module, teacher.model[origin.index])
+            take.module(module, plain(teacher.model[origin.index], module))
             report.origins[layer.index] = f"{origin.index} {origin.name}{_share(chosen.get(origin.index))}"
             if remade and IMAGE in layer.sources:
                 take.named(tensors, {own: source.get(f"model.{layer.index}.{own}") for own, _ in tensors})
@@ -234,6 +235,19 @@ def with_batch_norms(model: DetectionModel) -> DetectionModel:
             norm.bias.data.copy_(bias.data)
             module.conv.bias, module.bn = None, norm.train(module.training)
     return model
+
+
+def plain(module: nn.Module, taker: nn.Module) -> nn.Module:
+    """A layer whose merged convolutions are single ones, in a copy, for one that has none of that kind."""
+    if not any(isinstance(part, MergedConv2d) for part in module.modules()) or any(
+        isinstance(part, MergedConv2d) for part in taker.modules()
+    ):
+        return module
+    module = copy.deepcopy(module)
+    for part in list(module.modules()):
+        if isinstance(part, OREPA) and isinstance(part.conv, MergedConv2d):
+            part.conv = part.conv.squeezed()
+    return module
 
 
 def _is_fused(module: nn.Module) -> TypeGuard[Conv]:

@@ -56,7 +56,10 @@ def fit_inherited(inherited: Inherited, model: DetectionModel, loader: Loader, p
     """
     source, device, started = inherited.source, model.stride.device, time.perf_counter()
     if source.channels != model.channels or model.multiple % source.multiple:
-        return  # it cannot see these pictures
+        if process.is_main:
+            sees = f"pictures of {source.channels} channels whose sides are multiples of {source.multiple}"
+            LOGGER.info(f"no layer is fitted: what the weights are of takes {sees}")
+        return
     source = with_batch_norms(source).to(device).to(memory_format=memory_format(device))
     pair = Pair(model, source, inherited.report)
     if pair.shared >= len(model.layers) - 1:

@@ -83,8 +83,12 @@ def find_file(name: str | Path, folders: Sequence[Path] = (), suffixes: Sequence
             if candidate.is_file():
                 return candidate
     known = sorted({p.name for folder in folders if folder.is_dir() for p in folder.iterdir() if p.is_file()})
-    stems = {Path(name).stem: name for name in known}
-    near = [stems[stem] for stem in difflib.get_close_matches(wanted.stem, stems)]
+    stems: dict[str, list[str]] = {}
+    for found in known:
+        stems.setdefault(Path(found).stem, []).append(found)
+    alike = [stems[stem] for stem in difflib.get_close_matches(wanted.stem, stems)]
+    # of files whose names differ in the ending alone the one whose ending was asked for
+    near = [next((one for one in some if Path(one).suffix == wanted.suffix), some[0]) for some in alike]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(f"file '{name}' not found{hint}")
 

@@ -284,7 +284,7 @@ class _OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage: what is wrong and where to read more."""
         if message.startswith(UNKNOWN):
-            wrong = message.removeprefix(UNKNOWN).split()[0].partition("=")[0]
+            wrong = message.removeprefix(UNKNOWN).strip().partition(" ")[0].partition("=")[0]
             near = difflib.get_close_matches(wrong, self._option_string_actions, n=1)
             message += f"; did you mean {near[0]}?" if near else ""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)

@@ -127,8 +127,9 @@ class SplitShell(nn.Module):
             take.alike(self, other)
             return
         entries = [(convs.conv, convs.bn) for convs in (other.cv2, other.cv1)]
-        if self.cv1.conv.weight.shape[0] == sum(len(conv.weight) for conv, _ in entries):
-            take(self.cv1.conv.weight, torch.cat([conv.weight for conv, _ in entries]))
+        entry = torch.cat([take.columns(conv.weight, self.cv1.conv.in_channels) for conv, _ in entries])
+        if self.cv1.conv.weight.shape == entry.shape:
+            take(self.cv1.conv.weight, entry)
             for name in ("weight", "bias", "running_mean", "running_var"):
                 take(getattr(self.cv1.bn, name), torch.cat([getattr(bn, name) for _, bn in entries]))
             inside, passed = other.cv3.conv.weight.chunk(2, dim=1)

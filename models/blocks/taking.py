@@ -105,7 +105,7 @@ class Take:
             source = found.get(name)
             if source is None:
                 continue
-            fitting = self._fit(source, target.shape[1]) if target.ndim == 4 else source
+            fitting = self.columns(source, target.shape[1]) if target.ndim == 4 else source
             if fitting.shape == target.shape:
                 self(target, fitting, self._share(fitting, source))
 
@@ -117,12 +117,13 @@ class Take:
         conv, source = getattr(own, "conv", None), getattr(other, "conv", None)
         if isinstance(conv, nn.Conv2d) and isinstance(source, nn.Conv2d):
             dense = source.weight[rows][:, columns]
-            kernel = fitting_kernel(self._fit(dense, conv.in_channels), conv, source.groups)
+            kernel = fitting_kernel(self.columns(dense, conv.in_channels), conv, source.groups)
             if kernel is not None:
                 self(conv.weight, kernel, self._share(kernel, dense))
                 self.norm(own.bn, other.bn, rows)  # type: ignore[arg-type]
 
-    def _fit(self, kernel: Tensor, columns: int) -> Tensor:
+    def columns(self, kernel: Tensor, columns: int) -> Tensor:
+        """A kernel with as many columns, where it stands behind a Concat of other widths; else itself."""
         return self._joined.kernel(kernel, columns) if self._joined else kernel
 
     def _share(self, own: Tensor, source: Tensor) -> float:

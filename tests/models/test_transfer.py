@@ -176,3 +176,26 @@ def test_a_fused_network_gives_what_it_computes(trained: DetectionModel) -> None
     image = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
         torch.testing.assert_close(model(image)[0], trained(image)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_what_orepa_has_learnt_goes_on_as_a_convolution(trained: DetectionModel) -> None:
+    """Its branches have names and shapes that no other block knows; their sum is a kernel like any other."""
+    merged = DetectionModel("yolov5n-orepa.yaml", nc=2).eval()
+    assert inherit(merged, trained, exclude=()).share == 1
+    model = DetectionModel("yolov5n.yaml", nc=2).eval()
+    assert inherit(model, merged, exclude=()).share == 1
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        for other in (merged, model):
+            torch.testing.assert_close(other(image)[0], trained(image)[0], rtol=1e-3, atol=1e-3)
+    again = DetectionModel("yolov5n-orepa.yaml", nc=2)
+    inherit(again, merged, exclude=())
+    assert all(torch.equal(value, merged.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["gsconv", "dsconv", "shufflenetv2", "csppc"])
+@pytest.mark.parametrize("source", ["orepa", "mobileone-backbone", "shufflenetv2-backbone"])
+def test_weights_of_any_variant_go_to_any_other(source: str, variant: str) -> None:
+    teacher = DetectionModel(f"yolov5n-{source}.yaml", nc=2)
+    report = inherit(DetectionModel(f"yolov5n-{variant}.yaml", nc=2), teacher)
+    assert 0 < report.share <= 1

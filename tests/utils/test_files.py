@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -239,6 +240,11 @@ def test_find_file_proposes_near_names(tmp_path: Path) -> None:
     assert find_file("yolov5n", [tmp_path], ("", ".yaml")) == tmp_path / "yolov5n.yaml"
     with pytest.raises(UserError, match=r"'yolo5n.yaml' not found; did you mean yolov5n.yaml\?"):
         find_file("yolo5n.yaml", [tmp_path])
+    for ending in ("csv", "onnx", "pt", "yaml"):
+        (tmp_path / f"best.{ending}").write_text("", encoding="utf-8")
+    for wrong, right in (("bset.pt", "best.pt"), ("best.onxn", "best.csv"), ("bset.onnx", "best.onnx")):
+        with pytest.raises(UserError, match=rf"did you mean {re.escape(right)}\?"):
+            find_file(wrong, [tmp_path])
     with pytest.raises(UserError, match=r"'mydata\.yaml' not found$"):  # endings alone are not alike
         find_file("mydata.yaml", [tmp_path])
 

@@ -92,6 +92,7 @@ def test_abbreviations_and_aliases() -> None:
         (ExportConfig, ["--batch-size", "5000"], "--batch-size must lie between 1 and 1024, found 5000"),
         (DetectConfig, ["--vid-stride", "0"], "--vid-stride must be at least 1"),
         (DetectConfig, ["--nonsense"], "unrecognized arguments: --nonsense"),
+        (DetectConfig, [""], "unrecognized arguments: "),
         (DetectConfig, ["--wieghts", "a.pt"], "--wieghts a.pt; did you mean --weights? (see"),
         (TrainConfig, ["--epoch=3", "--bath-size=3"], "--bath-size=3; did you mean --batch-size?"),
     ],

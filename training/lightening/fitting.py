@@ -97,7 +97,10 @@ def first_images(loader: Loader, device: torch.device) -> list[Tensor]:
 def result_of_fit(count: int, seconds: float) -> str:
     """What to tell of it."""
     if not count:
-        return "no layer is fitted: what was taken over stands behind layers that have to learn first"
+        return (
+            "no layer is fitted: what was taken over reads what it read before, or stands behind layers that "
+            "have to learn first"
+        )
     what = f"{count} convolutions that were taken over are fitted to the maps that they read now"
     return f"{what}, in {seconds:.0f} s"
 
@@ -116,7 +119,7 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
     def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
         if conv in told:
             told[conv].append(_written(y, share))
-            spread[conv].append(x.var(dim=(0, 2, 3)).mean())
+            spread[conv].append(x.var(dim=(0, 2, 3), correction=0).mean())
 
     for images in batches:
         _trace_teacher(pair, images, note)

@@ -30,6 +30,11 @@ def ends_of_stages(teacher: DetectionModel, pairs: Mapping[int, int]) -> dict[in
     }
 
 
+def _kinds(module: nn.Module) -> list[tuple[type, str]]:
+    """What is in a layer, with its settings: activations, too, which have no weights to be compared."""
+    return [(type(part), part.extra_repr()) for part in module.modules()]
+
+
 class Watched(nn.Module):
     """A detector that also gives the maps of some of its layers, by their index."""
 
@@ -113,6 +118,7 @@ class Pair:
         for layer, module in zip(self.student.layers, self.student.model):
             its = self.teacher.layers[pairs.get(layer.index, 0)]
             same = layer.index == pairs.get(layer.index) and layer.sources == its.sources
+            same = same and _kinds(module) == _kinds(self.teacher.model[its.index])
             names = [f"model.{layer.index}.{name}" for name in module.state_dict()]
             own = dict(zip(names, module.state_dict().values()))
             if not same or not self._same_block(layer, pairs) or layer is self.student.layers[-1]:

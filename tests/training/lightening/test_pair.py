@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.cfg import load_cfg
 from models.transfer import inherit
 from models.yolo import DetectionModel
 from training.lightening.losses import feature_error, output_error
@@ -36,6 +37,14 @@ def test_a_slim_neck_shares_the_backbone(teacher: DetectionModel) -> None:
     assert pair.shared == 10  # layers 0 to 9
     assert pair.cuts == {13: 13, 17: 17, 20: 20, 23: 23}
     assert pair.new == [10, 13, 14, 17, 18, 20, 21, 23]
+
+
+@pytest.mark.parametrize("other", ["nn.ReLU()", "nn.LeakyReLU(0.1)"])
+def test_another_activation_shares_nothing(teacher: DetectionModel, other: str) -> None:
+    """It has no weights, and other maps."""
+    student = DetectionModel(load_cfg("yolov5n.yaml") | {"activation": other}, nc=2)
+    inherit(student, teacher, exclude=())
+    assert Pair(student, copy.deepcopy(teacher)).shared == 0
 
 
 def test_weights_that_differ_are_not_shared(teacher: DetectionModel) -> None:
