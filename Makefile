@@ -37,7 +37,7 @@ demo-lighten: $(VENV)/.usable
 	rm -rf $(RUN)/lighten
 	$(BIN)/python lighten.py --weights $(RUN)/train/weights/best.pt --cfg yolov5n-csppc.yaml \
 		--source datasets/digits/images/train --data digits.yaml --hyp hyp.digits.yaml --imgsz 192 \
-		--steps 160 --workers 2 --project $(RUN) --name lighten
+		--steps 280 --workers 2 --project $(RUN) --name lighten
 
 # In as many processes as there are cores, four at most: each takes 2.5 GB.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

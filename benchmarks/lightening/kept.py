@@ -76,8 +76,8 @@ def noted(folder: Path) -> tuple[Row, Course]:
             f"{folder}: its teacher has a mAP50-95 of 0 on {page['data']}; there is no share of it"
         )
     row = dict(zip(COLUMNS, [*map(str, known), *(f"{score:.4f}" for score in scores)], strict=True))
-    known = checkpoint["lightened"]["agreement"]
-    begun = [(0.0, float(known[name])) for name in ("start", "fitted") if name in known]
+    fitted = checkpoint["lightened"].get("agreement", {}).get("fitted")
+    begun = [(0.0, float(value)) for value in (student["start"], fitted) if value is not None]
     return row, [*begun, *read_course(folder / "results.csv")]
 
 

@@ -6,7 +6,9 @@ is a linear problem: its weights are moved to the solution, one after the other 
 run, each on what the student makes of all before it. Ridge regression towards the weights that are there, so
 that directions which no picture shows stay as they were.
 
-Nothing is fitted behind a layer that has nothing of the teacher (`Pair.blank`). Elsewhere, fitted are
+Behind a layer that has nothing of the teacher (`Pair.blank`) a convolution stays as it is unless most of what
+it should give can be made of what it reads: a backbone that has learnt nothing gives next to nothing, and
+weights that make the teacher's of it would be immense, and the teacher's own lost in the attempt. Fitted are
 channels whose weights are those of some convolution of the teacher's layer in their place, to what that one
 gives; and the last convolution of a layer that ends in a `Conv`, as the teacher's does, to its last.
 """
@@ -36,6 +38,7 @@ SAMPLES = 12_000  # positions of a map that are looked at, in all pictures toget
 RIDGE = 0.01  # of the variance of what is read: how much a weight is held where it is
 LEAST_RIDGE = 1e-4  # of the variance of what the teacher's reads: of maps that are next to nothing no weight
 # could make what is wanted, but a very large one
+UNLIKE = 0.5  # of the variance of what a layer should give: what it gives then says nothing of it
 FAINT = 1e-3  # a BatchNorm's factor below which what it reads says nothing
 
 Take = Callable[[nn.Conv2d, Tensor, Tensor], None]
@@ -105,6 +108,16 @@ def result_of_fit(count: int, seconds: float) -> str:
     return f"{what}, in {seconds:.0f} s"
 
 
+@dataclass
+class Solution:
+    """What has to be added to the weights of a reader, and to what it gives; `left` is the share of the
+    variance of what is wanted that remains."""
+
+    step: Tensor
+    constant: Tensor
+    left: float
+
+
 @torch.no_grad()
 def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
     """Fit the student's convolutions on images, (B, C, H, W) each with values 0 to 1; how many were moved."""
@@ -124,10 +137,11 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
     for images in batches:
         _trace_teacher(pair, images, note)
     wanted = {conv: Wanted(torch.cat(told[conv]), float(torch.stack(spread[conv]).mean())) for conv in needed}
-    moved, foreign = 0, _foreign(pair)
+    moved, foreign = 0, set[int]()
     last_use = {j: layer.index for layer, _ in _own(pair) for j in layer.sources}
     for layer, module in progress(_own(pair), "least squares", unit=" layers"):
         inputs = [_inputs(layer, maps) for maps in known]
+        doubtful, before = layer.index in pair.blank or not foreign.isdisjoint(layer.sources), moved
         for reader in readers[layer.index]:
             rows: list[Tensor] = []
 
@@ -137,8 +151,13 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
 
             for x in inputs:
                 trace(module, x, read)
-            moved += _move(reader, torch.cat(rows), wanted)
-        if layer.index in pair.new and layer.index not in foreign:
+            solution = _solved(reader, torch.cat(rows), wanted)
+            if solution is not None and not (doubtful and solution.left > UNLIKE):
+                _move(reader, solution)
+                moved += 1
+        if doubtful and moved == before:
+            foreign.add(layer.index)
+        elif layer.index in pair.new:
             _settle(module, inputs)
         for maps, x in zip(known, inputs):
             maps[layer.index] = module(x)
@@ -151,19 +170,6 @@ def fit_readers(pair: Pair, batches: Sequence[Tensor]) -> int:
 def _own(pair: Pair) -> list[tuple[Layer, nn.Module]]:
     """The student's own layers."""
     return list(zip(pair.student.layers, pair.student.model))[pair.shared :]
-
-
-def _foreign(pair: Pair) -> set[int]:
-    """Layers of the student that have nothing of the teacher, and all behind them.
-
-    What they give says nothing until it has been learnt. No weight could make of it what the teacher makes,
-    and those that are the teacher's would be lost in the attempt.
-    """
-    found = set(pair.blank)
-    for layer, _ in _own(pair):
-        if not found.isdisjoint(layer.sources):
-            found.add(layer.index)
-    return found
 
 
 def _inputs(layer: Layer, maps: Mapping[int, Any]) -> Any:
@@ -220,14 +226,12 @@ def _readers(pair: Pair, images: Tensor, given: Mapping[int, Any]) -> dict[int, 
     def note(conv: nn.Conv2d, x: Tensor, y: Tensor) -> None:
         shapes[conv] = y.shape[2:]
 
-    teacher, maps, foreign = _trace_teacher(pair, images, note), dict(given), _foreign(pair)
+    teacher, maps = _trace_teacher(pair, images, note), dict(given)
     found: dict[int, list[Reader]] = {}
     for layer, module in _own(pair):
         maps[layer.index], own = trace(module, _inputs(layer, maps), note)
         its = pair.pairs.get(layer.index)
-        readers = (
-            [] if its is None or layer.index in foreign else _of_layer(own, teacher[its], pair.kept(its))
-        )
+        readers = [] if its is None else _of_layer(own, teacher[its], pair.kept(its))
         found[layer.index] = [
             reader
             for reader in readers
@@ -294,8 +298,8 @@ def _read(conv: nn.Conv2d, x: Tensor, y: Tensor, share: int) -> Tensor:
     return torch.cat(rows)
 
 
-def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Wanted]) -> bool:
-    """Move the weights of a reader to where they give what is wanted for what it reads, where there is such a
+def _solved(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Wanted]) -> Solution | None:
+    """Where the weights of a reader give what is wanted for what it reads; None where there is no such
     place."""
     conv, norm = reader.conv, reader.norm
     x = read.cpu().double()
@@ -325,13 +329,20 @@ def _move(reader: Reader, read: Tensor, wanted: Mapping[nn.Conv2d, Wanted]) -> b
     step = torch.linalg.solve(gram + held * torch.eye(len(gram), dtype=gram.dtype), x.T @ rest).T
     constant = mean - step @ x_mean if free else mean
     if not (step.isfinite().all() and constant.isfinite().all()):
-        return False
-    conv.weight[reader.channels] += step.view(-1, *conv.weight.shape[1:]).to(conv.weight)
+        return None
+    left = (rest - x @ step.T).square().sum() / (goal - goal.mean(dim=0)).square().sum().clamp(min=1e-12)
+    freedom = 1 - len(gram) / len(x)  # as many weights as positions explain anything
+    return Solution(step, constant, float(left) / freedom if freedom > 0 else float("inf"))
+
+
+def _move(reader: Reader, solution: Solution) -> None:
+    """Move the weights of a reader to where they give what is wanted."""
+    conv, norm, constant = reader.conv, reader.norm, solution.constant
+    conv.weight[reader.channels] += solution.step.view(-1, *conv.weight.shape[1:]).to(conv.weight)
     if norm is not None and norm.running_mean is not None:
         norm.running_mean[reader.channels] -= constant.to(norm.running_mean)
     elif conv.bias is not None:
         conv.bias[reader.channels] += constant.to(conv.bias)
-    return True
 
 
 def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:

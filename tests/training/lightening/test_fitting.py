@@ -78,16 +78,17 @@ def test_a_student_is_nearer_to_its_teacher(
 
 
 @pytest.mark.parametrize("variant", ["mobilenetv3", "shufflenetv2x", "mobileone", "lcnet", "fasternet"])
-def test_what_stands_behind_a_foreign_backbone_stays_as_it_was(
-    teacher: DetectionModel, batches: list[Tensor], variant: str
+def test_behind_a_foreign_backbone_no_weight_becomes_immense(
+    official_weights: Path, batches: list[Tensor], variant: str
 ) -> None:
-    """Its maps are next to nothing, so that weights which make the teacher's of them would be immense."""
+    """Its maps are next to nothing: weights that make the teacher's of them would leave half precision."""
+    teacher = load_model(official_weights)
     torch.manual_seed(0)
-    pair = pair_of(teacher, f"yolov5n-{variant}-backbone.yaml")
-    before = {name: value.clone() for name, value in pair.student.state_dict().items()}
-    assert fit_readers(pair, batches) <= 1  # what reads the picture
-    after = pair.student.state_dict()
-    assert {name.split(".")[1] for name in before if not after[name].equal(before[name])} <= {"0"}
+    student = DetectionModel(f"yolov5n-{variant}-backbone.yaml", nc=teacher.nc)
+    pair = Pair(student, teacher, inherit(student, teacher, exclude=()))
+    most = max(float(value.abs().max()) for value in student.state_dict().values())
+    fit_readers(pair, batches)
+    assert max(float(value.abs().max()) for value in student.state_dict().values()) < 10 * most
 
 
 def test_maps_that_are_next_to_nothing_make_no_immense_weights(
@@ -168,7 +169,9 @@ def test_what_a_convolution_can_do_is_found_exactly(bias: bool, monkeypatch: pyt
     with torch.no_grad():
         wanted = other(x)
         read = fitting._read(conv, mixed, conv(mixed), 64)
-        assert fitting._move(reader, read, {other: Wanted(fitting._written(wanted, 64), 1.0)})
+        solution = fitting._solved(reader, read, {other: Wanted(fitting._written(wanted, 64), 1.0)})
+        assert solution is not None and solution.left < 1e-3
+        fitting._move(reader, solution)
         found, expected = (
             layer(value) if layer else value for layer, value in ((norm, conv(mixed)), (its, wanted))
         )
