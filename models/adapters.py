@@ -49,9 +49,11 @@ class DetectMultiBackend(nn.Module):
     ) -> None:
         super().__init__()
         files = [weights] if isinstance(weights, (str, Path)) else weights
-        # frames may be augmented from one call to the next
-        wanted = Wanted(runtime, dnn=dnn, half=fp16, data=data, augment=None)
-        self.backend = open_in([Path(file) for file in files], torch.device(device), wanted)
+        device = torch.device(device)
+        # a CPU takes no notice of fp16, as in YOLOv5, also where bf16 is faster; frames may be augmented from
+        # one call to the next
+        wanted = Wanted(runtime, dnn=dnn, half=fp16 and device.type == "cuda", data=data, augment=None)
+        self.backend = open_in([Path(file) for file in files], device, wanted)
         self.names, self.stride, self.pt = self.backend.names, self.backend.stride, self.backend.pt
         self.device, self.fp16 = self.backend.device, self.backend.dtype == torch.float16
         self.jit, self.onnx, self.engine = (self.backend.library == name for name in LIBRARIES)

@@ -188,7 +188,7 @@ def test_a_run_that_only_gets_worse_keeps_what_the_fit_made(
     fitted = read_checkpoint(weights / "best.pt")
     lighten.main(["--resume", str(weights / "last.pt")])
     share = fitted["lightened"]["agreement"]["fitted"]
-    assert share > 0 and f"{share:.3f} at the end" in capsys.readouterr().out
+    assert share > 0 and f"{share:.3f} at its best, after the fit" in capsys.readouterr().out
     best, last = (read_checkpoint(weights / name)["model"] for name in ("best.pt", "last.pt"))
     assert all(torch.equal(tensor, best[name]) for name, tensor in fitted["model"].items())
     assert any(not torch.equal(tensor.half(), best[name]) for name, tensor in last.items() if tensor.ndim > 1)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import utils.device
 from models.common import AutoShape, DetectMultiBackend
 from models.experimental import attempt_load
 from models.weights import load_model
@@ -202,7 +203,9 @@ def test_crops(tmp_path: Path) -> None:
     assert {path.name for path in file.parent.iterdir()} == {"crop.jpg", "crop2.jpg"}
 
 
-def test_networks(weights: Path) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_networks(weights: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils.device, "cpu_is_fast_in_bf16", lambda: fast)
     exact = load_model(weights)
     x = images(exact, 2)
     with torch.inference_mode():
