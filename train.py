@@ -135,6 +135,7 @@ def train(
     index, imgsz = loader.dataset.index, loader.dataset.size
     if inherited is not None and not config.nofit:
         fit_inherited(inherited, model, loader, process)
+    del inherited  # a whole network, which would stay on the device
     schedule = Schedule(hyp, config.epochs, len(loader), config.batch_size, config.cos_lr)
     state = build_state(config, model, loader, schedule, process, device, checkpoint)
     teacher = None if trained is None else build_teacher(config, hyp, trained, model)

@@ -80,8 +80,10 @@ def test_the_main_process_waits_for_no_other(
     """The others are at the broadcast behind it already."""
     config = TrainConfig(weights=str(weights), cfg="yolov5n-slimneck.yaml")
     model, inherited, loader = begun(tiny_data, config)
-    monkeypatch.setattr(losses, "mean_over_processes", None)
+    monkeypatch.setattr(losses, "mean_over_processes", None)  # whoever calls it fails
+    before = state(model)
     fit_inherited(inherited, model, loader, Process())
+    assert any(value.ne(before[name]).any() for name, value in state(model).items())
 
 
 def test_frozen_layers_stay_as_they_are(tiny_data: Path, weights: Path) -> None:
@@ -110,8 +112,10 @@ def test_the_same_layout_looks_at_no_picture(
     tiny_data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, inherited, loader = begun(tiny_data, TrainConfig(weights=str(weights), cfg="yolov5n.yaml"))
-    monkeypatch.setattr(inheritance, "first_images", None)
+    monkeypatch.setattr(inheritance, "first_images", None)  # whoever calls it fails
+    before = state(model)
     fit_inherited(inherited, model, loader, Process())
+    assert all(torch.equal(value, before[name]) for name, value in state(model).items())
 
 
 def test_other_channels_of_the_picture_are_not_fitted(tiny_data: Path, weights: Path, tmp_path: Path) -> None:
