@@ -205,6 +205,7 @@ def validate(
             backend.device,
             names,
             options_of(config),
+            at_once=backend.batch,
             on_image=on_image,
             on_batch=pictures.validation_batch,
         )

@@ -97,7 +97,7 @@ def mean_average_precision(backend: Backend, spec: DataSpec, side: int) -> float
     index, size = build_index(spec.val, spec.names), backend.batch or 1
     dataset = DetectionDataset(index, side, batch_size=size, channels=backend.channels)
     loader = Loader(dataset, workers=2, shuffle=False)
-    return evaluate(backend, loader, backend.device, spec.names).summary()[3]
+    return evaluate(backend, loader, backend.device, spec.names, at_once=backend.batch).summary()[3]
 
 
 def quantised(written: Path, target: Path, data: str, side: int, *, force: bool) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.runtimes.metadata import DEFAULT_STRIDE, Description, Names
 from utils.data.channels import COLOUR, checked_channels
-from utils.device import half_dtype
+from utils.device import half_dtype, images_at_once
 from utils.errors import UserError
 
 MOST_THREADS = 1024
@@ -87,8 +87,8 @@ class Backend(nn.Module):
             raise UserError(f"the weights take images of {self.shape}, got {tuple(images.shape[2:])}")
         if images.shape[1] != self.channels:
             raise UserError(f"the weights take {self.channels} channels, got images of {images.shape[1]}")
-        size = self.batch or len(images)
-        parts = [self._run_part(images[start : start + size], size) for start in range(0, len(images), size)]
+        size = self.batch or images_at_once(self.device, *images.shape[2:]) or len(images)
+        parts = [self._run_part(part) for part in images.split(size)]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def close(self) -> None:
@@ -98,8 +98,8 @@ class Backend(nn.Module):
         """Backends only predict: whatever the mode asked for, they stay in evaluation mode."""
         return super().train(False)
 
-    def _run_part(self, images: Tensor, size: int) -> Tensor:
-        count = len(images)
+    def _run_part(self, images: Tensor) -> Tensor:
+        count, size = len(images), self.batch or len(images)
         if count < size:  # the network has a fixed batch: fill it up, drop the surplus
             images = torch.cat((images, images.new_zeros(size - count, *images.shape[1:])))
         try:

@@ -13,6 +13,7 @@ from models.runtimes.base import MOST_THREADS, Backend, first_line
 from models.runtimes.metadata import CONFIG_FILE, read_json
 from models.weights import load_model
 from models.yolo import DetectionModel
+from utils.device import images_at_once
 from utils.errors import UserError
 
 
@@ -51,8 +52,11 @@ class PyTorchBackend(Backend):
         if self.channels_last and not torch.jit.is_tracing():
             images = images.contiguous(memory_format=torch.channels_last)
         weight = next(self.model.parameters())  # its device and precision may have been changed by the caller
-        prediction = self.model(images.to(weight.device, weight.dtype), augment=augment)
-        return prediction[0] if isinstance(prediction, (tuple, list)) else prediction
+        size = None if torch.jit.is_tracing() else images_at_once(weight.device, *images.shape[2:])
+        parts = images.split(size) if size else (images,)
+        predictions = [self.model(part.to(weight.device, weight.dtype), augment=augment) for part in parts]
+        found = [each[0] if isinstance(each, (tuple, list)) else each for each in predictions]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
 
 class TorchScriptBackend(Backend):

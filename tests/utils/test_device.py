@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils.device import ISA_LIMITS, amp_dtype, autocast, resolved, select_device
+from utils.device import ISA_LIMITS, amp_dtype, autocast, images_at_once, resolved, select_device
 from utils.errors import UserError
 
 
@@ -93,3 +93,18 @@ def test_autocast(dtype: torch.dtype | None) -> None:
     layer = torch.nn.Linear(2, 2)
     with autocast(torch.device("cpu"), dtype):
         assert layer(torch.ones(1, 2)).dtype == (dtype or torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("threads", "height", "width", "count"),
+    [(1, 640, 640, 1), (2, 640, 640, 2), (2, 320, 320, 8), (2, 1280, 1280, 1)],
+)
+def test_each_core_has_an_image_of_640_pixels_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, threads: int, height: int, width: int, count: int
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert images_at_once(torch.device("cpu"), height, width) == count
+
+
+def test_a_gpu_takes_whole_batches() -> None:
+    assert images_at_once(torch.device("cuda"), 640, 640) is None

@@ -20,7 +20,7 @@ from utils.console import progress
 from utils.data.batch import Batch
 from utils.data.loader import Loader
 from utils.detections.results import STAGES
-from utils.device import memory_format, synchronise
+from utils.device import images_at_once, memory_format, synchronise
 from utils.distributed import from_all
 from utils.evaluation.metrics import SUMMARY, ClassMetrics, ConfusionMatrix, DetectionMetrics
 from utils.losses.detection import DetectionLoss
@@ -102,19 +102,22 @@ def evaluate(
     names: dict[int, str],
     options: EvaluationOptions | None = None,
     *,
+    at_once: int | None = None,
     criterion: DetectionLoss | None = None,
     on_image: Callable[[ImageResult], None] | None = None,
     on_batch: Callable[[int, Batch, list[Tensor]], None] | None = None,
 ) -> Evaluation:
     """Detect on all images of a loader and compare with their labels.
 
-    Suppression of a batch runs in a thread while the network works on the next one. Where a loader
-    shares its images with other processes, each detects on its own, and all compare what was found by any, in
-    the order of the images: the result is that of one process.
+    A batch goes through the network in parts, each as large as suits the device; suppression runs in a thread
+    while the network works on the next one. Where a loader shares its images with other processes, each
+    detects on its own, and all compare what was found by any, in the order of the images: the result is that
+    of one process.
 
     Args:
         infer: maps (B, C, H, W) float 0–1 to predictions (B, N, 5 + nc), or to these and each level's logits.
         names: class index to name.
+        at_once: images of a part, where `infer` likes one number only.
         criterion: measures the loss, from the logits.
         on_image: called once for each image that could be read, in order, of other processes too.
         on_batch: called with the number of the batch, the batch and its detections, (n, 6) each in pixels of
@@ -128,16 +131,23 @@ def evaluate(
     losses = torch.zeros(3, device=device)
     with _suppression_queue() as suppression:
         for number, batch in enumerate(progress(loader, "validating")):
-            with _timed(clocks, "pre-process", device):
-                images = batch.images.to(device, non_blocking=True)
-                images = images.to(torch.float32, memory_format=memory_format(device)) / 255
-                targets = batch.targets.to(device)
-            with _timed(clocks, "inference", device):
-                output = infer(images)
-            predictions, logits = output if isinstance(output, (tuple, list)) else (output, None)
+            count, _, height, width = batch.images.shape
+            step = at_once or images_at_once(device, height, width) or count
+            targets = batch.targets.to(device)
+            heard = scorer.begin(number, batch, targets)
+            levels = []
+            for part in batch.images.split(step):
+                with _timed(clocks, "pre-process", device):
+                    images = part.to(device, non_blocking=True)
+                    images = images.to(torch.float32, memory_format=memory_format(device)).div_(255)
+                with _timed(clocks, "inference", device):
+                    output = infer(images)
+                predictions, logits = output if isinstance(output, (tuple, list)) else (output, None)
+                levels.append(logits)
+                suppression.submit(partial(heard.add, predictions, clocks))
             if criterion is not None:
-                losses += criterion(logits, targets)[1]
-            suppression.submit(partial(scorer.add, number, batch, predictions, targets, clocks))
+                whole = levels[0] if len(levels) == 1 else [torch.cat(level) for level in zip(*levels)]
+                losses += criterion(whole, targets)[1]
     if shared:
         told = from_all((list(zip(loader.places(), mine, strict=True)), clocks))
         for _, found in sorted((pair for pairs, _ in told for pair in pairs), key=itemgetter(0)):
@@ -158,7 +168,7 @@ def _suppression_queue() -> Iterator[JobQueue]:
     """
     threads = torch.get_num_threads()
     try:
-        with JobQueue(depth=1, initializer=partial(torch.set_num_threads, 1)) as queue:
+        with JobQueue(depth=2, initializer=partial(torch.set_num_threads, 1)) as queue:
             yield queue
     finally:
         torch.set_num_threads(threads)
@@ -193,30 +203,50 @@ class _Scorer:
     hand_on: Callable[[ImageResult | str], None]
     on_batch: Callable[[int, Batch, list[Tensor]], None] | None
 
-    @torch.inference_mode()
-    def add(
-        self, number: int, batch: Batch, predictions: Tensor, targets: Tensor, clocks: dict[str, float]
-    ) -> None:
-        """Add a batch; `targets` as in `Batch`, on the device of the predictions."""
+    def begin(self, number: int, batch: Batch, targets: Tensor) -> _Hearing:
+        """The next batch, whose predictions come in parts; `targets` as in `Batch`, on their device."""
         height, width = batch.images.shape[2:]
         labels = targets[:, 1:] * targets.new_tensor([1, width, height, width, height])  # class, xywh pixels
-        per_image = [labels[targets[:, 0] == index] for index in range(len(predictions))]
+        per_image = [labels[targets[:, 0] == index] for index in range(len(batch.images))]
+        return _Hearing(self, number, batch, per_image)
+
+
+@dataclass(frozen=True)
+class _Hearing:
+    """What was found so far on the images of a batch.
+
+    Attributes:
+        labels: of each image, (m, 5): class and xywh in pixels of the batch.
+    """
+
+    scorer: _Scorer
+    number: int
+    batch: Batch
+    labels: list[Tensor]
+    found: list[Tensor] = field(default_factory=list)
+
+    @torch.inference_mode()
+    def add(self, predictions: Tensor, clocks: dict[str, float]) -> None:
+        """Add the predictions of the images that come next."""
+        scorer, options, first = self.scorer, self.scorer.options, len(self.found)
+        labels = self.labels[first : first + len(predictions)]
         with _timed(clocks, "NMS", predictions.device):
             detections = non_max_suppression(
                 predictions,
-                self.options.conf_thres,
-                self.options.iou_thres,
-                labels=per_image if self.options.save_hybrid else (),
+                options.conf_thres,
+                options.iou_thres,
+                labels=labels if options.save_hybrid else (),
                 multi_label=True,
-                agnostic=self.options.single_cls,
-                max_det=self.options.max_det,
+                agnostic=options.single_cls,
+                max_det=options.max_det,
             )
-        for index, found in enumerate(detections):
-            if self.options.single_cls:
+        for index, (found, truth) in enumerate(zip(detections, labels, strict=True), first):
+            if options.single_cls:
                 found[:, 5] = 0
-            self.hand_on(_on_source(batch, index, found.cpu(), per_image[index].cpu()))
-        if self.on_batch is not None:
-            self.on_batch(number, batch, detections)
+            scorer.hand_on(_on_source(self.batch, index, found.cpu(), truth.cpu()))
+        self.found.extend(detections)
+        if scorer.on_batch is not None and len(self.found) == len(self.labels):
+            scorer.on_batch(self.number, self.batch, self.found)
 
 
 def _on_source(batch: Batch, index: int, found: Tensor, labels: Tensor) -> ImageResult | str:
