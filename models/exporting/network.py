@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from models.blocks.detect import Detect
@@ -13,6 +14,7 @@ from models.folding.forms import Chooser, by_rule
 from models.folding.head import FoldedHead
 from models.folding.trace import Flow
 from models.yolo import DetectionModel
+from utils.errors import UserError
 
 
 class Predictions(nn.Module):
@@ -54,8 +56,16 @@ def halved(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy with weights in fp16 and the image for it; decodes in fp32: beyond 512, fp16 counts half pixels.
 
     Predictions are fp32, raw maps fp16.
+
+    Raises:
+        UserError: a weight is beyond fp16.
     """
     network = copy.deepcopy(network)
+    for name, weight in network.named_parameters():
+        if weight.numel() and (most := float(weight.abs().max())) > torch.finfo(torch.float16).max:
+            raise UserError(
+                f"--half: '{name}' has weights up to {most:.3g}, beyond fp16; export without --half"
+            )
     heads = [part for part in network.modules() if isinstance(part, (FoldedHead, Detect))]
     buffers = [dict(head.named_buffers(recurse=False)) for head in heads]
     network.half()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,11 @@ def test_half_decodes_in_single_precision(folded: bool, model: DetectionModel) -
     assert not torch.equal(rows, rows.half().float())  # values that fp16 cannot hold
     maps, x = halved(exported_network(model, (64, 64), folded=folded, raw=True), x.float())
     assert {level.dtype for level in maps(x)} == {torch.float16}
+
+
+def test_weights_beyond_fp16_are_refused(model: DetectionModel) -> None:
+    network = copy.deepcopy(exported_network(model, (64, 64), folded=True))
+    name, weight = list(network.named_parameters())[-2]
+    weight.data.flatten()[0] = -1e6
+    with pytest.raises(UserError, match=f"--half: '{re.escape(name)}' has weights up to 1e.06, beyond fp16"):
+        halved(network, example((64, 64), 1))
