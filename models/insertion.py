@@ -27,7 +27,7 @@ import yaml
 import models.blocks  # noqa: F401  # registers every block
 from models.blocks.detect import Detect
 from models.cfg import load_cfg, validate_cfg
-from models.registry import BLOCKS, lookup, nearest
+from models.registry import BLOCKS, keeping, lookup, nearest
 from utils.console import LOGGER
 from utils.errors import UserError
 
@@ -49,7 +49,8 @@ class Insertion:
 
     Attributes:
         text: as it was written.
-        block, args: as in a row of a yaml.
+        block: its name.
+        args: those behind its channels.
         before: whether it stands before the layers, else after them.
         target: the name of a block, or an index.
         stage: `backbone`, `head`, or nothing for both.
@@ -61,6 +62,10 @@ class Insertion:
     before: bool
     target: str | int
     stage: str
+
+    def row_arguments(self) -> list[Any]:
+        """The arguments of its row: behind `null`, which says that the first are not the channels."""
+        return [None, *self.args] if self.args and lookup(self.block).rule is keeping else list(self.args)
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ def insert(cfg: dict[str, Any], texts: Sequence[str], source: str) -> tuple[dict
     def chain(source: int, insertions: Sequence[Insertion], part: str) -> int:
         for insertion in insertions:
             place = -1 if source == len(made) - 1 else source
-            source = add([place, 1, insertion.block, list(insertion.args)], part, insertion)
+            source = add([place, 1, insertion.block, insertion.row_arguments()], part, insertion)
         return source
 
     for index, (given, *rest) in enumerate(rows):

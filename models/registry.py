@@ -191,9 +191,12 @@ def keeping(row: Row) -> Wiring:
     """`Block(c1, *args)`: as `per_channel`, of a block whose public yamls also write its channels first.
 
     A first argument that is the number of channels that come in, as it stands or scaled, is left out; so is
-    a second one that repeats it, as the number that comes out.
+    a second one that repeats it, as the number that comes out. `null` stands for the channels, whatever they
+    are: what follows it is taken as it is.
     """
     args, first = row.args, row.args[0] if row.args else None
+    if args and first is None:
+        return Wiring((row.c1, *args[1:]), row.c1, row.number)
     if isinstance(first, int) and not isinstance(first, bool) and first > 0:
         written = row.c1 in (first, row.scale(first))
         again = args[1:2] == (first,) and not isinstance(args[1], bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,11 @@ WEIGHTS = 6
 # inputs and outputs of layers that rely on them
 ENDS = {**{kind: {(1, 1)} for kind in (*CONVOLUTIONS, "Pooling", "Swish", "Sigmoid", "ReLU")},
         "BinaryOp": {(1, 1), (2, 1)}, "Input": {(0, 1)}, "MemoryData": {(0, 1)}}  # fmt: skip
+# sizes reckoned from those of the input, as in 6="1,1,//(256,0n),0n"
+RECKONING, SIZES = "Reshape", 6
+_SIZE = r"(?:[1-9]\d{0,5}|0[whdcn])"  # no constant 0, by which ncnn would divide
+_RECKONED = rf"(?:{_SIZE}|(?:\*|//)\({_SIZE},{_SIZE}\))"
+RECKONED = re.compile(rf'{SIZES}="{_RECKONED}(?:,{_RECKONED}){{0,3}}"', re.ASCII)
 HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage")
 
 
@@ -78,7 +84,8 @@ def check_param(path: Path, weights: int) -> None:
     """Raise a UserError unless a .param file is whole and sane: ncnn may crash on one that is not, or hang.
 
     The first line is a magic number, the second counts layers and blobs, and each other line is a layer:
-    type, name, numbers of inputs and outputs, their names, then parameters `key=value`.
+    type, name, numbers of inputs and outputs, their names, then parameters `key=value`. Words are values of
+    Reshape alone, where they reckon sizes.
 
     Args:
         weights: bytes of the .bin file.
@@ -98,7 +105,8 @@ def check_param(path: Path, weights: int) -> None:
                 kind, {(taken, given)}
             ):
                 raise ValueError(f"{kind} with {taken} inputs and {given} outputs")
-            values = dict(map(_parameter, parameters))
+            plain = [p for p in parameters if kind != RECKONING or taken != 1 or not RECKONED.fullmatch(p)]
+            values = dict(map(_parameter, plain))
             if kind == "BinaryOp" and taken == 1 and values.get(1, [0.0]) == [0.0]:
                 raise ValueError("a sum of one")
             _check_values(kind, values, weights)

@@ -274,9 +274,18 @@ def test_slim_necks(block: str, own: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "kept"), [([64, 64], ()), ([64, 8], (8,)), ([8], (8,)), ([128, 128, 4], (4,))]
+    ("args", "kept"),
+    [
+        ([64, 64], ()),
+        ([64, 8], (8,)),
+        ([8], (8,)),
+        ([128, 128, 4], (4,)),
+        ([None, 64], (64,)),
+        ([None, 128], (128,)),
+        ([None], ()),
+    ],
 )
-def test_channels_in_front_once_or_twice(args: list[int], kept: tuple[int, ...]) -> None:
+def test_channels_in_front_once_or_twice(args: list[int | None], kept: tuple[int, ...]) -> None:
     row = Row((64,), tuple(args), 1, scale=lambda c: c // 2 if c > 64 else c)
     assert keeping(row).args == (64, *kept)
 

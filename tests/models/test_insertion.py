@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from models.cfg import load_cfg, validate_cfg
 from models.deploy import deploy
@@ -75,8 +76,8 @@ def test_a_row_is_one_line() -> None:
 def test_before_a_layer_only_that_one_reads_it() -> None:
     assert rows_with("SimAM(1e-4, true) before Detect")[4:] == [
         [-1, 1, "C3", [8]],  # 4
-        [1, 1, "SimAM", ["1e-4", True]],
-        [4, 1, "SimAM", ["1e-4", True]],
+        [1, 1, "SimAM", [None, "1e-4", True]],
+        [4, 1, "SimAM", [None, "1e-4", True]],
         [[5, 6], 1, "Detect", ["nc", "anchors"]],
     ]
     assert rows_with("SimAM before 3")[2:] == [
@@ -98,13 +99,19 @@ def test_a_name_means_every_layer_of_it_and_a_stage_some() -> None:
     assert rows_with("ECA after C3 in neck") == rows_with("ECA after C3 in head") == rows_with("ECA after 4")
 
 
+def test_an_argument_that_equals_the_channels_is_no_channels() -> None:
+    result, _ = insert(description(), ["EMA(8) after 1"], "x.yaml")
+    for cfg in (result, yaml.safe_load(written(result))):
+        assert DetectionModel(cfg).layers[2].args == (8, 8)
+
+
 def test_several_insertions_count_in_the_indices_of_the_description() -> None:
     both = rows_with("ECA after 1", "SimAM before 4", "SE(2) after 1")
     assert both == rows_with("ECA after 1", "SE(2) after 1", "SimAM before 4")
     assert [row[2] for row in both] == [
         "Conv", "C3", "ECA", "SE", "Conv", "Concat", "SimAM", "C3", "Detect",
     ]  # fmt: skip
-    assert both[3] == [-1, 1, "SE", [2]]
+    assert both[3] == [-1, 1, "SE", [None, 2]]
     assert both[4][0] == -4 and both[-1][0] == [3, 7]
 
 

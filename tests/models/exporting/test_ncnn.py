@@ -13,14 +13,22 @@ import yaml
 from torch import Tensor, nn
 
 from models.exporting.ncnn import export
+from models.insertion import insert, insertable
 from models.runtimes.opening import load_backend
 from models.weights import load_model
+from models.yolo import DetectionModel
+from tests.layouts import randomise_norms
 from tests.models.exporting.jobs import SIZE, expectation, job_of, make_job, shares
-from tests.models.exporting.weights import NAMES
+from tests.models.exporting.weights import NAMES, lively
 from utils.errors import UserError
 
 pnnx = pytest.importorskip("pnnx")
 pytest.importorskip("ncnn")
+
+SHORT = {
+    "nc": 3, "depth_multiple": 1.0, "width_multiple": 1.0, "anchors": 2,
+    "backbone": [[-1, 1, "Conv", [32, 3, 8]]], "head": [[-1, 1, "Detect", ["nc", "anchors"]]],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,28 @@ def test_variants(layout: str, tmp_path: Path) -> None:
     job = make_job(tmp_path / "best_ncnn_model", layout)
     export(job)
     assert max(shares(load_backend(job.target)(job.image), expectation(job))) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "ECA",  # ncnn reckons a shape
+        *(pytest.param(n, marks=pytest.mark.slow) for n in insertable() if n not in ("ECA", "MLCA")),
+    ],
+)
+def test_inserted_blocks(block: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = DetectionModel(insert(SHORT, [f"{block} after 0"], "x")[0]).eval()
+    randomise_norms(model)
+    job = job_of(lively(model), tmp_path / "best_ncnn_model")
+    export(job)
+    assert max(shares(load_backend(job.target)(job.image), expectation(job))) < 1e-4
+
+
+def test_what_ncnn_lacks_is_named(tmp_path: Path) -> None:
+    model = DetectionModel(insert(SHORT, ["MLCA after 0"], "x")[0]).eval()
+    with pytest.raises(UserError, match=r"ncnn has no layer for Tensor\.type_as"):
+        export(job_of(model, tmp_path / "best_ncnn_model"))
 
 
 def test_half_precision_halves_the_file(folder: Path, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def test_openvino_with_too_few_weights(tmp_path: Path) -> None:
     assert "root:" not in str(load_backend(folder).names)
 
 
+SWISH = "Swish            silu_0   1 1 2 4"
 FORGED_PARAMS = {
     "a blob of nobody": ("2 3\nSwish", "3 4\nSwish"),
     "a window of 65535": ("4=1 5=1", "4=65535 5=1"),
@@ -197,6 +198,15 @@ FORGED_PARAMS = {
     "an array of minus one": ("0=8", "-23300=-1"),
     "no number": ("0=8", "0=nan"),
     "text": ("0=8", '0="%s%n"'),
+    "sizes of no Reshape": ("0=8", '6="0w,1"'),
+    "sizes reckoned by ten thousand brackets": (
+        SWISH,
+        f'Reshape r 1 1 2 4 6="{"*(" * 10000}1,1{",1)" * 10000}"',
+    ),
+    "a quotient by nothing": (SWISH, 'Reshape r 1 1 2 4 6="//(8,0)"'),
+    "sizes of another input": (SWISH, 'Reshape r 1 1 2 4 6="1w"'),
+    "five sizes": (SWISH, 'Reshape r 1 1 2 4 6="1,1,1,1,1"'),
+    "sizes that are none": (SWISH, 'Reshape r 1 1 2 4 6="%s%n"'),
     "no value": ("0=8", "0="),
     "two equal signs": ("0=8", "0==8"),
     "two outputs of a sum": ("add_0    2 1 3 4 out0", "add_0    2 2 3 4 out0 out1"),
@@ -225,6 +235,9 @@ def test_sound_ncnn_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "x.param").write_text(NCNN, encoding="utf-8")
     check_param(tmp_path / "x.param", len(NCNN_WEIGHTS))
     (tmp_path / "x.param").write_text(NCNN.replace("2=3\n", "2=3 -23310=2,1,2147483647\n"), encoding="utf-8")
+    check_param(tmp_path / "x.param", len(NCNN_WEIGHTS))
+    reckoned = NCNN.replace(SWISH, 'Reshape r 1 1 2 4 12=0 6="1,0w,//(256,0n),*(0h,2)"')
+    (tmp_path / "x.param").write_text(reckoned, encoding="utf-8")
     check_param(tmp_path / "x.param", len(NCNN_WEIGHTS))
     with pytest.raises(UserError, match="damaged"):
         check_param(tmp_path / "x.param", 100)  # bytes of the weights, of which the convolution wants 216

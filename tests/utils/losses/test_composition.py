@@ -51,7 +51,7 @@ def test_numbers_are_those_that_runs_were_made_with() -> None:
     assert {name: dict(part.numbers) for name, part in MODIFIERS.items() if part.numbers} == {
         "NWD": {"share": (0.5, 0, 1), "c": (12.8, 0.1, 10_000)},
         "WIoU-v2": {"gamma": (0.5, 0, 5), "batches": batches},
-        "WIoU-v3": (wiou := {"alpha": (1.9, 1.01, 10), "delta": (3, 0.1, 20), "batches": batches}),
+        "WIoU-v3": (wiou := {"alpha": (1.9, 1.01, 3), "delta": (3, 0.1, 6), "batches": batches}),
         "WIoU": wiou,
         "Focal": {"gamma": (0.5, 0, 5)},
         "PIoU2": {"lam": (1.3, 0.1, 10)},
@@ -177,6 +177,16 @@ def test_wiou_prefers_pairs_of_ordinary_quality() -> None:
     best = int((cost("WIoU", boxes, labels, mean=0.3).loss / (1 - side)).argmax())
     # the factor is largest at an IoU loss of 1 / ln 1.9 = 1.558 means, 0.467
     assert side[best].item() == pytest.approx(0.55, abs=1e-6)
+
+
+@pytest.mark.parametrize("numbers", ["alpha=3, delta=6", "alpha=3, delta=0.1", "alpha=1.01, delta=6"])
+def test_wiou_stays_of_this_world_at_its_limits(numbers: str) -> None:
+    mean, alike = 0.5, torch.tensor([[0.0, 0.0, 2.0, 1.0]], dtype=torch.float64)
+    costs = cost(f"WIoU-v3({numbers})", *random_pairs(1000, torch.float64), mean).loss.detach()
+    assert (
+        float(costs.max()) < 300
+    )  # e times the attention, times a weight of 42 at an alpha of 3 and a delta of 6
+    assert float(cost(f"WIoU-v3({numbers})", alike, alike, mean).loss) == pytest.approx(0, abs=1e-6)
 
 
 def test_wiou_survives_a_mean_close_to_zero() -> None:
