@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from utils.completion import PrintCompletion
 from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
-
+PASSWORD = re.compile(r"(://[^:@/\s]*:)\S*@")  # in an address, with what stands before it
 
 Rule = Callable[[Any], str]  # what is wrong with a value, or nothing
 
@@ -76,7 +77,8 @@ class CommandConfig:
             value, rule = getattr(self, field.name), field.metadata["rule"]
             for item in value if isinstance(value, tuple) else (value,):
                 if rule is not None and item is not None and (fault := rule(item)):
-                    raise ValueError(f"{option(field)} {fault}, found {item!r}")
+                    found = PASSWORD.sub(r"\1…@", repr(item))
+                    raise ValueError(f"{option(field)} {fault}, found {found}")
 
 
 def option(field: dataclasses.Field[Any]) -> str:

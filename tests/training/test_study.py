@@ -17,6 +17,7 @@ import pytest
 
 from tests.training_runs import ENVIRONMENT, ROOT
 from training import study as study_module
+from training.config import TrainConfig
 from training.study import Job, Study, Taken
 from training.study_storage import address_fault, open_storage, shown_address
 from utils.errors import UserError
@@ -201,6 +202,20 @@ def test_other_settings_are_refused(opened: Opener, settings: dict[str, Any], co
 )
 def test_addresses_that_are_none(address: str) -> None:
     assert address_fault(address).startswith("must be a file")
+
+
+def test_nearly_right_addresses_are_told_what_they_lack() -> None:
+    for address in ("postgres://me@host/zoo", "postgresql:/me@host/zoo", "postgresql:me@host/zoo"):
+        assert address_fault(address).startswith("must begin with postgresql://")
+    assert address_fault("postgresql://me:sec@ret@host/zoo").endswith("write %40 for it")
+    assert address_fault("postgres.journal") == ""
+
+
+def test_a_refused_address_keeps_its_password() -> None:
+    for address in ("postgresql://me:sec@ret@host/zoo", "mysql://me:sec:ret@host/zoo"):
+        with pytest.raises(ValueError, match="me:…@host/zoo") as caught:
+            TrainConfig(evolve=2, study=address)
+        assert not {"sec", "ret"} & set(re.split(r"\W+", str(caught.value)))
 
 
 @pytest.mark.parametrize(
