@@ -207,6 +207,8 @@ def _unknown(rest: str, parts: Mapping[str, Part]) -> str:
     known = {name.lower(): name for name in parts}
     whole = rest.partition("(")[0]
     word = whole.partition("-")[0]
+    if not word:
+        return f"a name is missing; there are {', '.join(known.values())}"
     near = [
         known[match]
         for wrong, cutoff in ((whole, 0.8), (word, 0.6))

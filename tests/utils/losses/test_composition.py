@@ -179,6 +179,12 @@ def test_wiou_prefers_pairs_of_ordinary_quality() -> None:
     assert side[best].item() == pytest.approx(0.55, abs=1e-6)
 
 
+@pytest.mark.parametrize(("text", "letter"), [("", 1), ("CIoU-", 6), ("Inner--CIoU", 7), ("-CIoU", 1)])
+def test_a_missing_name_is_no_unknown_one(text: str, letter: int) -> None:
+    with pytest.raises(ValueError, match=f"'{text}', letter {letter}: a name is missing; there are "):
+        BoxLoss(text)
+
+
 @pytest.mark.parametrize("numbers", ["alpha=3, delta=6", "alpha=3, delta=0.1", "alpha=1.01, delta=6"])
 def test_wiou_stays_of_this_world_at_its_limits(numbers: str) -> None:
     mean, alike = 0.5, torch.tensor([[0.0, 0.0, 2.0, 1.0]], dtype=torch.float64)
