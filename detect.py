@@ -259,6 +259,8 @@ def build_detector(config: DetectConfig, process: Process, source: Source) -> De
     unknown = [c for c in config.classes or () if detector.names and c not in detector.names]
     if unknown:
         raise UserError(f"--classes {unknown[0]}: the network has classes 0 to {max(detector.names)}")
+    if process.is_main:
+        print(detector.backend.origin, flush=True)
     config.tell_size(detector.backend, image_size(config))
     if any(side % detector.stride for side in image_size(config)):
         warn(f"--imgsz is rounded up to a multiple of the network's stride {detector.stride}")

@@ -66,7 +66,7 @@ ROUNDS = 60  # of latency
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config, process = parse_flags(LightenConfig, argv), this_process()
+    config, process = parse_flags(LightenConfig, argv, about=__doc__), this_process()
     setup_console(process.is_main)
     device = select_device(config.device, process.local_rank, process.world_size)
     join_group(process, device)

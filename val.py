@@ -55,6 +55,10 @@ from utils.files import increment_path
 from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, at_least, flag, parse_flags
 from utils.plots.pictures import RunPictures
 
+SQUARES = (
+    "this file takes one shape, to which pictures are padded; PyTorch and files of export.py --dynamic are "
+    "measured on rectangles, where mAP differs a little (docs/export.md, Accuracy)"
+)
 STUDY_SIZES = range(256, 1537, 128)
 
 
@@ -101,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with noticing_losses("start again"):
             spec = main_first(lambda: load_data_spec(config.data, needed=(split_of(config),)), process)
             with contextlib.closing(config.open_weights(device, config.data)) as backend:
+                LOGGER.info(backend.origin)
                 run(config, backend, spec, process)
             leave_group(together=True)
     finally:
@@ -245,6 +250,8 @@ def open_loader(
         warn(f"no labels to use in {split}, so P, R and mAP mean nothing: {index.report.nothing_to_learn}")
     if process.is_main:
         index.report.write_report(folder)
+    if not backend.any_shape:
+        LOGGER.info(SQUARES)
     dataset = DetectionDataset(
         index,
         image_size(config, backend),

@@ -44,6 +44,18 @@ def is_markdown(page: str) -> str:
 class Config(CommandConfig):
     """Train several variants under one budget, none stops early, and write one page about them."""
 
+    topics = {
+        "what is compared": ("variants", "iou", "insert", "singly", "seeds"),
+        "a study that is shared, or stops early": ("study", "rungs", "keep"),
+        "what is trained": ("data", "weights", "nofit", "teacher", "teacher_weight", "imgsz"),
+        "how it is trained": (
+            "epochs", "batch_size", "hyp", "optimizer", "cos_lr", "multi_scale", "noautoanchor",
+            "label_smoothing",
+        ),
+        "what runs it": ("device", "amp", "workers", "cache"),
+        "what is written": ("milliseconds", "project", "name", "output", "notes"),
+    }  # fmt: skip
+
     data: str = of_train("data")
     variants: tuple[str, ...] = flag(
         (),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pages import bare, check_page, counted
+from benchmarks.pages import bare, check_page
 from curation.disagreement import Disagreement, disagreements
 from curation.findings.finding import Finding, survey_findings
 from curation.findings.kinds import KINDS
@@ -28,6 +28,7 @@ from models.runtimes.opening import load_backend
 from models.runtimes.pytorch import PyTorchBackend
 from models.weights import find_weights
 from utils.console import LOGGER, setup_console, warn
+from utils.data.report import counted
 from utils.data.spec import DataSpec
 from utils.device import select_device
 from utils.errors import Incomplete, UserError
@@ -87,7 +88,8 @@ def run(config: Config) -> Path:
         LOGGER.info(f"near duplicates were not looked for: pip install {PIP}")
     errors = sum(finding.grade == "error" for finding in findings)
     if config.strict and errors:
-        raise Incomplete(f"{errors} of {len(findings)} findings are errors, fatal with --strict")
+        are = "is an error" if errors == 1 else "are errors"
+        raise Incomplete(f"{errors} of {counted(len(findings), 'finding')} {are}, fatal with --strict")
     return page
 
 
@@ -95,7 +97,8 @@ def tell(config: Config, survey: Survey, findings: list[Finding], sound: int, pa
     """A line for each finding, most serious first."""
     for finding in findings:
         LOGGER.info(finding.line())
-    what = f"{len(survey):,} pictures and {len(survey.boxes):,} boxes of {bare(config.data)}"
+    counts = f"{counted(len(survey), 'picture')} and {counted(len(survey.boxes), 'box')}"
+    what = f"{counts} of {bare(config.data)}"
     with_weights = f", compared with {survey.network.title}" if survey.network else ""
     LOGGER.info(
         f"{what}{with_weights}: {counted(len(findings), 'finding')}, "
@@ -114,7 +117,7 @@ def check_classes(config: Config, backend: Backend, spec: DataSpec) -> None:
     """Raise a UserError when weights and data cannot mean the same classes."""
     if len(backend.names) != spec.nc:
         raise UserError(
-            f"the weights know {len(backend.names)} classes and {config.data} has {spec.nc}; "
+            f"the weights know {counted(len(backend.names), 'class')} and {config.data} has {spec.nc}; "
             "use weights that were trained for it"
         )
     other = [number for number, name in spec.names.items() if backend.names[number] != name]

@@ -15,6 +15,7 @@ from typing import Literal
 from curation.opening import NewDataConfig, open_data, open_splits
 from curation.writing import WRITERS, Folder, Shot, check_free, make_folder, shots
 from utils.console import LOGGER, printable, progress, setup_console
+from utils.data.report import counted
 from utils.errors import UserError
 from utils.flags import flag
 
@@ -57,7 +58,8 @@ def run(config: Config) -> None:
     place = make_folder(config.out, fill)
     if config.to == "voc" and any(index.has_polygons for index in splits.values()):
         LOGGER.info("polygons became the boxes around them: Pascal VOC's XML has none")
-    LOGGER.info(f"{len(spec.names)} classes; {place / 'data.yaml'} is the data set as {config.to}")
+    classes = counted(len(spec.names), "class")
+    LOGGER.info(f"{classes}; {place / 'data.yaml'} is the data set as {config.to}")
 
 
 def _shown(pictures: Iterable[Shot], split: str, total: int) -> Iterator[Shot]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from utils.data.formats.opening import names_of, open_source
 from utils.data.index import DatasetIndex, build_index
-from utils.data.spec import SPLITS, DataSpec, find_yaml, folders_of_splits, load_data_spec
+from utils.data.spec import SPLITS, DataSpec, load_data_spec
+from utils.data.unpacked import find_yaml, folders_of_splits, yaml_elsewhere
 from utils.errors import UserError
 from utils.files import expand
 from utils.flags import CommandConfig, flag, not_empty
@@ -45,7 +46,8 @@ def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
         alone = given.suffix.lower() in SINGLE and given.is_file()
     if alone:
         if "train" not in wanted:
-            raise UserError(f"'{path}' has no splits, it is all train; use --split train")
+            cure = yaml_elsewhere(given) if given.is_dir() else ""
+            raise UserError(f"'{path}' has no splits, it is all train; {cure or 'use --split train'}")
         return _of_source(given)
     spec = load_data_spec(path, needed=())
     needed = tuple(split for split in wanted if getattr(spec, split))
@@ -59,11 +61,12 @@ def open_data(path: str, wanted: Sequence[str] = SPLITS[:2]) -> DataSpec:
 def _of_source(path: Path) -> DataSpec:
     names = names_of([path])
     if not names:
+        cure = yaml_elsewhere(path) if path.is_dir() else ""
         if not open_source(path).images:
-            raise UserError(f"'{path}': there are no pictures in it, nor in annotations of it")
-        raise UserError(
-            f"'{path}': its labels have no class names; write them, one a line, to classes.txt beside these"
-        )
+            said = f"'{path}': there are no pictures in it, nor in annotations of it"
+            raise UserError(f"{said}; {cure}" if cure else said)
+        cure = cure or "write them, one a line, to classes.txt beside these"
+        raise UserError(f"'{path}': its labels have no class names; {cure}")
     return DataSpec(file=path, root=path.absolute().parent, train=(path,), val=(), test=(), names=names)
 
 

@@ -21,6 +21,7 @@ from curation.writing import Shot, check_free, make_folder, shots, yolo_row
 from utils.console import LOGGER, printable, progress, setup_console
 from utils.data.images import image_bytes
 from utils.data.index import DatasetIndex
+from utils.data.report import counted
 from utils.data.shards.listing import Listing, Row, listing_address
 from utils.data.shards.places import MOST_SHARDS
 from utils.data.shards.ranges import read_range
@@ -67,7 +68,8 @@ def run(config: Config) -> None:
     place = make_folder(config.out, fill)
     total = sum(file.stat().st_size for file in place.glob("*.tar"))
     count = sum(1 for _ in place.glob("*.tar"))
-    LOGGER.info(f"{count} shards, {total / 1e6:,.1f} MB; {place / 'data.yaml'} is the data set")
+    shards = counted(count, "shard")
+    LOGGER.info(f"{shards}, {total / 1e6:,.1f} MB; {place / 'data.yaml'} is the data set")
 
 
 def write_shards(root: Path, split: str, index: DatasetIndex, size: int) -> str:
@@ -85,8 +87,9 @@ def write_shards(root: Path, split: str, index: DatasetIndex, size: int) -> str:
     for number in range(count):
         _write_shard(root / f"{split}-{number:06}.tar", islice(pictures, size), names)
     if names.changed:
+        were = "was" if names.changed == 1 else "were"
         LOGGER.info(
-            f"{split}: {names.changed:,} pictures were renamed ({names.example}): "
+            f"{split}: {counted(names.changed, 'picture')} {were} renamed ({names.example}): "
             "a name in a shard ends at its first dot"
         )
     return f"{split}-{{000000..{count - 1:06}}}.tar" if count > 1 else f"{split}-000000.tar"

@@ -23,6 +23,7 @@ from curation.writing import Folder, check_free, coco_content, make_folder, shot
 from utils.console import LOGGER, setup_console
 from utils.data.formats.opening import open_source
 from utils.data.index import DatasetIndex, build_index
+from utils.data.report import counted
 from utils.data.shards.places import parted
 from utils.data.spec import SPLITS, DataSpec
 from utils.errors import UserError
@@ -95,7 +96,9 @@ def _first_of_each(index: DatasetIndex) -> np.ndarray:
     for number, path in enumerate(index.paths()):
         seen.setdefault(str(Path(path).absolute()), number)
     if len(seen) < len(index):
-        LOGGER.info(f"{len(index) - len(seen)} pictures stand in several splits; each is taken once")
+        more = len(index) - len(seen)
+        stand = "stands" if more == 1 else "stand"
+        LOGGER.info(f"{counted(more, 'picture')} {stand} in several splits; each is taken once")
     return np.array([*seen.values()], np.int64)
 
 
@@ -152,7 +155,8 @@ def stratify(counts: np.ndarray, groups: np.ndarray, ratios: Sequence[float], se
     shares = np.array(ratios)
     total = int(groups.max()) + 1
     if total < (shares > 0).sum():
-        raise UserError(f"{total} groups cannot fill {(shares > 0).sum()} splits; see --group and --ratios")
+        too_few = counted(total, "group")
+        raise UserError(f"{too_few} cannot fill {(shares > 0).sum()} splits; see --group and --ratios")
     sums = np.zeros((total, counts.shape[1] + 1))  # of each group: its classes, and its pictures
     np.add.at(sums, groups, np.column_stack([counts, np.ones(len(counts))]))
     lacking = shares[:, None] * sums.sum(0)  # (splits, C + 1) what each split is still to get

@@ -20,6 +20,7 @@ from curation.page import TEMPLATES, near
 from curation.survey import Survey, open_splits
 from utils.console import LOGGER, printable, setup_console
 from utils.data.images import ImageError, read_image
+from utils.data.report import counted
 from utils.detections.annotate import Style, annotate
 from utils.detections.saving import NamesApart, write_image
 from utils.errors import Incomplete, UserError
@@ -87,9 +88,10 @@ def run(config: Config) -> Path:
             quote=quote,
         ),
     )
-    LOGGER.info(f"{len(drawn)} of {len(survey):,} pictures of {config.split} in {bare(config.data)}: {page}")
+    pictures = counted(len(survey), "picture")
+    LOGGER.info(f"{len(drawn)} of {pictures} of {config.split} in {bare(config.data)}: {page}")
     if len(drawn) < len(chosen):
-        raise Incomplete(f"{len(chosen) - len(drawn)} of {len(chosen)} pictures could not be read")
+        raise Incomplete(f"{len(chosen) - len(drawn)} of {counted(len(chosen), 'picture')} could not be read")
     return page
 
 

@@ -20,7 +20,11 @@ from models.yolo import DetectionModel
 from utils.errors import UserError
 
 Weights = str | Path | Sequence[str | Path]
-LIBRARIES = ("TorchScript", "ONNX Runtime", "TensorRT")  # of the attributes jit, onnx and engine
+LIBRARIES = {"jit": "TorchScript", "onnx": "ONNX Runtime", "xml": "OpenVINO", "dnn": "OpenCV DNN"}
+# formats, servers and layouts of YOLOv5 that do not run here
+ABSENT = (
+    "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "triton", "nhwc",
+)  # fmt: skip
 
 
 class DetectMultiBackend(nn.Module):
@@ -31,7 +35,8 @@ class DetectMultiBackend(nn.Module):
 
     Attributes:
         names: class index to class name; stride: of which image sides are multiples.
-        pt, jit, onnx, engine: what runs it; fp16: whether in half precision, on CUDA only.
+        pt, jit, onnx, xml, dnn: what runs it; the others of YOLOv5 (`ABSENT`) are False.
+        fp16: whether in half precision, on CUDA only.
 
     Raises:
         UserError: as `models.runtimes.choosing.open_in`.
@@ -56,7 +61,22 @@ class DetectMultiBackend(nn.Module):
         self.backend = open_in([Path(file) for file in files], device, wanted)
         self.names, self.stride, self.pt = self.backend.names, self.backend.stride, self.backend.pt
         self.device, self.fp16 = self.backend.device, self.backend.dtype == torch.float16
-        self.jit, self.onnx, self.engine = (self.backend.library == name for name in LIBRARIES)
+        for flag, library in LIBRARIES.items():
+            setattr(self, flag, self.backend.library == library)
+        for flag in ABSENT:
+            setattr(self, flag, False)
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of PyTorch weights.
+
+        Raises:
+            AttributeError: there is none, or there are several.
+        """
+        network = getattr(self.backend, "model", None)
+        if network is None:
+            raise AttributeError("model")
+        return network
 
     def forward(self, im: Tensor, augment: bool = False, visualize: bool = False) -> Tensor:
         return self.backend(im, augment)

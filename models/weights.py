@@ -8,6 +8,7 @@ writes the weights of an official file into one that can hold no code.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ RUNS = Path("runs/train")
 ELSEWHERE = "*/*/weights/best.pt"  # beside that folder, as of `make demo`
 OFFICIAL_RELEASES = "https://github.com/ultralytics/yolov5/releases"
 OFFICIAL_NAME = re.compile(r"yolov5[nsmlx]6?(\.pt)?")
+DATE = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)", re.ASCII)
 # tensors that no forward pass needs: anchors in pixels (files before v6.0), operation counts of thop,
 # the unused convolutions of VoVGSCSP
 LEFTOVER = re.compile(r"(^|\.)(anchor_grid|total_ops|total_params)$|\.res\.")
@@ -61,8 +63,18 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", fuse: bool 
             f"{path}: tensor '{broken}' holds infinite or undefined values; the weights are unusable"
         )
     model.names = {index: checkpoint["names"].get(index, f"class{index}") for index in range(model.nc)}
+    model.origin = _origin(checkpoint)
     model = model.to(device).eval()
     return model.fuse() if fuse else model
+
+
+def _origin(checkpoint: Mapping[str, Any]) -> str:
+    """When a checkpoint was written and how good it was, as far as it says so."""
+    date, fitness = DATE.match(str(checkpoint.get("date"))), checkpoint.get("best_fitness")
+    parts = [f"saved {date[1]} {date[2]}"] if date else []
+    if isinstance(fitness, float) and math.isfinite(fitness):
+        parts.append(f"fitness {fitness:.3f} (0.1 mAP50 + 0.9 mAP50-95) in training")
+    return ", ".join(parts)
 
 
 def find_weights(name: str | Path = "", runs: Path = RUNS) -> Path:

@@ -50,6 +50,7 @@ class DetectionModel(nn.Module):
         model: the layers, `nn.Sequential`; layers: their wiring.
         yaml: the description in plain types, with every override.
         names: class names by index.
+        origin: what its checkpoint says of itself, for people: date and fitness.
         multiple: what both sides of an image are multiples of: pixels per cell of the coarsest map, which may
             be coarser than those that the head reads.
 
@@ -58,6 +59,7 @@ class DetectionModel(nn.Module):
     """
 
     multiple: int
+    origin = ""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from utils.errors import UserError
 
 # readers, and the examples of `instances.py` that each gets
 KINDS = {
-    "yolo-tree": ("yolo", "yolo beside", "darknet"),
+    "yolo-tree": ("yolo", "yolo beside", "darknet", "darknet of CVAT"),
     "voc": ("voc", "voc folder", "voc annotations", "voc beside", "voc full"),
     "coco": ("coco", "coco of Roboflow", "coco full"),
     "cvat": ("cvat", "cvat full"),

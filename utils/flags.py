@@ -190,7 +190,9 @@ def run_subcommand(
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(subcommands)}"
         raise UserError(f"unknown subcommand '{name}'; {hint}")
     module = importlib.import_module(subcommands[name])
-    module.run(parse_flags(module.Config, flags, command=f"{command} {name}"))
+    examples = [f"    {line}" for line in usage.splitlines() if line.startswith(f"python {command} {name} ")]
+    about = "\n".join((module.Config.__doc__ or "", "", *examples))
+    module.run(parse_flags(module.Config, flags, command=f"{command} {name}", about=about))
 
 
 def _with_subcommands(command: str, subcommands: Mapping[str, str]) -> argparse.ArgumentParser:

@@ -7,11 +7,11 @@ from utils.adapters.boxes import (
     clip_boxes,
     non_max_suppression,
     scale_boxes,
+    scale_coords,
     xywh2xyxy,
     xyxy2xywh,
 )
 from utils.adapters.boxes import clip_boxes as clip_coords
-from utils.adapters.boxes import scale_boxes as scale_coords
 from utils.adapters.paths import check_file, increment_path
 from utils.adapters.running import (
     LOGGER,

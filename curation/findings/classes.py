@@ -9,6 +9,7 @@ import numpy as np
 
 from curation.findings.finding import Example, Found
 from curation.survey import Survey
+from utils.data.report import counted
 
 FEW = 20  # labels from which hardly anything can be learnt
 UNEVEN = 50  # times as many labels of one class as of another
@@ -85,6 +86,7 @@ def _classes(survey: Survey, chosen: Iterable[int]) -> Found:
 def _about(survey: Survey, number: int) -> Example:
     """A class as an example: without a place."""
     counts = ", ".join(
-        f"{count} labels in {split}" for split, count in zip(survey.splits, survey.counts[:, number])
+        f"{counted(int(count), 'label')} in {split}"
+        for split, count in zip(survey.splits, survey.counts[:, number])
     )
     return Example("", name=survey.names[number], detail=counts, drawn=False)

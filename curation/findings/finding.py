@@ -52,12 +52,14 @@ class Found:
         examples: at most `LISTED`, the worst first.
         said: a sentence that says what was found in this data set.
         grade: where it is not the kind's own.
+        cure: the same.
     """
 
     count: int = 0
     examples: list[Example] = field(default_factory=list)
     said: str = ""
     grade: Grade | None = None
+    cure: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def survey_findings(survey: Survey, kinds: tuple[Kind, ...]) -> tuple[list[Findi
                 count=outcome.count,
                 said=outcome.said,
                 meaning=kind.meaning,
-                cure=kind.cure,
+                cure=outcome.cure or kind.cure,
                 examples=outcome.examples,
             )
         )

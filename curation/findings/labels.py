@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from curation.findings.finding import LISTED, Example, Found, Grade, Kind
 from curation.survey import Survey
+from utils.data.labels import SEPARATION
 from utils.data.report import ACTIONS, MEANT
 
 DROPPED = "row dropped"
@@ -50,6 +54,13 @@ def nothing_to_learn(survey: Survey) -> Found:
     return Found(len(examples), examples, "; ".join(f"{one.split}: {one.detail}" for one in examples))
 
 
+def _cure_of_separators(details: Sequence[str]) -> str:
+    """What to do where most rows have something else than blanks between their numbers; else nothing."""
+    cures = Counter(found[0] for detail in details if (found := SEPARATION.search(detail)))
+    cure, count = cures.most_common(1)[0] if cures else ("", 0)
+    return f"rows are {cure}" if count > len(details) / 2 else ""
+
+
 def _kind(fault: str, action: str) -> Kind:
     def find(survey: Survey) -> Found:
         faults = [
@@ -61,7 +72,7 @@ def _kind(fault: str, action: str) -> Kind:
         examples = [
             Example(one.place, split, detail=one.detail, drawn=False) for split, one in faults[:LISTED]
         ]
-        return Found(len(faults), examples)
+        return Found(len(faults), examples, cure=_cure_of_separators([one.detail for _, one in faults]))
 
     lost = "left out" in action or action == DROPPED
     grade: Grade = "note" if fault in HARMLESS else "error" if lost else "warning"

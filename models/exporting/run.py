@@ -140,6 +140,8 @@ def load_unchanged(weights: Path) -> tuple[DetectionModel, str]:
     model = load_model(weights)
     if checksum([weights]) != before:
         raise UserError(f"'{weights}' was written to while it was read; export it again")
+    if model.origin:
+        LOGGER.info(f"{weights}: {model.origin}")
     return model, before
 
 

@@ -38,6 +38,7 @@ class Backend(nn.Module):
         library: what runs it.
         place: what it runs on.
         title: file, library and place, for reports.
+        origin: when its weights were saved, and how good they were as far as they say so.
     """
 
     shape: tuple[int, int] | None = None
@@ -46,7 +47,7 @@ class Backend(nn.Module):
     pt = False
     calls = 1
     library = "PyTorch"
-    title = ""
+    title = origin = ""
 
     def __init__(self, device: torch.device, half: bool = False) -> None:
         super().__init__()

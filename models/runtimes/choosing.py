@@ -13,7 +13,7 @@ import torch
 from models.runtimes.base import Backend
 from models.runtimes.handover import AFTER, Handover
 from models.runtimes.kept import FILES, installed, written
-from models.runtimes.opening import load_backend
+from models.runtimes.opening import load_backend, written_on
 from models.runtimes.pytorch import PyTorchBackend
 from utils.device import half_dtype
 from utils.distributed import this_process
@@ -81,6 +81,10 @@ def open_in(weights: Sequence[Path], device: torch.device, wanted: Wanted) -> Ba
     )
     for path, file in zip(weights, files):  # whoever reads the title knows the weights
         backend.title = backend.title.replace(str(file), str(path))
+        if file != path:
+            backend.origin = backend.origin.replace(
+                f"{file}: {written_on(file)}", f"{path}: {written_on(path)}"
+            )
     if runtime == "auto" and isinstance(backend, PyTorchBackend) and (there := installed()):
         return Handover(backend, weights[0], there[0], threads, wanted.calls)
     return backend

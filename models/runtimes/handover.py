@@ -49,7 +49,7 @@ class Handover(Backend):
         self.names, self.stride, self.channels = first.names, first.stride, first.channels
         self.first, self.calls = first, calls
         self.weights, self.runtime, self.threads = weights.absolute(), runtime, threads
-        self.title = first.title
+        self.title, self.origin = first.title, first.origin
         self.second: Backend | None = None
         self.over = False  # whether it is settled who goes on
         self._seen = 0

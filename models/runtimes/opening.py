@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -21,6 +22,11 @@ from models.runtimes.openvino import OpenVINOBackend
 from models.runtimes.pytorch import TorchScriptBackend, open_pytorch
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
+
+
+def written_on(file: str | Path) -> str:
+    """When a file was written, for people."""
+    return f"written {datetime.fromtimestamp(Path(file).stat().st_mtime):%Y-%m-%d %H:%M}"
 
 
 class Ensemble(Backend):
@@ -46,6 +52,7 @@ class Ensemble(Backend):
         self.pt = all(m.pt for m in members)
         self.calls = min(m.calls for m in members)
         self.title = " + ".join(m.title for m in members)
+        self.origin = "; ".join(m.origin for m in members)
 
     def forward(self, images: Tensor, augment: bool = False) -> Tensor:
         return torch.cat([member(images, augment).float() for member in self.members], dim=1)
@@ -105,6 +112,7 @@ def load_backend(
         members.append(opener(path, torch.device(device), half, threads, **shared))
     for file, member in zip(files, members):
         member.title = f"{file} ({member.library}, {member.place})"
+        member.origin = f"{file}: {member.origin or written_on(file)}"
         if not member.names and data:
             member.names = dict(load_data_spec(data, needed=()).names)
     return members[0] if len(members) == 1 else Ensemble(members)

@@ -40,6 +40,7 @@ class PyTorchBackend(Backend):
     ) -> None:
         super().__init__(device, half)
         self.names, self.stride, self.channels = dict(model.names), model.multiple, model.channels
+        self.origin = model.origin
         model.eval().requires_grad_(False)
         if fuse:
             model.fuse()

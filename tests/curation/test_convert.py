@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -15,7 +18,7 @@ import yaml
 import dataset
 from tests.utils.data.formats.instances import FORMATS, NAMES, text
 from utils.data.index import DatasetIndex, build_index
-from utils.data.spec import load_data_spec
+from utils.data.spec import SPLITS, load_data_spec
 from utils.errors import UserError
 
 ARRAYS = ("shapes", "boxes", "offsets", "points", "point_offsets")
@@ -87,6 +90,74 @@ def test_yolo_text_comes_back_as_it_was(shared: Path, photographs: dict[str, Pat
         assert [
             [float(v) for v in line.split()] for line in file.read_text(encoding="utf-8").splitlines()
         ] == numbers
+
+
+@pytest.fixture
+def cells(shared: Path, tmp_path: Path) -> Path:
+    """The blood cells as published, VOC's XML and lists; of one picture of val all cells are taken away."""
+    root = tmp_path / "bccd"
+    for source in (shared / "data/bccd/images").rglob("*.jpg"):
+        place = root / "JPEGImages" / source.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(source)
+    shutil.copytree(shared / "data/bccd-voc", root, dirs_exist_ok=True)
+    bare = root / "Annotations" / f"{listed(root, 'val')[3]}.xml"
+    content = bare.read_text(encoding="utf-8")
+    text(bare, re.sub("<object>.*</object>", "", content, flags=re.DOTALL))
+    splits = "".join(f"{split}: ImageSets/Main/{split}.txt\n" for split in SPLITS)
+    return text(root / "data.yaml", f"path: {root}\n{splits}names: {CELLS}\n")
+
+
+CELLS = ["WBC", "Platelets", "RBC"]  # in an order that is neither that of the files nor of the alphabet
+
+
+def listed(root: Path, split: str) -> list[str]:
+    return (root / f"ImageSets/Main/{split}.txt").read_text(encoding="utf-8").split()
+
+
+def in_pixels(index: DatasetIndex) -> dict[str, list[tuple[float, ...]]]:
+    """By name of the picture class, x1, y1, x2, y2, in an order of their own."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for number in range(len(index)):
+        height, width = index.shape(number)
+        cls, x, y, w, h = index.labels(number).astype(np.float64).T
+        corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+        found[Path(index.path(number)).stem] = sorted(
+            zip(cls, *corners), key=lambda box: [round(value) for value in box]
+        )  # they are whole numbers
+    return found
+
+
+def of_xml(file: Path) -> list[tuple[float, ...]]:
+    """The same as it stands in the XML, without what has no area."""
+    found = []
+    for one in ElementTree.parse(file).getroot().iter("object"):
+        box = [float(one.findtext(f"bndbox/{name}", "")) for name in ("xmin", "ymin", "xmax", "ymax")]
+        if box[2] > box[0] and box[3] > box[1]:
+            found.append((float(CELLS.index(one.findtext("name", ""))), *box))
+    return sorted(set(found))
+
+
+@pytest.mark.slow
+def test_blood_cells_as_published_go_round(cells: Path, tmp_path: Path) -> None:
+    root, file = cells.parent, cells
+    expected = {
+        split: {name: of_xml(root / f"Annotations/{name}.xml") for name in listed(root, split)}
+        for split in SPLITS
+    }
+    counts = {split: sum(map(len, pictures.values())) for split, pictures in expected.items()}
+    for to in ("", "yolo", "coco", "voc"):
+        file = convert(file, to, tmp_path / to) if to else file
+        spec = load_data_spec(file, needed=SPLITS)
+        assert list(spec.names.values()) == CELLS
+        for split, pictures in expected.items():
+            index = read(file, split)
+            found = in_pixels(index)
+            assert list(found) == list(pictures) and len(index.boxes) == counts[split]
+            for name, boxes in pictures.items():
+                np.testing.assert_allclose(found[name], boxes, rtol=0, atol=0.01, err_msg=f"{to} {name}")
+        without = [name for name, boxes in in_pixels(read(file, "val")).items() if not boxes]
+        assert without == [listed(root, "val")[3]]
 
 
 @pytest.fixture

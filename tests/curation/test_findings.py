@@ -115,6 +115,18 @@ def test_faults_of_the_scan_become_findings(fault: str, tmp_path: Path, geometry
     assert fault in finding.line() and "labels/val/7.txt:3" in finding.line()
 
 
+def test_commas_have_a_cure_of_their_own(tmp_path: Path, geometry: Geometry) -> None:
+    made = Made.sound()
+    made.rows = {place: [row.replace(" ", ",") for row in rows or []] for place, rows in made.rows.items()}
+    findings = found(surveyed(made.write(tmp_path), geometry))
+    cure = "rows are separated by commas; write blanks"
+    assert findings["fault-wrong-column-count"].cure == cure
+    assert findings["nothing-to-learn"].said == f"train: {cure}; val: {cure}"
+    made.rows["train/0"] = ["0 0.5 0.5 0.2"] * 100
+    mixed = found(surveyed(made.write(tmp_path), geometry))["fault-wrong-column-count"]
+    assert mixed.cure == CURES["wrong column count"]
+
+
 def test_disagreement_becomes_findings(tmp_path: Path, geometry: Geometry) -> None:
     survey = surveyed(Made.sound().write(tmp_path), geometry)
     survey.network = Disagreement("a network")

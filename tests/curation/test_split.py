@@ -50,7 +50,7 @@ def test_few_pictures() -> None:
     counts = np.ones((3, 1))
     assert [len(part) for part in stratify(counts, np.arange(3), (0.8, 0.1, 0.1), 0)] == [1, 1, 1]
     assert [len(part) for part in stratify(counts, np.arange(3), (1.0, 0.0), 0)] == [3, 0]
-    with pytest.raises(UserError, match="1 groups cannot fill 3 splits"):
+    with pytest.raises(UserError, match="1 group cannot fill 3 splits"):
         stratify(counts, np.zeros(3, int), (0.8, 0.1, 0.1), 0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import export
 import utils.device
 from models.common import AutoShape, DetectMultiBackend
 from models.experimental import attempt_load
@@ -51,6 +52,13 @@ def test_boxes_go_back_to_the_picture_in_place() -> None:
         assert boxes.tolist() == [[20, 20, 100, 80, pytest.approx(0.9), 2]]
         general.scale_coords((100, 100), boxes[:, :4], (10, 10, 3), ((0.5, 0.5), (0, 0)))
         assert boxes[0, :4].tolist() == [10, 10, 10, 10]  # twice as far, and clipped
+        older = {
+            "img1_shape": (100, 100),
+            "coords": kind([[10.0, 35.0, 50.0, 65.0]]),
+            "img0_shape": (100, 200),
+        }
+        assert general.scale_coords(**older) is older["coords"]
+        assert older["coords"].tolist() == [[20, 20, 100, 80]]
 
 
 def test_conversions_keep_what_stands_behind_the_box() -> None:
@@ -98,6 +106,13 @@ def test_files_are_found_and_not_downloaded() -> None:
     assert general.check_file("data/coco.yaml").endswith("coco.yaml") and general.check_file("") == ""
     with pytest.raises(UserError, match="coco"):
         general.check_file("coko.yaml")
+    assert general.check_file("coco.yaml", suffix=".yaml") == general.check_file(
+        "coco.yaml", (".yaml", ".yml")
+    )
+    assert general.check_file("", ".pt") == ""
+    for wanted, told in ((".pt", r"\.pt"), ((".pt", ".onnx"), r"\.pt or \.onnx")):
+        with pytest.raises(UserError, match=rf"^file 'data/coco\.yaml' must end in {told}$"):
+            general.check_file("data/coco.yaml", wanted)
 
 
 def test_clocks_and_modes() -> None:
@@ -134,6 +149,10 @@ def test_images_and_videos(tmp_path: Path) -> None:
     video.release()
     loader, seen = LoadImages(tmp_path, img_size=64, stride=32), []
     assert len(loader) == loader.nf == 2
+    assert loader.video_flag == [False, True] and [Path(file).name for file in loader.files] == [
+        "a.png",
+        "b.avi",
+    ]
     for path, im, im0, capture, text in loader:
         seen.append((loader.mode, loader.count, loader.frame, text))
         assert im.shape == (3, 64, 64) and im.dtype == np.uint8 and im.flags.c_contiguous
@@ -203,6 +222,33 @@ def test_crops(tmp_path: Path) -> None:
     assert {path.name for path in file.parent.iterdir()} == {"crop.jpg", "crop2.jpg"}
 
 
+FLAGS = (
+    "jit", "onnx", "xml", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle",
+    "dnn", "triton", "nhwc",
+)  # fmt: skip
+
+
+def running(backend: DetectMultiBackend) -> set[str]:
+    """The flags of formats and layouts that are set; all of them are there."""
+    values = {name: getattr(backend, name) for name in FLAGS}
+    assert {type(value) for value in values.values()} == {bool}
+    return {name for name, value in values.items() if value}
+
+
+def test_files_say_what_runs_them(weights: Path) -> None:
+    export.main(
+        ["--weights", str(weights), "--include", "torchscript", "onnx", "--opset", "12", "--imgsz", "64"]
+    )
+    onnx = weights.with_suffix(".onnx")
+    for flag, backend in (
+        ("jit", DetectMultiBackend(weights.with_suffix(".torchscript"))),
+        ("onnx", DetectMultiBackend(onnx)),
+        ("dnn", DetectMultiBackend(onnx, dnn=True)),
+    ):
+        assert running(backend) == {flag} and backend.pt is False
+        assert not hasattr(backend, "model")
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_networks(weights: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utils.device, "cpu_is_fast_in_bf16", lambda: fast)
@@ -219,7 +265,8 @@ def test_networks(weights: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) ->
         backend = DetectMultiBackend(weights, device=torch.device("cpu"), dnn=False, data=None, fp16=True)
         backend.warmup(imgsz=(1, 3, 64, 64))
         assert (backend.stride, backend.names, backend.pt) == (32, exact.names, True)
-        assert not (backend.jit or backend.onnx or backend.engine or backend.fp16)
+        assert backend.model.names == exact.names and next(backend.model.parameters()).dtype == torch.float32
+        assert running(backend) == set() and backend.fp16 is False
         torch.testing.assert_close(backend(x, augment=False, visualize=False), expected, rtol=1e-3, atol=1e-3)
         shaped = AutoShape(backend)
         assert shaped.model.names == exact.names and len(shaped([PICTURE], size=64)) == 1

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import benchmark
+import dataset
+from benchmarks.train_config import Config as ComparisonConfig
 from detect import DetectConfig
 from export import ExportConfig
 from training.config import TrainConfig
+from training.lightening.config import LightenConfig
 from utils.adapters.flags import ELSEWHERE
 from utils.flags import CommandConfig, arguments, build_parser, option, parse_flags
 from val import ValConfig
 
 COMMANDS = {"train": TrainConfig, "val": ValConfig, "detect": DetectConfig, "export": ExportConfig}
+TOPICAL: dict[str, type[CommandConfig]] = {
+    **COMMANDS, "lighten": LightenConfig, "benchmark train": ComparisonConfig
+}  # fmt: skip
 OUR_DEFAULTS = {"--weights", "--data"}
 
 
@@ -54,11 +63,11 @@ def test_what_is_not_accepted_says_what_there_is_instead(
         assert line.startswith(f"error: {name}: {ELSEWHERE[name]} (see ")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", TOPICAL)
 def test_help_has_every_flag_under_one_topic_and_the_examples(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = COMMANDS[command]
+    config = TOPICAL[command]
     placed = [name for names in config.topics.values() for name in names]
     assert sorted(placed) == sorted(field.name for field in dataclasses.fields(config))
     with pytest.raises(SystemExit) as ended:
@@ -67,6 +76,17 @@ def test_help_has_every_flag_under_one_topic_and_the_examples(
     assert ended.value.code == 0 and "\nWhat it does.\n\n  python it.py --flag\n" in told
     places = [told.index(f"\n{topic}:\n") for topic in config.topics]
     assert places == sorted(places) and all(option(field) in told for field in dataclasses.fields(config))
+
+
+@pytest.mark.parametrize(("main", "name"), [(benchmark.main, "train"), (dataset.main, "split")])
+def test_help_of_a_subcommand_has_its_examples(
+    main: Callable[[list[str]], None], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and re.search(rf"\n    python (benchmark|dataset)\.py {name} --data ", told)
+    assert not re.search(rf"\n    python \w+\.py (?!{name})", told)
 
 
 def test_abbreviations_and_aliases() -> None:

@@ -16,6 +16,14 @@ class LightenConfig(RunConfig):
     """Turn a trained detector into a lighter one, from photographs without labels."""
 
     free = ("data", "runtime")
+    topics = {
+        "the teacher and the student": ("weights", "cfg", "insert", "width"),
+        "or a search for the student": ("faster", "smaller", "flops", "candidates", "runtime"),
+        "what it learns from": ("source", "data", "imgsz", "vid_stride", "hyp"),
+        "how long": ("minutes", "steps", "batch_size", "measures"),
+        "what runs it": ("device", "amp", "workers", "seed"),
+        "the run": ("resume", "project", "name", "exist_ok", "verbose"),
+    }
 
     weights: str = flag("", "the trained detector; default: the newest best.pt in runs/train")
     cfg: str = flag(

@@ -149,6 +149,8 @@ def _set_up(
     device = select_device(config.device, process.local_rank, process.world_size)
     path = run.teacher if run else find_weights(config.weights)
     teacher = with_batch_norms(load_model(path, device)).to(memory_format=memory_format(device))
+    if teacher.origin and material is None:
+        LOGGER.info(f"teacher {path}: {teacher.origin}")
     if checkpoint is None:
         config = settled(config, path, device)
     check_classes(config, teacher)

@@ -71,6 +71,16 @@ def scale_boxes(
     return boxes
 
 
+def scale_coords(
+    img1_shape: Sequence[int],
+    coords: Boxes,
+    img0_shape: Sequence[int],
+    ratio_pad: tuple[Pair, Pair] | None = None,
+) -> Boxes:
+    """`scale_boxes` under its older name."""
+    return scale_boxes(img1_shape, coords, img0_shape, ratio_pad)
+
+
 def clip_boxes(boxes: Boxes, shape: Sequence[int]) -> None:
     """Limit (n, 4 or more) xyxy boxes, in place, to a picture of `shape` (height, width, …)."""
     boxes[..., :4] = own.clip_boxes(boxes[..., :4], (int(shape[0]), int(shape[1])))

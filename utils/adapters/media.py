@@ -13,7 +13,7 @@ from utils.data import letterbox as own
 from utils.data.channels import with_channels
 from utils.data.frames import Frame
 from utils.data.images import IMAGE_SUFFIXES
-from utils.data.sources import VIDEOS, FileSource, expand
+from utils.data.sources import VIDEOS, FileSource, expand, suffix_of
 from utils.data.streams import StreamSource
 from utils.errors import UserError
 from utils.reading import read_lines
@@ -84,7 +84,7 @@ class LoadImages(_Loader):
     Attributes:
         mode: "image" or "video", what the newest picture is from.
         count: files that have ended; frame, frames: place in a video, from 1, and its length.
-        nf: number of files.
+        nf: number of files; video_flag: which of them are videos.
 
     Raises:
         UserError: nothing is there, or it is nothing that can be read.
@@ -103,6 +103,7 @@ class LoadImages(_Loader):
         several = [path] if isinstance(path, (str, Path)) else path
         self.files = [file for item in several for file in expand(str(item))]
         self.nf = len(self.files)
+        self.video_flag = [suffix_of(file) in VIDEOS for file in self.files]
         self.source = FileSource(self.files, vid_stride=vid_stride)
 
     def __len__(self) -> int:

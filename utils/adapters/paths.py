@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
+from utils.errors import UserError
 from utils.files import ROOT, find_file
 
 
@@ -24,10 +26,16 @@ def increment_path(path: str | Path, exist_ok: bool = False, sep: str = "", mkdi
     return free
 
 
-def check_file(file: str | Path, suffix: str = "") -> str:
+def check_file(file: str | Path, suffix: str | Sequence[str] = "") -> str:
     """A file as given or found in the project's folders; nothing is downloaded.
 
+    Args:
+        suffix: what the name has to end in, or several such ends.
+
     Raises:
-        UserError: nothing is there; the message proposes the nearest names.
+        UserError: another suffix, or nothing is there; the message proposes the nearest names.
     """
+    ends = [suffix] if isinstance(suffix, str) else list(suffix)
+    if str(file) and ends and not str(file).lower().endswith(tuple(end.lower() for end in ends)):
+        raise UserError(f"file '{file}' must end in {' or '.join(ends)}")
     return str(find_file(file, (ROOT, ROOT / "data", ROOT / "models"))) if str(file) else ""

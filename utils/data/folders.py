@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from utils.console import LOGGER
 from utils.data.images import IMAGE_SUFFIXES
-from utils.data.report import ACTIONS, Fault
+from utils.data.report import ACTIONS, Fault, counted, plural
+from utils.data.whereabouts import cut_off
 from utils.errors import UserError
 from utils.reading import read_lines
 
@@ -37,6 +39,11 @@ def list_images(sources: Iterable[Path]) -> list[str]:
     return found
 
 
+def has_pictures(source: Path) -> bool:
+    """Whether there is a picture in a folder, or the source is a file."""
+    return source.is_file() or next(iter(_walk(source)), None) is not None
+
+
 def _walk(folder: Path) -> Iterable[str]:
     for parent, inner, files in os.walk(folder, followlinks=True):
         inner[:] = [name for name in inner if not _leads_back(folder, os.path.join(parent, name))]  # noqa: PTH118
@@ -57,14 +64,23 @@ def _read_list(file: Path) -> list[str]:
     entries = read_lines(file)
     relative = [line for line in entries if not os.path.isabs(line)]  # noqa: PTH117
     # The first entry decides for all: two look-ups for each of 100 000 lines would take longer than the scan.
-    base = _base_of_list(file, relative[0]) if relative else Path()
-    return [os.path.normpath(base / line) for line in entries]
+    base, before = _base_of_list(file, relative[0]) if relative else (Path(), "")
+    return [os.path.normpath(base / line.removeprefix(before)) for line in entries]
 
 
-def _base_of_list(file: Path, entry: str) -> Path:
-    """The folder that an entry is relative to: of the list, the working directory, or one above the list."""
+def _base_of_list(file: Path, entry: str) -> tuple[Path, str]:
+    """The folder that an entry is relative to: of the list, the working directory, or one above the list;
+    and with which folders it begins that are not there."""
     bases = [file.parent, Path(), *file.absolute().parents[1:MOST_UP]]
-    return next((base for base in bases if os.path.exists(base / entry)), file.parent)  # noqa: PTH110
+    for base in bases:
+        if os.path.exists(base / entry):  # noqa: PTH110
+            return base, ""
+    found = cut_off(entry, file.parent)
+    end = found[0].relative_to(file.parent).as_posix() if found else ""
+    if found is None or not entry.endswith(end):
+        return file.parent, ""
+    LOGGER.info("%s: '%s' is not there as written; took %s (%s)", file, entry, *found)
+    return file.parent, entry.removesuffix(end)
 
 
 def find_orphans(sources: Sequence[Path], labels: list[str]) -> list[Fault]:
@@ -97,7 +113,8 @@ def no_images(sources: Sequence[Path]) -> str:
         images = Path(f"{before}/images{after}") if found else folder.parent / "images"
         if texts and images.is_dir():
             said += (
-                f"; it has {texts} .txt files: name the folder of the images, '{images}', not of the labels"
+                f"; it has {counted(texts, '.txt file')}: name the folder of the images, '{images}', "
+                "not of the labels"
             )
     return said
 
@@ -111,7 +128,8 @@ def without_boxes(faults: Sequence[Fault]) -> str:
     if not dropped:
         return ""
     (kind, count), first = Counter(fault.kind for fault in dropped).most_common(1)[0], dropped[0]
-    return f"all {len(dropped)} label rows were dropped, {count} for '{kind}'; {first.place}: {first.detail}"
+    rows = "the only label row was" if len(dropped) == 1 else f"all {len(dropped)} label rows were"
+    return f"{rows} dropped, {count} for '{kind}'; {first.place}: {first.detail}"
 
 
 def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults: Sequence[Fault]) -> str:
@@ -129,7 +147,9 @@ def found_instead_of_labels(images: Sequence[str], labels: Sequence[str], faults
             suffixes = (Path(name).suffix for name in os.listdir(folder))  # noqa: PTH208
             found.update((folder, suffix) for suffix in suffixes if suffix.lower() not in IMAGE_SUFFIXES)
     lists = (
-        f"{count} '{suffix}' files in {folder}" for (folder, suffix), count in found.most_common(3) if suffix
+        f"{count} '{suffix}' {plural('file', count)} in {folder}"
+        for (folder, suffix), count in found.most_common(3)
+        if suffix
     )
     if any(os.path.exists(label) for label in labels):  # noqa: PTH110
         state = "all label files are empty"

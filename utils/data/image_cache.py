@@ -19,6 +19,7 @@ from utils.data.channels import COLOUR, OPAQUE, keep_axis
 from utils.data.folders import is_writable
 from utils.data.images import read_image
 from utils.data.index import DatasetIndex
+from utils.data.report import counted
 from utils.data.shards.places import of_member
 from utils.data.shards.ranges import reading_pool
 from utils.data.shared import SharedArray
@@ -141,8 +142,9 @@ def _check_fourth(store: ImageStore) -> None:
     """Say when a fourth channel is wanted, and none of a few pictures has one."""
     few = range(0, len(store.index), max(len(store.index) // LOOKED_AT, 1))
     if all((read_image(store.index.path(i), 4)[..., 3] == OPAQUE).all() for i in few):
+        pictures, were = counted(len(few), "picture"), "was" if len(few) == 1 else "were"
         LOGGER.warning(
-            f"the model takes 4 channels and none of {len(few)} pictures that were looked at has a fourth: "
+            f"the model takes 4 channels and none of {pictures} that {were} looked at has a fourth: "
             f"it is {OPAQUE} there"
         )
 

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from utils.console import LOGGER, progress
+from utils.console import LOGGER, printable, progress
 from utils.data import label_cache
 from utils.data.folders import find_orphans, found_instead_of_labels, no_images, without_boxes
 from utils.data.formats.opening import YOLO, Source, key_of, open_source
@@ -36,7 +36,7 @@ from utils.data.packing import (
     pack,
     parsed,
 )
-from utils.data.report import MEANT, Fault, LabelReport
+from utils.data.report import MEANT, Fault, LabelReport, counted
 from utils.data.shards.places import Place, parted
 from utils.data.shards.scan import scan_shards
 from utils.data.shared import SharedArray
@@ -167,11 +167,11 @@ def build_index(
     wrong = [fault for fault in faults if fault.kind not in MEANT]
     first = wrong[0] if wrong else None
     if strict and first:
-        total = f"{len(wrong)} faults in all, fatal with --strict"
+        total = f"{counted(len(wrong), 'fault')} in all, fatal with --strict"
         raise UserError(f"{first.place}: {first.kind} ({first.detail}); {total}")
     if first and not len(index):
-        count = len(report.left_out)
-        raise UserError(f"none of {count} images can be used; the first: {first.place}: {first.kind}")
+        images, why = counted(len(report.left_out), "image"), f"{first.place}: {first.kind} ({first.detail})"
+        raise UserError(f"none of {images} can be used; the first: {why}")
     if single_cls:
         index.boxes[:, 0] = 0
     return index
@@ -313,6 +313,8 @@ def _scan_one(image: str, label: Row, classes: int) -> tuple[Shape | None, Label
         return None, Labels()
     shape, faults = measured(image, lambda: image_shape(image))
     if shape is None:
+        if isinstance(label, Annotated) and label.missing:
+            faults = [_with_hint(fault, label.missing) for fault in faults]
         return None, Labels(faults=faults)
     file = label if isinstance(label, str) else label.place
     try:
@@ -328,3 +330,9 @@ def _scan_one(image: str, label: Row, classes: int) -> tuple[Shape | None, Label
         return None, Labels(faults=[Fault("unreadable label file", 0, detail, file)])
     labels.faults = [label.named(fault) for fault in labels.faults]
     return shape, labels
+
+
+def _with_hint(fault: Fault, hint: str) -> Fault:
+    if fault.kind != "missing image":
+        return fault
+    return fault._replace(detail=f"{fault.detail}; {printable(hint)}")

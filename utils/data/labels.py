@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.data.report import Fault
+from utils.data.report import Fault, counted
 from utils.errors import UserError
 from utils.reading import read_bytes
 
 ROUNDING = 1e-3  # an edge this far outside the image comes from printed decimals, not from a mistake
 MOST_BYTES, MOST_ROWS = 8 << 20, 100_000  # of a label file
+# what is said of rows that `wrongly_separated` knows
+SEPARATION = re.compile(
+    r"separated by (commas|semicolons); write blanks|written with .* commas; write points"
+)
+SEPARATORS = r"[,;\s]+"  # also those that only others write
 LARGEST_SIDE = 1.1  # a box wider than this was not clipped to the image but given in other units
 
 
@@ -40,10 +47,31 @@ def is_yolo(path: str | os.PathLike[str]) -> bool:
     """Whether the first row of a text file could be one of labels."""
     try:
         content = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
-        fields = next((line.split() for line in content.splitlines() if line.strip()), [])
+        first = next((line for line in content.splitlines() if line.strip()), "")
+        fields = [part for part in re.split(SEPARATORS, first) if part]  # of commas the scan tells
         return len(fields) >= 5 and all(math.isfinite(float(value)) for value in fields)
     except (OSError, ValueError):  # of which a UserError is one
         return False
+
+
+def wrongly_separated(fields: Sequence[str]) -> str:
+    """What is wrong with what stands between or in the numbers of a row, and the cure; empty for nothing."""
+    text = " ".join(fields)
+    if len(fields) >= 5 and "," in text and all(re.fullmatch(r"-?\d+(,\d+)?", value) for value in fields):
+        return "written with decimal commas; write points"
+    for mark, name in ((",", "commas"), (";", "semicolons")):
+        parts = [part for part in re.split(rf"[{mark}\s]+", text) if part]
+        if mark in text and len(parts) >= 5 and all(map(is_number, parts[1:])):
+            return f"separated by {name}; write blanks"
+    return ""
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_labels(content: bytes, classes: int) -> Labels:
@@ -131,16 +159,18 @@ def _numbers(fields: list[str], classes: int) -> list[float]:
     """A row as numbers, class first. Raises `_Bad` when the columns or the class make no sense."""
     count = len(fields)
     if count != 5 and (count < 7 or count % 2 == 0):
-        hint = " (a prediction with its confidence?)" if count == 6 else ""
-        raise _Bad("wrong column count", f"{count} columns{hint}; a box has 5, a polygon 7 or 9 or 11 …")
+        hint = wrongly_separated(fields) or ("a prediction with its confidence?" if count == 6 else "")
+        columns = f"{counted(count, 'column')}{hint and f' ({hint})'}"
+        raise _Bad("wrong column count", f"{columns}; a box has 5, a polygon 7 or 9 or 11 …")
     try:
         values = [float(value) for value in fields]
     except ValueError as error:
-        raise _Bad("not a number", str(error)[-60:]) from error
+        raise _Bad("not a number", wrongly_separated(fields) or str(error)[-60:]) from error
     if not all(map(math.isfinite, values)):
         raise _Bad("not finite", " ".join(fields)[:60])
     if values[0] != int(values[0]):
-        raise _Bad("class not an integer", f"class {fields[0]}")
+        hint = "; does it stand last?" if count == 5 and values[4] == int(values[4]) else ""
+        raise _Bad("class not an integer", f"class {fields[0]}{hint}")
     if not 0 <= values[0] < classes:
         raise _Bad("class out of range", f"class {int(values[0])}, names has 0 to {classes - 1}")
     return values

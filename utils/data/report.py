@@ -48,6 +48,16 @@ ACTIONS = {
 MEANT = ("crowd", "difficult", "other shape")  # said, but as its makers meant it: no fault for --strict
 
 
+def plural(noun: str, count: int) -> str:
+    """`image` for one, `images` for any other number; also `boxes` and `classes`."""
+    return noun if count == 1 else f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts: `1 image`, `1,204 boxes`."""
+    return f"{count:,} {plural(noun, count)}"
+
+
 class Fault(NamedTuple):
     """One thing that is wrong: a key of `ACTIONS`, the line (from 1; 0: whole file), and what was seen."""
 
@@ -85,7 +95,8 @@ class LabelReport:
 
     def summary(self) -> str:
         """A table for the terminal: one line when all is well, otherwise one line for each kind of fault."""
-        lines = [f"{self.images} images, {self.boxes} boxes, {self.backgrounds} backgrounds"]
+        counts = {"image": self.images, "box": self.boxes, "background": self.backgrounds}
+        lines = [", ".join(f"{count} {plural(noun, count)}" for noun, count in counts.items())]
         first = {fault.kind: fault for fault in reversed(self.faults)}
         for kind, count in self.counts.items():
             example = first[kind]
@@ -95,7 +106,8 @@ class LabelReport:
     def count(self, unreadable: Sequence[str] = ()) -> str:
         """`125 of 128 images`, or `128 images` when none is left out; `unreadable` are those found later."""
         used, total = self.images - len(unreadable), self.images + len(self.left_out)
-        return f"{total} images" if used == total else f"{used} of {total} images"
+        images = f"{total} {plural('image', total)}"
+        return images if used == total else f"{used} of {images}"
 
     def shortfall(self, unreadable: Sequence[str] = ()) -> str:
         """What is missing from all images, and which; empty when nothing is."""
@@ -103,7 +115,8 @@ class LabelReport:
         if not missing:
             return ""
         shown = ", ".join(Path(file).name for file in missing[:SHOWN]) + ", …" * (len(missing) > SHOWN)
-        return f"{len(missing)} of {self.images + len(self.left_out)} images could not be used: {shown}"
+        total = self.images + len(self.left_out)
+        return f"{len(missing)} of {total} {plural('image', total)} could not be used: {shown}"
 
     @property
     def left_out(self) -> list[Fault]:

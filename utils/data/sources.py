@@ -20,6 +20,7 @@ import numpy as np
 from utils.console import warn
 from utils.data.frames import Frame, Source
 from utils.data.images import IMAGE_SUFFIXES, MOST_BYTES, read_image
+from utils.data.report import counted
 from utils.data.streams import ScreenSource, StreamSource, open_capture
 from utils.data.youtube import Found, find_video, is_youtube
 from utils.errors import Incomplete, UserError
@@ -199,7 +200,7 @@ class Unread:
 
 def incomplete(faults: int, files: int) -> Incomplete:
     """The error of a command that could not read all files."""
-    return Incomplete(f"{faults} of {files} files could not be read, or not to their end")
+    return Incomplete(f"{faults} of {counted(files, 'file')} could not be read, or not to their end")
 
 
 class Files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -11,16 +12,23 @@ from typing import Any
 
 from utils.console import LOGGER
 from utils.data.digits import generate_digits
+from utils.data.folders import has_pictures
 from utils.data.formats import darknet
 from utils.data.formats.opening import names_of
+from utils.data.report import counted
 from utils.data.shards.places import Place, Shards, are_shards, is_remote, open_shards, parted
+from utils.data.unpacked import find_yaml, folders_of_splits, yaml_elsewhere
 from utils.data.whereabouts import VALIDATION, search
 from utils.errors import UserError
 from utils.files import ROOT, expand, find_file
 from utils.reading import read_yaml
 
 SPLITS = ("train", "val", "test")
-YAMLS = ("data.yaml", "data.yml", "dataset.yaml")  # in a folder that stands for a data set
+HERE = re.compile(r"\./|\.$")  # how a path begins that says where it is relative to
+TWICE = (
+    "%s: %s: '%s' is taken from the working directory or the repository: %s; "
+    "%s is there too, and 'path: %s' means it"
+)
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz")
 GENERATORS: dict[str, Callable[[Path], None]] = {"digits": generate_digits}
 
@@ -54,9 +62,10 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
     there as written is looked for by the rules of `whereabouts.py`.
 
     A relative `path` in it refers to the working directory, the repository root or the yaml's own folder: the
-    first of them where it exists. Without `path`, so does each split. A `download:` key is never executed; a
-    `generator:` key names one of `GENERATORS`, which makes the images below the repository root (or at an
-    absolute `path`) when they do not exist yet.
+    first of them where it exists. Without `path`, so does each split; but one that begins with `.`, as `./x`,
+    is looked for beside the yaml first. A `download:` key is never executed; a `generator:` key names one of
+    `GENERATORS`, which makes the images below the repository root (or at an absolute `path`) when they do not
+    exist yet.
 
     Args:
         needed: the splits that must be there, images and all. Others may point to nothing.
@@ -79,6 +88,8 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
         if not sources[split]:
             state = "empty" if split in content and content[split] is not None else "missing"
             cure = f"; python dataset.py split --data {file} takes it from train" if sources["train"] else ""
+            if file.is_dir() and (elsewhere := yaml_elsewhere(file)):
+                cure = f"; {elsewhere}"
             raise UserError(
                 f"{file}: key '{split}' is {state}; it names a folder of images or a list of them{cure}"
             )
@@ -96,31 +107,6 @@ def load_data_spec(path: str | Path, needed: Sequence[str] = ("train", "val")) -
     return DataSpec(file=file, root=bases[0], names=names, **splits)
 
 
-def find_yaml(folder: Path) -> Path | None:
-    """The data yaml of a folder, also in the one folder in it, as unpacked zips have it; None without one."""
-    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    places = (place / name for place in (folder, *(inner if len(inner) == 1 else [])) for name in YAMLS)
-    return next((place for place in places if place.is_file()), None)
-
-
-def folders_of_splits(folder: Path) -> dict[str, str]:
-    """Folders that are called like splits, by split, also in `images` or in the one folder in it; empty
-    without one for training."""
-    inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
-    places = [folder, folder / "images", *(inner if len(inner) == 1 else [])]
-    for place in places:
-        called = {"train": ("train",), "val": VALIDATION, "test": ("test",)}
-        found = {
-            split: str((place / name).absolute())
-            for split, names in called.items()
-            for name in reversed(names)
-            if (place / name).is_dir()
-        }
-        if "train" in found:
-            return found
-    return {}
-
-
 def _in_folder(path: str | Path) -> Path | None:
     """The data yaml of what is a folder, or the folder, when its folders are splits.
 
@@ -134,10 +120,8 @@ def _in_folder(path: str | Path) -> Path | None:
         return found
     splits = folders_of_splits(folder)
     if not splits:
-        raise UserError(
-            f"folder '{path}' has no data.yaml; write one with train, val and names, or name yours "
-            "(folders train and valid in it would do)"
-        )
+        cure = "write one with train, val and names, or name yours (folders train and valid in it would do)"
+        raise UserError(f"folder '{path}' has no data.yaml; {yaml_elsewhere(folder) or cure}")
     LOGGER.info("%s: has no data.yaml; its splits: %s", path, ", ".join(splits.values()))
     return folder
 
@@ -162,10 +146,16 @@ def _names_of_labels(file: Path, content: dict[str, Any], sources: list[Place]) 
     """The classes of a yaml without `names`: those that files of annotations bring along."""
     there = [source for source in dict.fromkeys(parted(sources)[0]) if source.exists()]
     names = names_of(there)
+    if not names and file.is_dir():
+        cure = yaml_elsewhere(file) or f"write them, one a line, to classes.txt, or a {file / 'data.yaml'}"
+        raise UserError(f"folder '{file}' has no data.yaml, and its labels no class names; {cure}")
     if not names:
         return _names(file, content)  # says what a yaml has to have
     LOGGER.info(
-        "%s: has no names; %d classes by the labels: %s", file, len(names), reprlib.repr([*names.values()])
+        "%s: has no names; %s by the labels: %s",
+        file,
+        counted(len(names), "class"),
+        reprlib.repr([*names.values()]),
     )
     return _names(file, {**content, "names": names})
 
@@ -192,7 +182,7 @@ def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
         raise UserError(f"{file}: names: class {missing[0]} is missing; numbers run from 0 without a gap")
     nc = content.get("nc", len(names))
     if isinstance(nc, bool) or nc != len(names):
-        raise UserError(f"{file}: nc is {nc!r} but there are {len(names)} names")
+        raise UserError(f"{file}: nc is {nc!r} but names has {counted(len(names), 'class')}")
     return {number: str(names[number]) for number in range(len(names))}
 
 
@@ -250,8 +240,14 @@ def _locate(
     if are_shards(source):
         return _locate_shards(file, bases, split, source, needed)
     candidates = [base / expand(source) for base in bases]
+    beside = file.absolute().parent / expand(source)
+    unclear = not content.get("path") and beside.exists()
+    if unclear and HERE.match(source) and has_pictures(beside):
+        return beside
     for candidate in candidates:
         if candidate.exists():
+            if unclear and not beside.samefile(candidate):
+                LOGGER.info(TWICE, file, split, source, candidate, beside, file.absolute().parent)
             return candidate
     if (found := search(source, [file.parent, *bases])) is not None:
         LOGGER.info("%s: %s: '%s' is not there as written; took %s (%s)", file, split, source, *found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 VALIDATION = ("val", "valid", "validation")
 TOO_COMMON = {"images", "labels", "data", "dataset"}  # alone, such a name says nothing
 ABSOLUTE = re.compile(r"/|~|[A-Za-z]:/")
+CUT = "without its first folders"
 
 
 def search(source: str, folders: Sequence[Path]) -> tuple[Path, str] | None:
@@ -33,6 +35,22 @@ def search(source: str, folders: Sequence[Path]) -> tuple[Path, str] | None:
     return None
 
 
+def cut_off(source: str, folder: Path) -> tuple[Path, str] | None:
+    """What exists in a folder for a relative path without its first folders, and the name of this rule.
+
+    For files that give their paths as seen from where a tool was started, as those of Darknet do.
+    """
+    found = (folder / end for end in _ends(source.replace("\\", "/")))
+    return next(((place, CUT) for place in found if os.path.exists(place)), None)  # noqa: PTH110 - of any length
+
+
+def _ends(text: str) -> list[str]:
+    """A path without its first part, its first two, …; what is left has to say something."""
+    parts = [part for part in text.split("/") if part]
+    ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+    return [end for end in ends if end not in TOO_COMMON]
+
+
 def _readings(source: str) -> Iterator[tuple[str, str]]:
     """What may be meant by a path, and why, what is nearest to it first."""
     found: list[tuple[str, list[str]]] = [(source, [])]
@@ -40,10 +58,7 @@ def _readings(source: str) -> Iterator[tuple[str, str]]:
         found = [(source.replace("\\", "/"), ["\\ read as /"])]
     text, why = found[0]
     if ABSOLUTE.match(text):
-        parts = [part for part in text.split("/") if part]
-        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
-        found = [(tail, [*why, "the last parts of a path of another machine"]) for tail in tails]
-        found = [(tail, reasons) for tail, reasons in found if tail not in TOO_COMMON]
+        found = [(end, [*why, "the last parts of a path of another machine"]) for end in _ends(text)]
     elif "../" in text:
         plain = re.sub(r"^(\.{1,2}/)+", "", text)
         found.append((plain, [*why, "without the leading ../"]))

@@ -74,6 +74,11 @@ class Results:
     s: tuple[int, ...] = ()
 
     @property
+    def imgs(self) -> list[np.ndarray]:
+        """`ims` under its older name."""
+        return self.ims
+
+    @property
     def n(self) -> int:
         """Number of pictures."""
         return len(self.pred)

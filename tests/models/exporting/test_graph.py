@@ -184,6 +184,18 @@ def test_a_cpp_decoder_with_opencv_finds_the_same_boxes(
         assert np.abs(np.array([x, y, x + w, y + h]) - corners).max() <= 2  # whole pixels, twice cut off
 
 
+@pytest.mark.parametrize(("opset", "anchors"), [(12, 3), (17, 1)])
+def test_cells_are_written_once_an_anchor_for_opencv(opset: int, anchors: int, tmp_path: Path) -> None:
+    """OpenCV before 4.7 adds maps of equal channels only."""
+    weights = write_weights(tmp_path / "best.pt")
+    export.main(["--weights", str(weights), "--include", "onnx", "--opset", str(opset), "--imgsz", "64"])
+    graph = onnx.load(str(tmp_path / "best.onnx")).graph
+    added = {name for node in graph.node if node.op_type == "Add" for name in node.input}
+    shapes = [list(entry.dims) for entry in graph.initializer if entry.name in added]
+    # 64 / 8 = 8, 64 / 16 = 4, 64 / 32 = 2 cells a side
+    assert [shape for shape in shapes if shape[3:] > [1]] == [[1, anchors, 4, n] for n in (64, 16, 4)]
+
+
 @pytest.mark.parametrize("folded", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_any_batch_and_size(kind: str, folded: bool, tmp_path: Path) -> None:

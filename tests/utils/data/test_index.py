@@ -223,7 +223,7 @@ def test_unusable_images_are_left_out_and_named(kind: str, folder: Path) -> None
     assert index.offsets.tolist() == [0, 1, 1, 1]
     assert index.report.counts == {kind: 1}
     assert index.report.faults[0].file.endswith("a.png")
-    with pytest.raises(UserError, match=rf"a\.png: {kind}.*1 faults"):
+    with pytest.raises(UserError, match=rf"a\.png: {kind}.*1 fault in all"):
         build(folder, strict=True)
 
 
@@ -255,7 +255,7 @@ def test_report(folder: Path, tmp_path: Path) -> None:
     write_label(folder / "labels/train/a.txt", "0 0.5 0.5 0.2\n0 nan 0.5 0.2 0.2\n0 inf 0.5 0.2 0.2\n")
     report = build(folder).report
     lines = report.summary().splitlines()
-    assert lines[0] == "4 images, 1 boxes, 3 backgrounds"
+    assert lines[0] == "4 images, 1 box, 3 backgrounds"
     assert "2  not finite" in lines[1]
     assert "a.txt:2" in lines[1]
     assert "1  wrong column count" in lines[2]
@@ -277,7 +277,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images found"):
         build_index([tmp_path / "images"], NAMES)
     (tmp_path / "images/a.jpg").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="none of 1 images can be used"):
+    with pytest.raises(UserError, match="none of 1 image can be used"):
         build_index([tmp_path / "images"], NAMES)
 
 

@@ -48,6 +48,20 @@ SLIPS = {
     "corners in pixels": (corners(1), r"seem to be corners in pixels; .*first xc = \(x1 \+ x2\) / 2"),
     "corners": (corners(100), r"seem to be corners x1 y1 x2 y2, since \d+ of 18 would leave .*w = x2 - x1"),
     "names": (["dog" + row[1:] for row in centred(100)], "begin with class names .*write 1 for 'dog'"),
+    "commas": (
+        [row.replace(" ", ",") for row in centred(100)],
+        "rows are separated by commas; write blanks$",
+    ),
+    "commas and blanks": ([row.replace(" ", ", ") for row in centred(100)], "by commas; write blanks$"),
+    "semicolons": ([row.replace(" ", ";") for row in centred(100)], "by semicolons; write blanks$"),
+    "decimal commas": (
+        [row.replace(".", ",") for row in centred(100)],
+        "rows are written with decimal commas; write points$",
+    ),
+    "class last": (
+        [" ".join([*row.split()[1:], row[0]]) for row in centred(100)],
+        "the class seems to stand last; it comes first: class xc yc w h$",
+    ),
     "classes from 1": ([f"{n} .5 .5 .{n} .2" for n in (1, 2)], "seem to count from 1"),
 }
 
@@ -61,6 +75,35 @@ def test_a_slip_is_named_with_its_cure(case: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=line) as caught:
             index.report.check_usable("train")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "detail"),
+    [
+        ("0,.5,.5,.2,.2", "wrong column count", "1 column (separated by commas; write blanks)"),
+        ("dog;.5;.5;.2;.2", "wrong column count", "1 column (separated by semicolons; write blanks)"),
+        ("0, .5, .5, .2, .2", "not a number", "separated by commas; write blanks"),
+        ("0 0,5 0,5 0,2 0,2", "not a number", "written with decimal commas; write points"),
+        ("0 .5 .5 .2 .2 .9", "wrong column count", "6 columns (a prediction with its confidence?)"),
+        ("0,.5", "wrong column count", "1 column"),
+        (".5 .5 .2 .2 1", "class not an integer", "class .5; does it stand last?"),
+        (".5 .5 .2 .2 .1", "class not an integer", "class .5"),
+    ],
+)
+def test_one_row_says_what_may_be_meant(row: str, kind: str, detail: str, tmp_path: Path) -> None:
+    (fault, *_) = indexed(tmp_path, [*centred(100), row]).report.faults
+    assert (fault.kind, fault.detail.removesuffix("; a box has 5, a polygon 7 or 9 or 11 …")) == (
+        kind,
+        detail,
+    )
+
+
+def test_labels_with_commas_beside_the_pictures(tmp_path: Path) -> None:
+    indexed(tmp_path, [row.replace(" ", ",") for row in centred(100)])
+    for file in (tmp_path / "labels").glob("*.txt"):
+        file.rename(tmp_path / "images" / file.name)
+    index = build_index([tmp_path / "images"], NAMES)
+    assert index.report.nothing_to_learn == "rows are separated by commas; write blanks"
 
 
 def test_sound_labels_are_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 import utils.data.spec as spec_module
+from tests.utils.data.formats.instances import yolo
 from utils.data.spec import load_data_spec
 from utils.errors import UserError
 from utils.files import ROOT
@@ -76,6 +77,45 @@ def test_without_path_splits_lie_beside_the_yaml(data: Path) -> None:
     assert load_data_spec(file).train == (data / "set/images/train",)
 
 
+@pytest.mark.parametrize("source", [".", "./images", "./images/"])
+def test_a_dot_means_beside_the_yaml(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place in ("set", "other"):
+        yolo(tmp_path / place)
+    file = write(tmp_path / "set", f"train: {source}\nval: {source}\nnames: [a, b]\n")
+    monkeypatch.chdir(tmp_path / "other")
+    with caplog.at_level("INFO"):
+        assert [path.resolve() for path in load_data_spec(file).train] == [(file.parent / source).resolve()]
+    assert caplog.messages == []
+    for picture in (tmp_path / "set/images").iterdir():
+        picture.unlink()
+    with caplog.at_level("INFO"):
+        assert load_data_spec(file).train[0].resolve() == (tmp_path / "other" / source).resolve()
+    assert "is there too" in caplog.messages[0]
+
+
+def test_of_two_places_the_other_is_told(
+    data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = data / "here"
+    (here / "set/images/train").mkdir(parents=True)
+    file = write(data, "train: set/images/train\nval: set/images/val\nnames: [a]\n")
+    monkeypatch.chdir(here)
+    with caplog.at_level("INFO"):
+        assert load_data_spec(file).train == (here / "set/images/train",)
+    assert caplog.messages == [
+        f"{file}: train: 'set/images/train' is taken from the working directory or the repository: "
+        f"{here}/set/images/train; {data}/set/images/train is there too, and 'path: {data}' means it"
+    ]
+    caplog.clear()
+    (here / "set").rename(here / "moved")
+    (here / "set").symlink_to(data / "set")
+    with caplog.at_level("INFO"):
+        load_data_spec(file)
+    assert caplog.messages == []
+
+
 def test_only_needed_splits_must_exist(data: Path) -> None:
     file = write(data, "path: set\ntrain: nowhere\nval: images/val\ntest: neither\nnames: [a]\n")
     spec = load_data_spec(file, needed=("val",))
@@ -102,7 +142,7 @@ BAD = {
     "cycle": (GOOD + "names: &n [a, *n]\n", "an alias refers to a value that contains it"),
     "cycle of keys": ("&a {? *a : 1}\n", "not valid yaml"),
     "cycle of paths": ("val: x\ntrain: &t [*t]\nnames: [a]\n", "an alias refers to a value that contains it"),
-    "wrong nc": (GOOD + "names: [a]\nnc: 2\n", "nc is 2 but there are 1 names"),
+    "wrong nc": (GOOD + "names: [a]\nnc: 2\n", "nc is 2 but names has 1 class$"),
     "nc of text": (GOOD + "names: [a]\nnc: one\n", "nc is 'one'"),
     "no train": ("path: set\nval: images/val\nnames: [a]\n", "'train' is missing"),
     "no val": ("path: set\ntrain: images/train\nnames: [a]\n", "'val' is missing"),

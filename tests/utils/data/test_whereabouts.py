@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.utils.data.formats.instances import FORMATS, NAMES
+from utils.data.folders import list_images
 from utils.data.index import build_index
 from utils.data.spec import load_data_spec
 from utils.data.whereabouts import search
@@ -84,6 +85,9 @@ def test_a_folder_stands_for_its_yaml(unzipped: Path, tmp_path: Path) -> None:
     (tmp_path / "outer").mkdir()
     unzipped.rename(tmp_path / "outer" / "inner")  # a zip that was unpacked into a folder of its own
     assert load_data_spec(tmp_path / "outer").train == (tmp_path / "outer/inner/train/images",)
+    with pytest.raises(UserError, match=r"has no data.yaml; its yaml is above it; .*outer/inner/data.yaml$"):
+        load_data_spec(tmp_path / "outer/inner/train")
+    (tmp_path / "outer/inner/data.yaml").unlink()
     with pytest.raises(UserError, match=r"has no data.yaml; write one with train, val and names"):
         load_data_spec(tmp_path / "outer/inner/train")
 
@@ -141,7 +145,7 @@ def test_names_from_the_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         spec = load_data_spec(write(tmp_path, yaml))
     assert spec.names == NAMES
     assert caplog.messages == [f"{spec.file}: has no names; 2 classes by the labels: ['cat', 'dog']"]
-    with pytest.raises(UserError, match="nc is 3 but there are 2 names"):
+    with pytest.raises(UserError, match="nc is 3 but names has 2 classes"):
         load_data_spec(write(tmp_path, yaml + "nc: 3\n"))
 
 
@@ -149,6 +153,43 @@ def test_obj_data_stands_for_a_yaml(tmp_path: Path) -> None:
     spec = load_data_spec(FORMATS["darknet"][0](tmp_path))
     assert spec.names == NAMES and spec.test == ()
     assert len(build_index(spec.train, spec.names).boxes) == len(build_index(spec.val, spec.names).boxes) == 2
+
+
+def test_paths_of_cvat_begin_with_a_folder_that_is_not_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = FORMATS["darknet of CVAT"][0](tmp_path / "set").parent
+    with caplog.at_level(logging.INFO):
+        spec = load_data_spec(root / "obj.data", needed=("train",))
+        index = build_index(spec.train, spec.names)
+    assert spec.names == NAMES and spec.train == (root / "train.txt",)
+    assert index.paths() == [str(root / f"obj_train_data/{name}.png") for name in "ab"]
+    rule = "(without its first folders)"
+    told = {
+        root / "obj.data": [("train", "data/train.txt"), ("names", "data/obj.names")],
+        root / "train.txt": [("", "data/obj_train_data/a.png")],
+    }
+    assert caplog.messages == [
+        f"{file}: {key and key + ': '}'{path}' is not there as written; "
+        f"took {root / path.removeprefix('data/')} {rule}"
+        for file, paths in told.items()
+        for key, path in paths
+    ]
+    with pytest.raises(UserError, match=r"key 'val' is missing; .* dataset.py split --data .*obj.data"):
+        load_data_spec(root / "obj.data")
+    (root / "train.txt").unlink()
+    with pytest.raises(UserError, match=r"train: no such file: 'data/train.txt'"):
+        load_data_spec(root / "obj.data")
+
+
+def test_lines_of_a_list_begin_with_folders_that_are_not_there(tmp_path: Path) -> None:
+    """One entry decides for all; a line that begins otherwise stays as it is."""
+    FORMATS["yolo"][0](tmp_path)
+    for before in ("x", "x/y", "./x"):
+        lines = [f"{before}/images/a.png", f"{before}/images/b.png", "images/b.png", "z/images/b.png"]
+        (tmp_path / "list.txt").write_text("\n".join(lines), encoding="utf-8")
+        found = [Path(path).relative_to(tmp_path).as_posix() for path in list_images([tmp_path / "list.txt"])]
+        assert found == ["images/a.png", "images/b.png", "images/b.png", "z/images/b.png"]
 
 
 def test_names_the_wrong_way_round(unzipped: Path) -> None:

@@ -89,6 +89,7 @@ def test_count_classes() -> None:
 
 def test_render_draws_into_the_pictures_and_save_does_not(results: Results, tmp_path: Path) -> None:
     before = [image.copy() for image in results.ims]
+    assert results.imgs is results.ims
     folder = results.save(save_dir=tmp_path / "out")
     assert (results.ims[0] == before[0]).all()
     assert sorted(p.name for p in folder.iterdir()) == ["a.jpg", "b.jpg"]

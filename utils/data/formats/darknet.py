@@ -1,13 +1,16 @@
 """Darknet's `obj.data`: where lists of pictures and class names are; labels are YOLO text.
 
 A label lies beside its picture, or in `labels` for a picture in `images`. Paths are relative to wherever
-Darknet was started: the working directory, the folder of the file and its parents are tried.
+Darknet was started: the working directory, the folder of the file and its parents are tried. CVAT's "YOLO
+1.1" writes them as seen from a folder `data` that its zip has not; without it they lie beside the file.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from utils.console import LOGGER
+from utils.data.whereabouts import cut_off
 from utils.errors import UserError
 from utils.files import expand
 from utils.reading import read_lines
@@ -39,7 +42,7 @@ def names(file: Path) -> list[str]:
         UserError: they are not there.
     """
     listed = settings(file).get("names")
-    place = _find(file, listed) if listed else None
+    place = _find(file, "names", listed) if listed else None
     if place is None:
         raise UserError(
             f"{file}: 'names' must be a file with a class name a line, found {listed or 'nothing'}"
@@ -57,13 +60,17 @@ def list_of(file: Path, split: str) -> Path | None:
     listed = next((content[key] for key in SPLITS[split] if content.get(key)), None)
     if listed is None:
         return None
-    place = _find(file, listed)
+    place = _find(file, split, listed)
     if place is None:
         raise UserError(f"{file}: {split}: no such file: '{listed}'")
     return place
 
 
-def _find(file: Path, name: str) -> Path | None:
+def _find(file: Path, key: str, name: str) -> Path | None:
     wanted = expand(name.replace("\\", "/"))
     bases = (Path(), *file.absolute().parents[:MOST_UP])
-    return next((base / wanted for base in bases if (base / wanted).exists()), None)
+    there = next((base / wanted for base in bases if (base / wanted).exists()), None)
+    if there is not None or (found := cut_off(name, file.parent)) is None:
+        return there
+    LOGGER.info("%s: %s: '%s' is not there as written; took %s (%s)", file, key, name, *found)
+    return found[0]

@@ -73,6 +73,8 @@ def _gathered(gatherer: Gatherer, opened: Iterable[tuple[str, str, dict[str, Any
     others, place = Counter[str](), ""
     for picture, file, content in opened:
         gatherer.picture(picture, file, extent(content.get("imageWidth"), content.get("imageHeight")))
+        if content.get("imageData"):
+            gatherer.say_if_missing(picture, _inside(file, content.get("imagePath")))
         for position, shape in enumerate(content["shapes"], start=1):
             try:
                 other = _add(gatherer, picture, position, shape)
@@ -84,6 +86,17 @@ def _gathered(gatherer: Gatherer, opened: Iterable[tuple[str, str, dict[str, Any
     for kind, times in others.items():
         gatherer.fault("other shape", f"{times:,} of kind '{kind}' in all", place)
     return gatherer.annotations()
+
+
+def _inside(file: str, called: object) -> str:
+    """What to do about a picture that is only inside the JSON."""
+    path = called.replace("\\", "/").rpartition("/")[2] if isinstance(called, str) else ""
+    name = f"{Path(file).stem}{Path(path).suffix or '.png'}"
+    return (
+        f"the picture is inside {Path(file).name}: write it out with Labelme's labelme_export_json (older: "
+        f"labelme_json_to_dataset) and save it beside the JSON as {name}, or label with 'Save With Image "
+        "Data' off and keep the pictures"
+    )
 
 
 def _add(gatherer: Gatherer, picture: str, position: int, shape: Any) -> str:

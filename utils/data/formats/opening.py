@@ -31,7 +31,7 @@ from utils.data.formats.tables import TABLES, head_of, kind_of, read_boxes, side
 from utils.data.formats.voc import is_voc, read_voc
 from utils.data.images import IMAGE_SUFFIXES
 from utils.data.labels import is_yolo, label_path
-from utils.data.report import Fault
+from utils.data.report import Fault, counted
 from utils.errors import UserError
 from utils.reading import read_lines
 
@@ -67,7 +67,7 @@ class Source:
     def said(self) -> str:
         """One line for the console."""
         place = f", pictures in {self.found_in}" if self.found_in else ""
-        return f"{self.path}: {self.kind}, {len(self.images):,} pictures{place}"
+        return f"{self.path}: {self.kind}, {counted(len(self.images), 'picture')}{place}"
 
     def rows(self, names: Mapping[int, str]) -> tuple[list[str | Annotated | None], list[Fault]]:
         """For each image a label file of YOLO text or its annotations; None where these cannot be read.

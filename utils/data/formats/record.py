@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from utils.console import printable
-from utils.data.report import Fault
+from utils.data.report import Fault, counted
 from utils.errors import UserError
 
 Opened = TypeVar("Opened")
@@ -47,6 +47,7 @@ class Annotated:
     polygons: list[np.ndarray]  # n arrays (k, 2) float64 x, y; k = 0 where there is none
     place: str  # the file, as faults name it
     counted: str  # what `numbers` count: lines of a text, annotations, objects
+    missing: str = ""  # what to say where the picture is not there
 
     def label_text(self, shape: tuple[int, int]) -> bytes:
         """The rows that a YOLO label file of this picture would have.
@@ -152,7 +153,7 @@ def _unknown(name: str, count: int, names: Mapping[int, str]) -> str:
     alike = {other.strip().lower(): other for other in names.values()}
     near = difflib.get_close_matches(name.strip().lower(), alike, n=1, cutoff=0.8)
     hint = f", like '{alike[near[0]]}'?" if near else ""
-    return f"'{name}' ({count:,} {'box' if count == 1 else 'boxes'}{hint})"
+    return f"'{name}' ({counted(count, 'box')}{hint})"
 
 
 def _few(names: Iterable[str]) -> str:
@@ -171,6 +172,7 @@ class Gatherer:
         self.faults: list[Fault] = []
         self._rows: dict[str, list[tuple[int, int, Sequence[float], np.ndarray]]] = {}
         self._about: dict[str, tuple[str, tuple[float, float] | None]] = {}
+        self._missing: dict[str, str] = {}
 
     def number_of(self, name: object) -> int:
         """The number of a class by its name, new ones at the end. Raises `Broken` for what is no name."""
@@ -188,6 +190,10 @@ class Gatherer:
         self._rows.setdefault(name, [])
         if self._about.get(name, ("", None))[1] is None:
             self._about[name] = (place, extent)
+
+    def say_if_missing(self, name: str, said: str) -> None:
+        """Where a picture may be when it is not there."""
+        self._missing[name] = said
 
     def add(self, name: str, number: int, cls: int, box: Sequence[float], polygon: Any = None) -> None:
         """An object on a picture that was told of: x1, y1, x2, y2, and corners (k, 2) where it has some."""
@@ -237,6 +243,7 @@ class Gatherer:
             polygons=[row[3] for row in rows],
             place=place,
             counted=self.counted,
+            missing=self._missing.get(name, ""),
         )
 
 

@@ -29,6 +29,7 @@ from utils.data.formats.record import (
     file_name,
     number,
 )
+from utils.data.report import counted
 from utils.errors import UserError
 
 TABLES = (
@@ -85,7 +86,10 @@ def read_boxes(path: Path, kind: str) -> Annotations:
     for line, cells in rows:
         try:
             if len(cells) < len(columns):
-                raise Broken("wrong column count", f"{len(cells)} columns, {len(columns)} expected")
+                raise Broken(
+                    "wrong column count",
+                    f"{counted(len(cells), 'column')}, {len(columns)} expected",
+                )
             row = dict(zip(columns, cells))
             if row.get("isgroupof") == "1":
                 groups += 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.data.formats.reading import read_xml
 from utils.data.formats.record import Annotations, Broken, Gatherer, around, extent, number
+from utils.data.report import counted
 from utils.errors import UserError
 
 MOST_BYTES = 8 << 20  # of the XML of one picture
@@ -48,7 +49,7 @@ def read_voc(pairs: Sequence[tuple[str, str]]) -> Annotations:
             except Broken as broken:
                 gatherer.fault(broken.kind, f"object {position}: {broken.detail}", file)
     if difficult:
-        gatherer.fault("difficult", f"{difficult:,} objects marked difficult in all", first)
+        gatherer.fault("difficult", f"{counted(difficult, 'object')} marked difficult in all", first)
     return gatherer.annotations()
 
 

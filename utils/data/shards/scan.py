@@ -27,7 +27,7 @@ from utils.data.images import shape_in
 from utils.data.labels import MOST_BYTES as MOST_LABEL
 from utils.data.labels import Labels, parse_labels
 from utils.data.packing import ARRAYS, Found, Shape, concatenate, is_consistent, measured, pack, parsed
-from utils.data.report import Fault
+from utils.data.report import Fault, counted
 from utils.data.shards.listing import END, Listing, Row, read_listing
 from utils.data.shards.places import Shards, is_remote, member_path, of_member
 from utils.data.shards.ranges import State, read_range, reading_pool, state_of
@@ -110,7 +110,7 @@ def _scan(addresses: Sequence[str], states: Sequence[State], names: Mapping[int,
     for said in told[:TOLD]:
         LOGGER.warning(said)
     if len(told) > TOLD:
-        LOGGER.warning(f"… and so it is with {len(told) - TOLD} more shards")
+        LOGGER.warning(f"… and so it is with {counted(len(told) - TOLD, 'more shard')}")
     return concatenate([found for found, _ in parts])
 
 

@@ -188,6 +188,17 @@ def darknet(root: Path) -> Path:
     return text(root / "data/obj.data", "\n".join((*lines, "backup = backup/")))
 
 
+def darknet_of_cvat(root: Path) -> Path:
+    """CVAT's "YOLO 1.1": paths begin with a folder `data` that its zip has not."""
+    pictures(root / "obj_train_data")
+    text(root / "obj_train_data/a.txt", "".join(f"{' '.join(map(str, row))}\n" for row in ROWS))
+    text(root / "obj_train_data/b.txt", "")
+    text(root / "train.txt", "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    text(root / "obj.names", "cat\ndog\n")
+    lines = ("classes = 2", "train = data/train.txt", "names = data/obj.names", "backup = backup/")
+    return text(root / "obj.data", "\n".join(lines))
+
+
 def retinanet(root: Path) -> Path:
     pictures(root / "pictures")
     rows = [f"pictures/a.png,{','.join(map(str, box))},{name}" for name, box in BOXES.items()]
@@ -243,6 +254,7 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "labelstudio": (labelstudio, "Label Studio json"),
     "labelstudio min": (labelstudio_min, "Label Studio json"),
     "darknet": (darknet, "Darknet obj.data, YOLO text"),
+    "darknet of CVAT": (darknet_of_cvat, "Darknet obj.data, YOLO text"),
     "retinanet": (retinanet, "RetinaNet csv"),
     "csv with a head": (headed, "csv of boxes"),
     "vgg": (vgg, "VGG Image Annotator csv"),

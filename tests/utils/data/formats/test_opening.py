@@ -165,7 +165,7 @@ def test_pixels_of_voc_itself_count_from_one(tmp_path: Path) -> None:
     text(tmp_path / "Annotations/a.xml", voc_xml("a.png", cat + difficult, head))
     index = build_index([source], NAMES, strict=True, cache=False)
     np.testing.assert_allclose(index.labels(0), [[0, 0.3, 0.3, 0.4, 0.4]], rtol=1e-6)
-    assert "1 objects marked difficult" in index.report.summary()
+    assert "1 object marked difficult" in index.report.summary()
 
 
 def test_pictures_of_another_size_than_labelled(tmp_path: Path) -> None:
@@ -236,6 +236,26 @@ def test_cvat_for_video_is_named(place: str, meta: str, tmp_path: Path) -> None:
         UserError, match=r"annotations\.xml: CVAT's XML for video; export the job as 'CVAT for images"
     ):
         open_source(source)
+
+
+@pytest.mark.parametrize("path", ["..\\shots\\a.JPG", 5, None])
+def test_pictures_inside_the_json_of_labelme(path: object, tmp_path: Path) -> None:
+    source = FORMATS["labelme"][0](tmp_path)
+    content = json.loads((source / "a.json").read_text(encoding="utf-8"))
+    text(source / "a.json", json.dumps({**content, "imageData": "iVBORw0KGgo=", "imagePath": path}))
+    assert build_index([source], NAMES).report.faults == []
+    for name in "ab":
+        (source / f"{name}.png").unlink()
+    line = (
+        r"none of 2 images can be used; the first: .*shots/a: missing image \(No such file or directory; the "
+        r"picture is inside a.json: write it out with Labelme's labelme_export_json .* beside the JSON as a\."
+    )
+    with pytest.raises(UserError, match=line + ("JPG" if isinstance(path, str) else "png")) as caught:
+        build_index([source], NAMES)
+    assert "\n" not in str(caught.value)
+    text(source / "a.json", json.dumps({**content, "imageData": None}))
+    with pytest.raises(UserError, match=r"missing image \(No such file or directory\)$"):
+        build_index([source], NAMES)
 
 
 def test_two_files_in_one_folder(tmp_path: Path) -> None:
