@@ -2,15 +2,17 @@
 
     python benchmark.py insert --weights yolov5n.pt --data coco256.yaml
     python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --at "before Detect" --blocks CBAM
-    python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --instead DCNv2 ODConv
+    python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --instead DCNv2 "C2f for C3"
     python benchmark.py insert --weights yolov5n.pt --data coco256.yaml --cfg yolov5n-decoupled
 
-Every block is put into the network by itself, or in place of its 3x3 convolutions of stride 2; other networks
-take its place as a whole. The weights follow by structure, and nothing is trained.
+Every block is put into the network by itself, or in place of its 3x3 convolutions of stride 2, or of its
+layers of a name; other networks take its place as a whole. The weights follow by structure, and nothing is
+trained.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.pages import markdown_table
 from models.cfg import load_cfg
-from models.insertion import insert, insertable
+from models.insertion import insert, insertable, plain_values
 from models.summary import layer_costs
 from models.transfer import inherit
 from models.weights import find_weights, load_model
@@ -37,6 +39,8 @@ from utils.errors import UserError
 from utils.evaluation.evaluate import evaluate
 from utils.flags import DATA_HELP, DEVICE_HELP, IMGSZ, SIDE, CommandConfig, at_least, flag, not_empty
 
+FOR = " for "
+INSTEAD = re.compile(r"(?P<block>[\w.]+)(?:\((?P<args>[^()]*)\))?(?: for (?P<layer>[\w.]+))?")
 LEARNT_SHARE = "SimAM(0.0001, true)"  # the form of a block without weights that can begin as the identity
 
 
@@ -50,7 +54,11 @@ class Config(CommandConfig):
     blocks: tuple[str, ...] = flag(
         (), "blocks, as in 'EMA(8)'; default: all that may be put in, unless --instead or --cfg is given"
     )
-    instead: tuple[str, ...] = flag((), "blocks in place of every 3x3 Conv of stride 2, as in DCNv2")
+    instead: tuple[str, ...] = flag(
+        (),
+        "blocks in place of every 3x3 Conv of stride 2, as in DCNv2, or of others: 'C2f for C3'; with arguments "
+        "instead of those behind the channels: 'SPDConv(3)', 'CARAFE(2) for nn.Upsample'",
+    )
     cfg: tuple[str, ...] = flag((), "model yamls that take the weights over, by name or path")
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
     batch_size: int = flag(16, "images at once", rule=at_least(1))
@@ -99,22 +107,36 @@ def networks(config: Config, teacher: DetectionModel) -> dict[str, DetectionMode
     """
     blocks = config.blocks or (() if config.instead or config.cfg else (*insertable(), LEARNT_SHARE))
     made = {block: insert(teacher.yaml, [f"{block} {config.at}"], "the network")[0] for block in blocks}
-    made |= {f"{block} for Conv": instead(teacher.yaml, block) for block in config.instead}
+    made |= {
+        text if FOR in text else f"{text}{FOR}Conv": instead(teacher.yaml, text) for text in config.instead
+    }
     made |= {Path(name).name.removesuffix(".yaml"): load_cfg(name) for name in config.cfg}
     return {name: with_weights(cfg, teacher) for name, cfg in made.items()}
 
 
-def instead(cfg: dict[str, Any], block: str) -> dict[str, Any]:
-    """A description with a block in place of every 3x3 Conv of stride 2, and its arguments."""
+def instead(cfg: dict[str, Any], text: str) -> dict[str, Any]:
+    """A description with a block in place of every 3x3 Conv of stride 2, or of every layer of a name.
+
+    Args:
+        text: `BLOCK[(ARGUMENTS)] [for LAYER]`; without arguments the block has those of the layer.
+    """
+    found = INSTEAD.fullmatch(text)
+    if found is None:
+        raise UserError(
+            f"--instead '{text}' is not understood; write it as in DCNv2 or 'CARAFE(2) for nn.Upsample'"
+        )
     changed, count = dict(cfg), 0
     for part in ("backbone", "head"):
         rows = [list(row) for row in cfg[part]]
         for row in rows:
-            if row[2] == "Conv" and row[3][1:] == [3, 2]:
-                row[2], count = block, count + 1
+            if row[2] == (found["layer"] or "Conv") and (found["layer"] or row[3][1:] == [3, 2]):
+                row[2], count = found["block"], count + 1
+                if found["args"] is not None:
+                    channels = [value for value in row[3][:1] if isinstance(value, int)]
+                    row[3] = [*channels, *plain_values(found["args"], f"--instead '{text}'")]
         changed[part] = rows
     if not count:
-        raise UserError(f"--instead {block}: the network has no 3x3 Conv of stride 2")
+        raise UserError(f"--instead {text}: the network has no {found['layer'] or '3x3 Conv of stride 2'}")
     return changed
 
 

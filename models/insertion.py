@@ -104,7 +104,7 @@ def parse_insertion(text: str) -> Insertion:
         raise UserError(
             f"--insert '{text}': say after or before which layers, as in 'after C3 in {found['target']}'"
         )
-    before, args = found["where"] == "before", _arguments(found["args"] or "", text)
+    before, args = found["where"] == "before", plain_values(found["args"] or "", f"--insert '{text}'")
     return Insertion(text, found["block"], args, before, target, STAGES.get(stage, ""))
 
 
@@ -121,14 +121,22 @@ def _check_block(name: str, text: str) -> None:
         )
 
 
-def _arguments(text: str, whole: str) -> tuple[Any, ...]:
+def plain_values(text: str, flag: str) -> tuple[Any, ...]:
+    """Arguments as they stand between brackets.
+
+    Args:
+        flag: what an error begins with.
+
+    Raises:
+        UserError: something else than numbers, words, true, false and null.
+    """
     try:
         values = yaml.safe_load(f"[{text}]")
     except (yaml.YAMLError, ValueError, RecursionError):
         values = None
     plain = (int, float, str, bool, type(None))
     if not isinstance(values, list) or not all(isinstance(value, plain) for value in values):
-        raise UserError(f"--insert '{whole}': the arguments ({text}) must be plain values, such as (8, true)")
+        raise UserError(f"{flag}: the arguments ({text}) must be plain values, such as (8, true)")
     return tuple(values)
 
 

@@ -56,6 +56,27 @@ def test_what_takes_a_place_begins_as_what_stood_there(
         benchmark.main(["insert", *flags, "--instead", "DCNv3"])
 
 
+def test_layers_of_a_name_are_replaced_with_their_arguments_or_others() -> None:
+    rows = [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 2, "C3", [8, False]],
+        [-1, 1, "nn.Upsample", ["None", 2, "nearest"]],
+    ]
+    cfg = {"backbone": rows, "head": [[-1, 1, "C3", [8]]]}
+    changed = instead(cfg, "C2f for C3")
+    assert changed["backbone"][1] == [-1, 2, "C2f", [8, False]] and changed["head"] == [[-1, 1, "C2f", [8]]]
+    assert instead(cfg, "CARAFE(2, 5) for nn.Upsample")["backbone"][2] == [-1, 1, "CARAFE", [2, 5]]
+    assert instead(cfg, "ADown()")["backbone"][0] == [-1, 1, "ADown", [8]]
+    assert instead(cfg, "SPDConv(3)")["backbone"] == [[-1, 1, "SPDConv", [8, 3]], *rows[1:]]
+    for text, complaint in (
+        ("C2f for SPPF", "the network has no SPPF"),
+        ("C2f over C3", "is not understood"),
+        ("C2f([]) for C3", "must be plain values"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            instead(cfg, text)
+
+
 def test_there_must_be_a_convolution_to_stand_for() -> None:
     with pytest.raises(UserError, match="--instead ODConv: the network has no 3x3 Conv of stride 2"):
         instead({"backbone": [[-1, 1, "Conv", [8, 3, 1]]], "head": []}, "ODConv")
