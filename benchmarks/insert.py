@@ -56,8 +56,8 @@ class Config(CommandConfig):
     )
     instead: tuple[str, ...] = flag(
         (),
-        "blocks in place of every 3x3 Conv of stride 2, as in DCNv2, or of others: 'C2f for C3'; with arguments "
-        "instead of those behind the channels: 'SPDConv(3)', 'CARAFE(2) for nn.Upsample'",
+        "blocks in place of every 3x3 Conv of stride 2, as in DCNv2, or of others, 'C2f for C3'; arguments "
+        "are those behind the channels: 'SPDConv(3)', 'CARAFE(2) for nn.Upsample'",
     )
     cfg: tuple[str, ...] = flag((), "model yamls that take the weights over, by name or path")
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)

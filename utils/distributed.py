@@ -90,7 +90,7 @@ def leave_group(together: bool = False) -> None:
 
 
 @contextmanager
-def noticing_losses(cure: str = "continue with --resume") -> Iterator[None]:
+def noticing_losses(cure: str = "start again, or continue what had begun with --resume") -> Iterator[None]:
     """Context in which the death of another process is a `UserError`: its connections break."""
     try:
         yield
