@@ -10,6 +10,7 @@ from models.blocks.squeeze import odd_kernel
 from models.blocks.taking import Take
 from models.registry import keeping, register
 
+LARGEST_SCALE = 16
 NEAREST = 8.0  # logit of the middle, in place of a nearest-neighbour Upsample
 
 
@@ -32,6 +33,10 @@ class CARAFE(nn.Module):
         for name, value in (("scale", scale), ("c_mid", c_mid)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"CARAFE: {name} must be an integer >= 1, got {value!r}")
+        if scale > LARGEST_SCALE:
+            raise ValueError(
+                f"CARAFE: scale must be at most {LARGEST_SCALE}, got {scale}; channels are not written"
+            )
         self.factor, self.k_up = scale, odd_kernel("CARAFE", k_up)
         self.compress = nn.Conv2d(c1, c_mid, kernel_size=1)
         padding = odd_kernel("CARAFE", k_enc) // 2

@@ -237,3 +237,8 @@ def test_carafe_begins_near_the_upsample_in_whose_place_it_stands() -> None:
     assert float((block(x) - upsample(x)).abs().max()) < 0.01 * 2 * float(x.abs().max())
     Take().module(other := CARAFE(4, 3), upsample)
     assert other.encode.weight.any()
+
+
+def test_channels_that_carafe_takes_for_its_scale_are_told() -> None:
+    with pytest.raises(ValueError, match="scale must be at most 16, got 512; channels are not written"):
+        CARAFE(4, 512)
