@@ -70,14 +70,14 @@ def test_every_number_survives_exactly() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "'', letter 1: unknown name ''; there are NWD, "),
+        ("", "'', letter 1: a name is missing; there are NWD, "),
         ("ciou", "'ciou', letter 1: unknown name 'ciou'; did you mean 'CIoU'?"),
         ("MPD-IoU", "letter 1: unknown name 'MPD'; did you mean 'MPDIoU'?"),
         ("ShapeIoU", "did you mean 'Shape-IoU'?"),
         ("WIoUv3", "did you mean 'WIoU-v3'?"),
         ("Iner-CIoU(ratio=0.8)", "letter 1: unknown name 'Iner'; did you mean 'Inner'?"),
         ("Inner-CIuO", "letter 7: unknown name 'CIuO'; did you mean 'CIoU'?"),
-        ("Inner-", "letter 7: unknown name ''; there are "),
+        ("Inner-", "letter 7: a name is missing; there are "),
         ("Inner", "letter 1: Inner needs a base behind it, as in Inner-CIoU"),
         ("CIoU-Inner", "letter 6: Inner needs a base behind it"),
         ("CIoU-DIoU", "letter 1: CIoU is a base, and a base stands last"),
