@@ -26,7 +26,7 @@ def address_fault(address: str) -> str:
     """What is wrong with the address of a study, or nothing."""
     if DATABASE.match(address):
         user = address.partition("://")[2].partition("?")[0].rpartition("@")[0]
-        return "has a password with an unescaped @; write %40 for it" if "@" in user else ""
+        return "has a user or password with an unescaped @; write %40 for it" if "@" in user else ""
     if re.match("postgres(ql)?:", address):
         return "must begin with postgresql://, as in postgresql://USER@HOST/DATABASE"
     return f"must be {FORMS}" if SCHEME.match(address) or address == "journal:" else ""

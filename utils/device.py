@@ -110,7 +110,7 @@ def images_at_once(device: torch.device, height: int, width: int) -> int | None:
     """
     if device.type != "cpu":
         return None
-    return max(torch.get_num_threads() * AREA // (height * width), 1)
+    return max(torch.get_num_threads() * AREA // max(height * width, 1), 1)
 
 
 def synchronise(device: torch.device) -> None:

@@ -21,7 +21,7 @@ from utils.completion import PrintCompletion
 from utils.errors import UserError
 
 ConfigType = TypeVar("ConfigType", bound="CommandConfig")
-PASSWORD = re.compile(r"(://[^:@/\s]*:)\S*@")  # in an address, with what stands before it
+PASSWORD = re.compile(r"(:/{0,2}[^:@/\s]*:).*@")  # in an address, with what stands before it
 
 Rule = Callable[[Any], str]  # what is wrong with a value, or nothing
 
@@ -146,7 +146,7 @@ def parse_flags(
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)  # type: ignore[arg-type]
     known = {name for field in fields for name in field.metadata["names"] or (option(field),)}
     for word in sys.argv[1:] if argv is None else argv:
-        if word.partition("=")[0] not in known and (advice := replacement(word)):
+        if word.partition("=")[0] not in known and (advice := replacement(word, known)):
             parser.error(advice)
     untyped = argparse.Namespace(**{field.name: _UNTYPED for field in fields})
     values = vars(parser.parse_intermixed_args(argv, untyped))

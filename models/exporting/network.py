@@ -61,8 +61,16 @@ def halved(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
         UserError: a weight is beyond fp16.
     """
     network = copy.deepcopy(network)
-    for name, weight in network.named_parameters():
-        if weight.numel() and (most := float(weight.abs().max())) > torch.finfo(torch.float16).max:
+    exact = {
+        id(buffer)
+        for head in network.modules()
+        if isinstance(head, (FoldedHead, Detect))
+        for buffer in head.buffers(False)
+    }
+    for name, weight in (*network.named_parameters(), *network.named_buffers()):
+        if not weight.numel() or not weight.is_floating_point() or id(weight) in exact:
+            continue
+        if (most := float(weight.detach().abs().max())) > torch.finfo(torch.float16).max:
             raise UserError(
                 f"--half: '{name}' has weights up to {most:.3g}, beyond fp16; export without --half"
             )

@@ -212,10 +212,16 @@ def test_nearly_right_addresses_are_told_what_they_lack() -> None:
 
 
 def test_a_refused_address_keeps_its_password() -> None:
-    for address in ("postgresql://me:sec@ret@host/zoo", "mysql://me:sec:ret@host/zoo"):
+    for address in (
+        "postgresql://me:sec@ret@host/zoo",
+        "mysql://me:sec:ret@host/zoo",
+        "mysql://me:sec ret@host/zoo",
+        "postgresql:/me:secret@host/zoo",
+        "postgres:me:secret@host/zoo",
+    ):
         with pytest.raises(ValueError, match="me:…@host/zoo") as caught:
             TrainConfig(evolve=2, study=address)
-        assert not {"sec", "ret"} & set(re.split(r"\W+", str(caught.value)))
+        assert not {"sec", "ret", "secret"} & set(re.split(r"\W+", str(caught.value)))
 
 
 @pytest.mark.parametrize(

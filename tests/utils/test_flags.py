@@ -17,7 +17,7 @@ from detect import DetectConfig
 from export import ExportConfig
 from training.config import TrainConfig
 from training.lightening.config import LightenConfig
-from utils.adapters.flags import ELSEWHERE
+from utils.adapters.flags import ELSEWHERE, NEEDS
 from utils.flags import CommandConfig, arguments, build_parser, option, parse_flags
 from val import ValConfig
 
@@ -55,12 +55,14 @@ def test_flags_keep_their_names_types_and_defaults(golden: Path, command: str) -
 def test_what_is_not_accepted_says_what_there_is_instead(
     name: str, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    flags = {option(field) for field in dataclasses.fields(COMMANDS[command])}  # type: ignore[arg-type]
     for argv in ([name], [name, "x"], [f"{name}=x"]):
         with pytest.raises(SystemExit) as ended:
             parse_flags(COMMANDS[command], argv)
         line = capsys.readouterr().err
         assert ended.value.code == 2 and line.count("\n") == 1
-        assert line.startswith(f"error: {name}: {ELSEWHERE[name]} (see ")
+        told = line.startswith(f"error: {name}: {ELSEWHERE[name]} (see ")
+        assert told == (NEEDS.get(name, option(dataclasses.fields(COMMANDS[command])[0])) in flags)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("command", TOPICAL)

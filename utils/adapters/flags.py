@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 UPLOADS = "neither data nor weights are uploaded"
 ALIAS = "has another name here"
 WANDB = "--loggers wandb tells Weights & Biases of a run; its variables say the rest"
@@ -31,8 +33,17 @@ ELSEWHERE = {
 }
 
 
-def replacement(word: str) -> str:
-    """What to use in place of a flag that stood on a command line, alone or as --flag=value; or nothing."""
+# advice that means something only to commands with another flag
+NEEDS = {"--output": "--project", "--grid": "--raw", "--train": "--raw", "--dynamic-batch": "--dynamic"}
+
+
+def replacement(word: str, known: Collection[str]) -> str:
+    """What to use in place of a flag that stood on a command line, alone or as --flag=value; or nothing.
+
+    Args:
+        known: the flags that the command has.
+    """
     spelling = word.partition("=")[0]
-    advice = ELSEWHERE.get(spelling)
+    needed = NEEDS.get(spelling)
+    advice = ELSEWHERE.get(spelling) if needed is None or needed in known else None
     return f"{spelling}: {advice}" if advice else ""

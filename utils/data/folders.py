@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.reading import read_lines
 
 MOST_UP = 3  # folders above a list that its entries may be relative to
+MOST_TRIED = 20  # entries of a list, to find what they are relative to
 
 
 def list_images(sources: Iterable[Path]) -> list[str]:
@@ -63,18 +64,23 @@ def _leads_back(top: Path, path: str) -> bool:
 def _read_list(file: Path) -> list[str]:
     entries = read_lines(file)
     relative = [line for line in entries if not os.path.isabs(line)]  # noqa: PTH117
-    # The first entry decides for all: two look-ups for each of 100 000 lines would take longer than the scan.
-    base, before = _base_of_list(file, relative[0]) if relative else (Path(), "")
+    base, before = _base_of_list(file, relative) if relative else (Path(), "")
     return [os.path.normpath(base / line.removeprefix(before)) for line in entries]
 
 
-def _base_of_list(file: Path, entry: str) -> tuple[Path, str]:
-    """The folder that an entry is relative to: of the list, the working directory, or one above the list;
-    and with which folders it begins that are not there."""
+def _base_of_list(file: Path, entries: Sequence[str]) -> tuple[Path, str]:
+    """The folder that entries are relative to: of the list, the working directory, or one above the list;
+    and with which folders they begin that are not there.
+
+    The first entry that is there decides for all: two look-ups for each of 100 000 would take longer than the
+    scan. Only where none of the first is there as written, they may begin with folders too many.
+    """
     bases = [file.parent, Path(), *file.absolute().parents[1:MOST_UP]]
-    for base in bases:
-        if os.path.exists(base / entry):  # noqa: PTH110
-            return base, ""
+    for entry in entries[:MOST_TRIED]:
+        for base in bases:
+            if os.path.exists(base / entry):  # noqa: PTH110
+                return base, ""
+    entry = entries[0]
     found = cut_off(entry, file.parent)
     end = found[0].relative_to(file.parent).as_posix() if found else ""
     if found is None or not entry.endswith(end):

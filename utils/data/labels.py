@@ -43,12 +43,12 @@ def label_path(image: str) -> str:
     return f"{folder}{slash}{name.rpartition('.')[0] or name}.txt"
 
 
-def is_yolo(path: str | os.PathLike[str]) -> bool:
+def is_yolo(path: str | os.PathLike[str], *, separators: str = r"\s+") -> bool:
     """Whether the first row of a text file could be one of labels."""
     try:
         content = read_bytes(path, MOST_BYTES).decode("utf-8-sig")
         first = next((line for line in content.splitlines() if line.strip()), "")
-        fields = [part for part in re.split(SEPARATORS, first) if part]  # of commas the scan tells
+        fields = [part for part in re.split(separators, first) if part]
         return len(fields) >= 5 and all(math.isfinite(float(value)) for value in fields)
     except (OSError, ValueError):  # of which a UserError is one
         return False

@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from shlex import quote
 
+from utils.data.formats import darknet
+from utils.data.images import IMAGE_SUFFIXES
 from utils.data.whereabouts import VALIDATION
 from utils.errors import UserError
 from utils.reading import read_yaml
@@ -24,7 +26,18 @@ SHOWN = 3  # in a message
 def find_yaml(folder: Path) -> Path | None:
     """The data yaml of a folder, also in the one folder in it, and so on, as unpacked zips have it."""
     places = (place / name for place in _one_in_another(folder) for name in YAMLS)
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if place.is_file() and _leads_somewhere(place)), None)
+
+
+def _leads_somewhere(file: Path) -> bool:
+    """Whether it is a yaml, or an `obj.data` whose list of pictures is there: one that was left behind counts
+    for nothing."""
+    if file.suffix != ".data":
+        return True
+    try:
+        return darknet.list_of(file, "train") is not None
+    except (UserError, OSError):
+        return False
 
 
 def folders_of_splits(folder: Path) -> dict[str, str]:
@@ -60,11 +73,11 @@ def _inner(folder: Path) -> list[Path]:
 
 
 def _one_in_another(folder: Path) -> Iterator[Path]:
-    """The folder, the one folder in it, the one in that, …, as long as there is only one."""
+    """The folder, the one folder in it, the one in that, …, as long as there is only one and no picture."""
     yield folder
     for _ in range(DEEPEST):
         inner = _inner(folder)
-        if len(inner) != 1:
+        if len(inner) != 1 or any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir()):
             return
         folder = inner[0]
         yield folder

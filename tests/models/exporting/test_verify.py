@@ -143,3 +143,10 @@ def test_weights_beyond_fp16_are_refused(model: DetectionModel) -> None:
     weight.data.flatten()[0] = -1e6
     with pytest.raises(UserError, match=f"--half: '{re.escape(name)}' has weights up to 1e.06, beyond fp16"):
         halved(network, example((64, 64), 1))
+
+
+def test_statistics_beyond_fp16_are_refused(model: DetectionModel) -> None:
+    network = exported_network(model, (64, 64), folded=False)
+    network.register_buffer("running_var", torch.full((2,), 1e6))
+    with pytest.raises(UserError, match=r"--half: 'running_var' has weights up to 1e\+06"):
+        halved(network, example((64, 64), 1))

@@ -354,6 +354,9 @@ def test_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list_images([images / "b.png", images / "a.png"]) == [expected[1], expected[0]]
     (folder / "list.txt").write_text(f"# two\n./images/train/b.png\n\n{expected[0]}\n", encoding="utf-8")
     assert list_images([folder / "list.txt"]) == [expected[1], expected[0]]
+    (folder / "list.txt").write_text("images/train/gone.png\nimages/train/b.png\n", encoding="utf-8")
+    write_image(folder / "gone.png")  # of another one that is gone; the others are where they are said to be
+    assert list_images([folder / "list.txt"]) == [str(images / "gone.png"), expected[1]]
     (folder / "lists").mkdir()
     (folder / "lists/list.txt").write_text(
         "images/train/b.png\n", encoding="utf-8"

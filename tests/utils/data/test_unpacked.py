@@ -107,3 +107,18 @@ def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_obj_data_in_a_folder(tmp_path: Path) -> None:
     root = FORMATS["darknet of CVAT"][0](tmp_path / "export").parent
     assert open_data(str(root), ("train",)).train == (root / "train.txt",)
+
+
+def test_an_obj_data_that_was_left_behind_counts_for_nothing(tmp_path: Path) -> None:
+    root = FORMATS["yolo beside"][0](tmp_path)
+    text(root / "classes.txt", "cat\ndog\n")
+    text(root / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    assert open_data(str(root), ("train",)).train == (root,)
+
+
+def test_a_folder_with_pictures_is_no_wrapper(tmp_path: Path) -> None:
+    root = FORMATS["yolo beside"][0](tmp_path)
+    text(root / "classes.txt", "cat\ndog\n")
+    FORMATS["yolo beside"][0](root / "extra/old/train")
+    text(root / "extra/old/data.yaml", "train: train\nnames: [cat, dog]\n")
+    assert open_data(str(root), ("train",)).train == (root,)

@@ -30,7 +30,7 @@ from utils.data.formats.record import Annotated, Annotations
 from utils.data.formats.tables import TABLES, head_of, kind_of, read_boxes, side_files
 from utils.data.formats.voc import is_voc, read_voc
 from utils.data.images import IMAGE_SUFFIXES
-from utils.data.labels import is_yolo, label_path
+from utils.data.labels import SEPARATORS, is_yolo, label_path
 from utils.data.report import Fault, counted
 from utils.errors import UserError
 from utils.reading import read_lines
@@ -106,6 +106,8 @@ def open_source(path: Path) -> Source:
     other = (_in_folder(path) if path.is_dir() else None) or _beside(path, images)
     if other is None and path.is_dir() and not images:
         other = _without_pictures(path)
+    if other is None and any(map(partial(is_yolo, separators=SEPARATORS), _there(beside))):
+        return Source(path, "YOLO text beside the pictures", images, beside)  # the scan tells what is wrong
     return other or Source(path, YOLO, images, labels)
 
 

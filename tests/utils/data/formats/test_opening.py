@@ -281,3 +281,16 @@ def test_blood_cells(shared: Path, tmp_path: Path) -> None:
     assert index.offsets.tolist() == reference.offsets.tolist() and len(index.boxes) == 1137
     np.testing.assert_allclose(index.boxes, reference.boxes, rtol=0, atol=6e-7)
     assert index.report.counts == {"no area": 1}  # which the shared text leaves out
+
+
+@pytest.mark.parametrize("kind", ["voc beside", "coco of Roboflow"])
+def test_numbers_with_commas_beside_pictures_are_no_labels_where_others_are(
+    kind: str, tmp_path: Path
+) -> None:
+    """As text detection has them, corners for example."""
+    write, said = FORMATS[kind]
+    source = write(tmp_path)
+    folder = (source if source.is_dir() else source.parent).rename(tmp_path / "images")
+    for name in "ab":
+        text(folder / f"{name}.txt", "12,34,56,78,90,12,34,56\n")
+    assert open_source(folder).kind == said
