@@ -56,7 +56,7 @@ from utils.flags import DATA_HELP, IMGSZ, SHARE, SIDE, at_least, flag, parse_fla
 from utils.plots.pictures import RunPictures
 
 SQUARES = (
-    "this file takes one shape, to which pictures are padded; PyTorch and files of export.py --dynamic are "
+    "pictures are padded to one shape, as this file is run; PyTorch and files of export.py --dynamic are "
     "measured on rectangles, where mAP differs a little (docs/export.md, Accuracy)"
 )
 STUDY_SIZES = range(256, 1537, 128)

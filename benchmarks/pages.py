@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from utils.data.report import counted
 from utils.errors import UserError
 from utils.flags import CommandConfig, arguments
 
@@ -80,10 +81,6 @@ def console_table(rows: Sequence[Sequence[str]], align: str) -> str:
         "  ".join(pad[side](cell, width) for cell, width, side in zip(row, widths, align)).rstrip()
         for row in rows
     )
-
-
-def counted(count: int, noun: str, several: str = "") -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {several or noun + 's'}"
 
 
 def command_line(subcommand: str, config: CommandConfig) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import torch
 from benchmarks.latency import compare
 from benchmarks.networks import check_packages, describe_machine
 from benchmarks.outcome import facts_of, measured, record, scores_of, seconds_of
-from benchmarks.pages import counted
 from benchmarks.runs import NO_BUDGET, Abandoned, Diverged, Run, carry_out, check_budget
 from benchmarks.study.candidates import Stage, Task, candidates_of, rungs_of, stages
 from benchmarks.study.page import TEMPLATE, Findings, write_everything
@@ -26,6 +25,7 @@ from training.config import TrainConfig
 from training.setup import hyperparameters
 from training.study import Job, Study, Taken, unusual
 from utils.console import LOGGER, setup_console
+from utils.data.report import counted
 from utils.data.spec import load_data_spec
 from utils.device import select_device
 from utils.errors import Incomplete, UserError

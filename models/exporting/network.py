@@ -61,12 +61,9 @@ def halved(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
         UserError: a weight is beyond fp16.
     """
     network = copy.deepcopy(network)
-    exact = {
-        id(buffer)
-        for head in network.modules()
-        if isinstance(head, (FoldedHead, Detect))
-        for buffer in head.buffers(False)
-    }
+    heads = [part for part in network.modules() if isinstance(part, (FoldedHead, Detect))]
+    buffers = [dict(head.named_buffers(recurse=False)) for head in heads]
+    exact = {id(buffer) for kept in buffers for buffer in kept.values()}
     for name, weight in (*network.named_parameters(), *network.named_buffers()):
         if not weight.numel() or not weight.is_floating_point() or id(weight) in exact:
             continue
@@ -74,8 +71,6 @@ def halved(network: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
             raise UserError(
                 f"--half: '{name}' has weights up to {most:.3g}, beyond fp16; export without --half"
             )
-    heads = [part for part in network.modules() if isinstance(part, (FoldedHead, Detect))]
-    buffers = [dict(head.named_buffers(recurse=False)) for head in heads]
     network.half()
     for head, kept in zip(heads, buffers):
         for name, buffer in kept.items():  # anchors and cells stay exact

@@ -29,6 +29,7 @@ from utils.data.formats.record import (
     file_name,
     number,
 )
+from utils.data.labels import is_number
 from utils.data.report import counted
 from utils.errors import UserError
 
@@ -63,7 +64,7 @@ def kind_of(head: list[str]) -> str:
     named = {OTHER_CORNERS.get(column, column) for column in columns}
     if named >= {*CORNERS} and named & {*FILE} and named & {*CLASS}:
         return "csv of boxes"
-    if len(head) == 6 and (head[1:] == [""] * 5 or all(_is_number(cell) for cell in head[1:5])):
+    if len(head) == 6 and (head[1:] == [""] * 5 or all(is_number(cell) for cell in head[1:5])):
         return "RetinaNet csv"
     return ""
 
@@ -122,14 +123,6 @@ def _with_classes(path: Path, kind: str) -> Gatherer:
 def _display_names(path: Path) -> dict[str, str]:
     files = [file for file in side_files(path) if file.name.startswith("class-descriptions")]
     return {row[0]: row[1] for file in files for _, row in read_table(file, MOST_SIDE_TABLE) if len(row) == 2}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _retinanet(gatherer: Gatherer, place: str, line: int, row: dict[str, str]) -> None:
