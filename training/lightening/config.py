@@ -19,7 +19,7 @@ class LightenConfig(RunConfig):
     topics = {
         "the teacher and the student": ("weights", "cfg", "insert", "width"),
         "or a search for the student": ("faster", "smaller", "flops", "candidates", "runtime"),
-        "what it learns from": ("source", "data", "imgsz", "vid_stride", "hyp"),
+        "what it learns from": ("source", "data", "imgsz", "window", "vid_stride", "hyp"),
         "how long": ("minutes", "steps", "batch_size", "measures"),
         "what runs it": ("device", "amp", "workers", "seed"),
         "the run": ("resume", "project", "name", "exist_ok", "verbose"),
@@ -51,6 +51,12 @@ class LightenConfig(RunConfig):
     )
     imgsz: int | None = flag(
         None, "size of the pictures in pixels; default: that of the teacher's training", *IMGSZ, rule=SIDE
+    )
+    window: int | None = flag(
+        None,
+        "learn from parts of the pictures, with sides of this many pixels; default: half of --imgsz from 512 "
+        "on, all of it below",
+        rule=SIDE,
     )
     minutes: float = flag(
         15.0, "time for learning, on this machine; see --steps", rule=between(0.001, 100_000)

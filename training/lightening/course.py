@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from training.ema import ModelEma
 from training.engine import MAX_GRADIENT_NORM, NonFiniteLoss
 from training.lightening.losses import output_error
 from training.lightening.optimizer import MuonAdamW
-from training.lightening.pair import Pair
+from training.lightening.pair import Pair, Shares
 from training.state import TrainingState
 from utils.console import progress
 from utils.data.batch import Batch
@@ -29,6 +30,7 @@ from utils.data.loader import Loader
 from utils.device import autocast, memory_format
 from utils.distributed import any_process, average_gradients, mean_over_processes
 from utils.interrupt import StopRequest
+from utils.seeding import generator_for
 
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
@@ -38,6 +40,8 @@ SHORT = 600  # steps, below which the rate of a student that was fitted well is 
 OLD_PACE = 0.2  # layers that are the teacher's own learn at a fifth of the pace of new ones
 MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things that are in no picture, too
 OUTPUT_WEIGHT = 0.1
+SHAKEN = 0.3  # standard deviation of the logarithm of how much a channel of shared maps counts …
+SHAKEN_PICTURES = 0.5  # … for so many of the pictures
 SETTLE = 0.8  # of a phase; after it BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
 FEW_STEPS = 100  # with fewer a student hardly begins
@@ -124,17 +128,36 @@ class Course:
         """The highest of a phase. Few steps at a high one would undo what the fit has made."""
         return RATES[part.phase] * (min(1.0, part.length / SHORT) if self.fitted else 1.0)
 
-    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, Tensor]:
-        """What there is to learn from a batch, and (3,) the mean stage error, output error and their sum."""
+    def loss(self, batch: Batch, phase: str, shares: Shares | None = None) -> tuple[Tensor, Tensor]:
+        """What there is to learn from a batch, and (3,) the mean stage error, output error and their sum.
+
+        Args:
+            shares: how much channels count, as `Pair.lesson` takes it.
+        """
         images = batch.images.to(self.device, non_blocking=True)
         images = images.to(torch.float32, memory_format=memory_format(self.device)) / 255
         with autocast(self.device, self.dtype):
-            maps, wanted = self.pair.lesson(images)
+            maps, wanted = self.pair.lesson(images, shares)
             errors, logits = self.pair.errors(maps, stages=phase == STAGES)
         features = torch.stack([*errors.values(), images.new_zeros(())]).sum()
         outputs = features.new_zeros(()) if logits is None else output_error(logits, wanted)
         total = MAP_WEIGHT[phase] * features + OUTPUT_WEIGHT * outputs
         return total, torch.stack((features / max(len(errors), 1), outputs, total)).detach()
+
+    def shares(self, count: int) -> Shares:
+        """How much each channel counts for each of so many pictures: of every other picture on the average
+        something else, by a factor of `SHAKEN` or so."""
+        loader, state = self.loader, self.state
+        rng = generator_for(loader.seed, state.epoch, state.batch, 7)
+        everybody = count * loader.world_size
+        moved = rng.random((everybody, 1)) < SHAKEN_PICTURES
+
+        def draw(channels: int) -> Tensor:
+            factors = np.exp(SHAKEN * moved * rng.standard_normal((everybody, channels)))
+            mine = torch.from_numpy(factors[loader.rank :: loader.world_size].astype(np.float32))
+            return mine[:, :, None, None].to(self.device)
+
+        return draw
 
     def batches(self) -> Iterator[Batch]:
         """Batches from where the course stands, without an end."""
@@ -169,7 +192,7 @@ class Course:
                 # several processes stop together; the batch that one of them waits for has to come
                 with stop.raising() if self.state.processes == 1 else nullcontext():
                     batch = next(batches)
-                loss, items = self.loss(batch, part.phase)
+                loss, items = self.loss(batch, part.phase, self.shares(len(batch.images)))
                 broken, stopping = any_process(
                     [not math.isfinite(loss.item()), bool(stop.requested)], self.device
                 )

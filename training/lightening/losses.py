@@ -15,11 +15,15 @@ SEEN = 1e-3  # of sureness, below which a cell's boxes and classes are not looke
 
 
 def feature_error(own: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference of two maps (B, C, H, W) over the variance of the wanted one, or over `DEAD` if
-    that is less; 0 when equal."""
+    """Mean squared difference of two maps (B, C, H, W), of each channel over the variance of the wanted one,
+    or over `DEAD` if that is less; 0 when equal.
+
+    So a channel that says little, as it knows things that are in few pictures, counts as much as others.
+    """
     its = wanted.float()
-    variance = mean_over_processes((its - mean_over_processes(its.mean())).square().mean())
-    return F.mse_loss(own.float(), its) / variance.clamp(min=DEAD)
+    mean = mean_over_processes(its.mean(dim=(0, 2, 3), keepdim=True))
+    variance = mean_over_processes((its - mean).square().mean(dim=(0, 2, 3)))
+    return ((own.float() - its).square().mean(dim=(0, 2, 3)) / variance.clamp(min=DEAD)).mean()
 
 
 def output_error(own: Sequence[Tensor], wanted: Sequence[Tensor], *, everywhere: bool = True) -> Tensor:

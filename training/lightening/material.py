@@ -26,6 +26,7 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 LARGEST_SIDE = 16384
+LARGE = 512  # pixels; of pictures with larger sides parts are learnt from
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def settled(config: LightenConfig, teacher: Path, device: torch.device) -> Light
     """
     amp = broadcast(resolved(config.amp, device))
     amp_dtype(amp, device)
-    return dataclasses.replace(config, imgsz=config.imgsz or size_of(teacher), amp=amp)
+    imgsz = config.imgsz or size_of(teacher)
+    return dataclasses.replace(config, imgsz=imgsz, window=config.window or window_of(imgsz), amp=amp)
 
 
 def size_of(path: Path) -> int:
@@ -115,18 +117,26 @@ def size_of(path: Path) -> int:
     return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640
 
 
+def window_of(imgsz: int) -> int:
+    """The side of the parts of pictures that are learnt from; halves take a quarter of the time."""
+    return imgsz // 2 if imgsz >= LARGE else imgsz
+
+
 def open_loader(
     config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
 ) -> Loader:
     """Batches of the pictures that are learnt from: this process' share of each."""
+    imgsz = side_of(config, teacher)
+    window = rounded_size(config.window or imgsz, teacher.multiple)  # None in runs from before there were any
     dataset = DetectionDataset(
         pictures.train,
-        side_of(config, teacher),
+        imgsz,
         hyp=hyp,
         augment=True,
         batch_size=config.batch_size // process.world_size,
         seed=config.seed,
         channels=teacher.channels,
+        window=window if window < imgsz else None,
     )
     rank, world_size = process.rank, process.world_size
     return Loader(

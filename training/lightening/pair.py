@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from models.yolo import DetectionModel
 from training.lightening.losses import feature_error
 
 Maps = Mapping[int, Any]
+Change = Callable[[int, Any], Any]
+Shares = Callable[[int], Tensor]  # how much each of so many channels counts in each picture, (B, C, 1, 1)
 LITTLE = 0.05  # of the parameters of a layer
 
 
@@ -42,12 +44,14 @@ class Watched(nn.Module):
         super().__init__()
         self.model, self.watched = model, frozenset(layers)
 
-    def forward(self, images: Tensor) -> tuple[Any, dict[int, Tensor]]:
-        """What the detector gives, and the maps."""
+    def forward(self, images: Tensor, change: Change | None = None) -> tuple[Any, dict[int, Tensor]]:
+        """What the detector gives, and the maps; `change` of a layer's index and map gives what goes on."""
         maps: dict[int, Tensor] = {}
 
         def call(layer: Layer, module: nn.Module, x: Any) -> Any:
             y = module(x)
+            if change is not None:
+                y = change(layer.index, y)
             if layer.index in self.watched:
                 maps[layer.index] = y
             return y
@@ -90,7 +94,9 @@ class Pair:
                 if student.layers[own].channels != len(self.kept(its))
             }
         ).to(device)
-        self._watched = Watched(teacher, {*self.cuts.values(), *self._crossing()})
+        crossing = self._crossing()
+        self._watched = Watched(teacher, {*self.cuts.values(), *crossing})
+        self._mixing = crossing & set(ends.values())
 
     def _same_block(self, layer: Layer, pairs: Mapping[int, int]) -> bool:
         if layer.index not in pairs:
@@ -133,9 +139,23 @@ class Pair:
         return {j for layer in own for j in layer.sources if j < self.shared}
 
     @torch.no_grad()
-    def lesson(self, images: Tensor) -> tuple[Maps, list[Tensor]]:
-        """The teacher's maps at the ends of stages and where the student begins, and its logits by level."""
-        (_, logits), maps = self._watched(images)
+    def lesson(self, images: Tensor, shares: Shares | None = None) -> tuple[Maps, list[Tensor]]:
+        """The teacher's maps at the ends of stages and where the student begins, and its logits by level.
+
+        Args:
+            shares: for the channels of shared ends of stages that the student goes on with. So both hear of
+                more than the pictures show: other things are made of the same channels in other shares.
+        """
+
+        def change(layer: int, y: Tensor) -> Tensor:
+            return y if shares is None or layer not in self._mixing else y * shares(y.shape[1]).to(y)
+
+        head = self.teacher.head
+        head.training = True  # logits alone: nobody asks for boxes
+        try:
+            logits, maps = self._watched(images, change)
+        finally:
+            head.training = False
         for index in maps.keys() & self._chosen.keys():
             maps[index] = maps[index][:, self._chosen[index]]
         return {IMAGE: images, **maps}, logits

@@ -44,6 +44,7 @@ class DetectionDataset:
         pad: float = 0.0,
         cache: CacheMode | None = None,
         channels: int = 3,
+        window: int | None = None,
         seed: int = 0,
     ) -> None:
         """
@@ -56,11 +57,14 @@ class DetectionDataset:
             pad: added to the shape of rectangular batches, in strides.
             cache: keep scaled images in memory or beside their sources.
             channels: of the pictures, those of the network: see `channels.py`.
+            window: side in pixels of the parts of augmented pictures that are shown, instead of the whole.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
         self.index, self.size, self.augment, self.rect = index, imgsz, augment, rect
         self.seed, self.batch_size = seed, batch_size
+        side = imgsz if window is None else window
+        self.shape = (side, side)  # of batches, unless they are rectangular
         self.store = open_store(index, imgsz, augment=augment, cache=cache, channels=channels)
         strengths, polygons = hyp or Hyperparameters(), index.has_polygons
         mosaics = augment and not rect and strengths.mosaic > 0
@@ -68,7 +72,8 @@ class DetectionDataset:
             cache != "ram" and len(index) > 0 and any(is_remote(index.path(i)) for i in {0, len(index) - 1})
         )
         self.far = (IMAGES if mosaics else 1) * (augment and remote)  # images of a sample to ask for ahead
-        self.recipe = recipe(strengths, self._load, mosaics=not rect, polygons=polygons)
+        within = None if window is None else imgsz
+        self.recipe = recipe(strengths, self._load, mosaics=not rect, polygons=polygons, side=within)
         self.order = np.arange(len(index))  # images in the order of an epoch that is not shuffled
         self.batch_shapes: list[tuple[int, int]] = []
         if rect:
@@ -86,7 +91,7 @@ class DetectionDataset:
         Raises:
             UserError: an image has changed since it was indexed or, with `augment`, cannot be read.
         """
-        shape = self.batch_shapes[key.number] if self.rect else (self.size, self.size)
+        shape = self.batch_shapes[key.number] if self.rect else self.shape
         images = np.empty((len(key.positions), self.store.channels, *shape), np.uint8)
         draw_all = pool.map if pool else map
         with reading_ahead(self._needed(key)):  # threads of a pool ask side by side anyway

@@ -128,3 +128,31 @@ def test_a_short_run_of_a_fitted_student_is_gentle() -> None:
     others = [course.Course.rate(cast(Course, SimpleNamespace(fitted=False)), part) for part in parts]
     assert others == [course.RATES[WHOLE]] * 3
     assert own == [others[0] / 4, *others[1:]]
+
+
+def sharing(*, rank: int = 0, world_size: int = 1, step: int = 3, seed: int = 5) -> Course:
+    loader = SimpleNamespace(seed=seed, rank=rank, world_size=world_size)
+    state = SimpleNamespace(epoch=1, batch=step)
+    return Course(cast(Any, None), cast(Any, loader), cast(Any, state), [], torch.device("cpu"), None)
+
+
+def test_shares_hang_on_seed_and_step_alone() -> None:
+    """So that a run that was killed, and one in two processes, learns from the same."""
+    shares = sharing().shares(8)
+    first, second = shares(16), shares(32)  # of two layers
+    assert first.shape == (8, 16, 1, 1) and second.shape == (8, 32, 1, 1)
+    again = sharing().shares(8)
+    assert torch.equal(again(16), first) and torch.equal(again(32), second)
+    halves = [sharing(rank=rank, world_size=2).shares(4)(16) for rank in (0, 1)]
+    assert torch.equal(halves[0], first[::2]) and torch.equal(halves[1], first[1::2])
+    for other in (sharing(step=4), sharing(seed=6)):
+        assert not torch.equal(other.shares(8)(16), first)
+
+
+def test_about_half_of_the_pictures_stay_as_they_are() -> None:
+    factors = sharing().shares(400)(50).flatten(1)
+    still = (factors == 1).all(dim=1)
+    assert float(still.float().mean()) == pytest.approx(1 - course.SHAKEN_PICTURES, abs=0.1)
+    spread = factors[~still].log()
+    assert float(spread.std()) == pytest.approx(course.SHAKEN, rel=0.05)
+    assert float(spread.mean()) == pytest.approx(0, abs=0.02)

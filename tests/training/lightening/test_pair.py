@@ -63,6 +63,33 @@ def test_the_lesson_is_the_teachers_own_pass(teacher: DetectionModel, images: Te
     assert all(torch.equal(a, b) for a, b in zip(logits, expected, strict=True))
     assert set(maps) == {-1, 4, 6, 9, 13, 17, 20, 23}  # the picture, what the neck takes, and the cuts
     assert not any(tensor.requires_grad for tensor in maps.values())
+    assert not pair.teacher.head.training  # it gave logits alone, and is as it was
+
+
+def test_both_hear_of_channels_in_other_shares(teacher: DetectionModel, images: Tensor) -> None:
+    pair = pair_of(teacher, "yolov5n-slimneck.yaml")
+    pair.train(batch_statistics=False)
+    factors = torch.tensor([1.0, 1.5])[:, None, None, None]  # the first picture stays as it is
+    maps, logits = pair.lesson(images)
+    others, other_logits = pair.lesson(images, lambda channels: factors.expand(2, channels, 1, 1))
+    for index in (4, 6, 9):
+        torch.testing.assert_close(others[index][0], maps[index][0])
+        assert not torch.allclose(others[index][1], maps[index][1])
+    torch.testing.assert_close(others[4][1], 1.5 * maps[4][1])
+    for plain, other in zip(logits, other_logits, strict=True):
+        torch.testing.assert_close(plain[0], other[0])
+    given = pair.given(others)  # the student goes on with the same
+    assert all(given[index] is others[index] for index in (4, 6, 9))
+
+
+def test_where_no_stage_is_shared_nothing_is_changed(teacher: DetectionModel, images: Tensor) -> None:
+    """The student makes its maps itself, and from what the picture shows."""
+    pair = pair_of(teacher, "yolov5n-shufflenetv2.yaml")
+    assert pair.shared == 1  # no end of a stage
+    plain, _ = pair.lesson(images)
+    other, _ = pair.lesson(images, lambda channels: torch.zeros(2, channels, 1, 1))
+    assert plain.keys() == other.keys()
+    assert all(torch.equal(plain[index], other[index]) for index in plain)
 
 
 @pytest.mark.parametrize("variant", ["yolov5n-slimneck.yaml", "yolov5n-csppc.yaml", "yolov5n-msca.yaml"])
@@ -115,6 +142,17 @@ def test_feature_error_is_a_share_of_the_variance() -> None:
     assert float(feature_error(wanted / 2, wanted)) == pytest.approx(0.25)
     dead = torch.zeros_like(wanted)  # a mean square of 1e-6, over 1e-4
     assert float(feature_error(wanted / 1000, dead)) == pytest.approx(0.01)
+
+
+def test_every_channel_counts_alike() -> None:
+    wanted = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    factors = torch.tensor([10.0, 1.0, 0.1])[:, None, None]
+    for channel in range(3):
+        own = wanted.clone()
+        own[:, channel] *= 0.5
+        error = float(feature_error(own * factors, wanted * factors))
+        assert error == pytest.approx(float(feature_error(own, wanted)), rel=1e-4)
+        assert error == pytest.approx(0.25 / 3, rel=0.1)
 
 
 def test_output_error_is_least_for_the_same() -> None:

@@ -11,10 +11,13 @@ from utils.data.augment.mixup import MixUp
 from utils.data.augment.mosaic import Mosaic
 from utils.data.augment.picture import Draw, Maker, Picture, Transform
 from utils.data.augment.warp import Warp
+from utils.data.augment.window import Window
 from utils.hyperparameters import Hyperparameters
 
 
-def recipe(hyp: Hyperparameters, load: Maker, *, mosaics: bool, polygons: bool) -> Maker:
+def recipe(
+    hyp: Hyperparameters, load: Maker, *, mosaics: bool, polygons: bool, side: int | None = None
+) -> Maker:
     """All augmentations in the order in which they act. A new one is a line here.
 
     Args:
@@ -22,12 +25,15 @@ def recipe(hyp: Hyperparameters, load: Maker, *, mosaics: bool, polygons: bool) 
         load: gives the first of the images that are drawn, with what is on it.
         mosaics: whether several images may share a picture; not with rectangular batches.
         polygons: whether there are outlines to cut things out by.
+        side: of the pictures that windows are cut from; None where pictures are shown whole.
     """
     tile = Chain(load, CopyPaste(hyp.copy_paste if polygons else 0.0))
     picture: Maker = Chain(tile, fit_whole, Warp(hyp))
     if mosaics:
         mosaic = MixUp(hyp.mixup, of=Chain(Mosaic(tile), Warp(hyp)))
         picture = Either(hyp.mosaic, mosaic, picture)
+    if side is not None:
+        picture = Window(picture, side)
     return Chain(picture, Colour(hyp.hsv_h, hyp.hsv_s, hyp.hsv_v))
 
 

@@ -1,0 +1,60 @@
+"""Parts of pictures, and whole ones in small, in the place of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.utils.data.augment.pictures import STILL, check_labels, draw_of, painted
+from utils.data.augment.fit import fit_whole
+from utils.data.augment.picture import Draw, Picture
+from utils.data.augment.recipe import recipe
+from utils.data.augment.window import WHOLE, Window
+from utils.seeding import generator_for
+
+SIDE, SMALL = 128, 64
+
+
+def windows(count: int, polygon: bool = False) -> list[tuple[Picture, Picture]]:
+    """Pictures, and what a window makes of each."""
+    pairs = []
+    for number in range(count):
+        rng = generator_for(8, number)
+        whole = fit_whole(draw_of(rng, SIDE), painted(rng, [0, 1, 2, 3], SIDE, polygon))
+
+        def make(draw: Draw, whole: Picture = whole) -> Picture:
+            assert draw.size == (SIDE, SIDE)
+            return whole
+
+        pairs.append((whole, Window(make, SIDE)(draw_of(rng, SMALL))))
+    return pairs
+
+
+@pytest.mark.parametrize("polygon", [False, True])
+def test_labels_enclose_what_they_name(polygon: bool) -> None:
+    boxes = 0
+    for _, shown in windows(40, polygon):
+        assert shown.image.shape == (SMALL, SMALL, 3)
+        assert (shown.objects.boxes >= 0).all()
+        assert (shown.objects.boxes <= SMALL).all()
+        boxes += check_labels(shown, exact=True)
+    assert boxes > 60
+
+
+def test_most_are_parts_and_some_are_whole() -> None:
+    small = 0
+    pairs = windows(60)
+    for whole, shown in pairs:
+        parts = np.lib.stride_tricks.sliding_window_view(whole.image, (SMALL, SMALL, 3))
+        part = (parts[:, :, 0] == shown.image).all(axis=(2, 3, 4)).any()
+        small += not part
+        if not part:
+            assert sorted(shown.objects.classes) == [0, 1, 2, 3]
+            np.testing.assert_allclose(shown.objects.boxes, whole.objects.boxes / 2)
+    assert small == pytest.approx(WHOLE * len(pairs), abs=10)
+
+
+def test_the_recipe_cuts_before_it_colours() -> None:
+    picture = painted(generator_for(9), [0, 1], SIDE)
+    make = recipe(STILL, lambda draw: picture, mosaics=False, polygons=False, side=SIDE)
+    assert make(draw_of(generator_for(9, 1), SMALL)).image.shape == (SMALL, SMALL, 3)
