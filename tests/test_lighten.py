@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +18,12 @@ from models.weights import load_model
 from models.yolo import DetectionModel
 from tests.training_runs import rows, tensors
 from training.lightening.config import LightenConfig
+from training.lightening.material import window_of
+from training.lightening.pair import Pair, Shares
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
 from utils.device import resolved
 from utils.errors import UserError
+from utils.reading import read_yaml
 
 SMALL = ("--imgsz", "64", "--batch-size", "4", "--device", "cpu", "--workers", "0")
 
@@ -114,6 +118,44 @@ def test_layers_of_the_teacher_stay(arguments: tuple[str, ...], teacher: Path, t
         for name, tensor in own.model[index].state_dict().items():
             assert torch.equal(tensor, its.model[index].state_dict()[name]), f"{index}.{name}"
     assert not torch.equal(own.model[13].cv1.conv.weight, its.model[13].cv1.conv.weight)
+
+
+def test_windows_of_the_pictures(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = set[tuple[int, ...]]()
+    lesson = Pair.lesson
+
+    def noting(pair: Pair, images: torch.Tensor, shares: Shares | None = None) -> Any:
+        shapes.add(tuple(images.shape[2:]))
+        return lesson(pair, images, shares)
+
+    monkeypatch.setattr(Pair, "lesson", noting)
+    lighten.main([*arguments, "--steps", "2", "--imgsz", "128", "--window", "64"])
+    assert shapes == {(64, 64)}
+    assert "at 128 px, in windows of 64 px, on cpu" in capsys.readouterr().out
+    settings = read_yaml(tmp_path / "exp" / "opt.yaml")
+    assert (settings["imgsz"], settings["window"]) == (128, 64)
+
+
+def test_a_window_as_large_as_the_pictures_is_none(
+    arguments: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where sizes are rounded up to the stride."""
+    lighten.main([*arguments, "--steps", "2", "--imgsz", "90"])
+    said = capsys.readouterr().out
+    assert "at 96 px on cpu" in said and "--imgsz 90 is not a multiple" in said and "--window" not in said
+    assert read_yaml(tmp_path / "exp" / "opt.yaml")["window"] == 90
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "window"), [(320, 320), (480, 480), (512, 256), (640, 320), (672, 320), (1280, 640)]
+)
+def test_large_pictures_are_looked_at_in_windows(imgsz: int, window: int) -> None:
+    assert window_of(imgsz) == window
 
 
 def test_minutes_that_hold_few_steps_are_told(

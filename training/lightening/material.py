@@ -26,7 +26,8 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 LARGEST_SIDE = 16384
-LARGE = 512  # pixels; of pictures with larger sides parts are learnt from
+LARGE = 512  # pixels; of pictures with larger sides parts are learnt from …
+ROUND = 64  # … whose sides are multiples of this, as any network takes them
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,18 @@ def size_of(path: Path) -> int:
 
 
 def window_of(imgsz: int) -> int:
-    """The side of the parts of pictures that are learnt from; halves take a quarter of the time."""
-    return imgsz // 2 if imgsz >= LARGE else imgsz
+    """The side of the parts of pictures that are learnt from; halves, about, take a quarter of the time."""
+    return imgsz // 2 // ROUND * ROUND if imgsz >= LARGE else imgsz
 
 
 def open_loader(
     config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
 ) -> Loader:
     """Batches of the pictures that are learnt from: this process' share of each."""
-    imgsz = side_of(config, teacher)
-    window = rounded_size(config.window or imgsz, teacher.multiple)  # None in runs from before there were any
+    imgsz, window = side_of(config, teacher), config.window  # none in runs from before there were any
+    if window is not None:
+        parts = window < (config.imgsz or imgsz)
+        window = rounded_size(window, teacher.multiple, flag="--window") if parts else None
     dataset = DetectionDataset(
         pictures.train,
         imgsz,
@@ -136,7 +139,7 @@ def open_loader(
         batch_size=config.batch_size // process.world_size,
         seed=config.seed,
         channels=teacher.channels,
-        window=window if window < imgsz else None,
+        window=window if window is not None and window < imgsz else None,
     )
     rank, world_size = process.rank, process.world_size
     return Loader(

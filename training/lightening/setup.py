@@ -307,8 +307,10 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     how = "" if course.dtype is None else f" in {str(course.dtype).removeprefix('torch.')}"
+    window = course.loader.dataset.shape[0]
+    parts = f", in windows of {window} px," if window < imgsz else ""
     LOGGER.info(
-        f"{known['steps']} steps of {batch} pictures at {imgsz} px on {course.device}{how}, "
+        f"{known['steps']} steps of {batch} pictures at {imgsz} px{parts} on {course.device}{how}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"
     )
     start, ceiling = (known["agreement"][name] for name in ("start", "ceiling"))

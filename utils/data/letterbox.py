@@ -23,11 +23,11 @@ def round_up(side: float, stride: int, least: int = 1) -> int:
     return max(math.ceil(side / stride), least) * stride
 
 
-def rounded_size(imgsz: int, stride: int, least: int = 2) -> int:
-    """`--imgsz` by `round_up`, with a notice when it changes."""
+def rounded_size(imgsz: int, stride: int, least: int = 2, *, flag: str = "--imgsz") -> int:
+    """What a flag says by `round_up`, with a notice when it changes."""
     size = round_up(imgsz, stride, least)
     if size != imgsz:
-        LOGGER.warning(f"--imgsz {imgsz} is not a multiple of the stride {stride}: using {size}")
+        LOGGER.warning(f"{flag} {imgsz} is not a multiple of the stride {stride}: using {size}")
     return size
 
 
