@@ -11,7 +11,7 @@ from utils.data.augment.objects import VISIBLE_BOX, still_useful
 from utils.data.augment.picture import Draw, Maker, Picture
 from utils.data.channels import keep_axis
 
-WHOLE = 0.3  # of the pictures are shown whole, but small: what fills a picture fits into no window
+WHOLE = 0.15  # of the pictures are shown whole, but small: what fills a picture fits into no window
 
 
 @dataclass(frozen=True)
