@@ -75,7 +75,8 @@ def build_model(
             # a yaml or hyper-parameters that were named bring their own anchors
             exclude = ("anchor",) if config.cfg or hyp.anchors else ()
             report, inherited = take_over(model, weights, source, exclude)
-            LOGGER.info(f"{weights}: {report}")
+            origin = inherited.source.origin if inherited else ""
+            LOGGER.info("; ".join(filter(None, (f"{weights}: {report}", origin))))
             for line in report.warnings():
                 LOGGER.warning(f"{weights}: {line}")
             if config.verbose:

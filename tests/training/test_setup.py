@@ -45,7 +45,8 @@ def test_transfer_is_reported_and_by_layer_on_request(
     source = DetectionModel("yolov5n.yaml", nc=2)
     weights = tmp_path / "yolov5n.pt"
     description = {"ema": None, "yaml": source.yaml, "names": source.names, "nc": 2, "stride": [8, 16, 32]}
-    write_checkpoint(weights, {"model": source.state_dict(), **description})
+    written = {"date": "2026-01-02T03:04:05", "best_fitness": 0.5}
+    write_checkpoint(weights, {"model": source.state_dict(), **description, **written})
     config = TrainConfig(weights=str(weights), cfg="yolov5n-gsconv.yaml", verbose=verbose)
     build_model(config, Hyperparameters(), load_data_spec(tiny_data), None)
     lines = "\n".join(caplog.messages).splitlines()
@@ -53,6 +54,7 @@ def test_transfer_is_reported_and_by_layer_on_request(
     # these are not taken over, nor are the anchors
     assert lines[0].startswith(f"{weights}: 368 of 373 tensors taken over, 9")
     assert "of the parameters" in lines[0]
+    assert "; saved 2026-01-02 03:04, fitness 0.500 " in lines[0]
     if not verbose:
         assert len(lines) == 1
         return
