@@ -153,8 +153,7 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Lesson:
         """What the teacher makes of the images that the student sees."""
-        (_, logits), maps = self._network(images)
-        return Lesson(logits, maps)
+        return Lesson(*self._network.logits(images))
 
     def error(self, logits: Sequence[Tensor], maps: Mapping[int, Tensor], lesson: Lesson) -> Tensor:
         """How far the student is from the teacher, for one image; weighted, in float32.

@@ -122,14 +122,17 @@ def table(root: Path) -> str:
 
 
 def ranks(root: Path) -> str:
-    """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set."""
+    """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set and setting.
+
+    Ranked are networks that learnt from the same for as long: more steps bring more of both.
+    """
     import pandas as pd
 
     runs = pd.DataFrame(read(root)).astype(dict.fromkeys(SCORES, float))
     runs["share"] = runs["student"] / runs["teacher"]
     found = []
-    for data, some in runs.groupby("data"):
-        if len(some) >= FEWEST_RANKED:
+    for (data, *_, steps), some in runs.groupby(["data", "imgsz", "pictures", "steps"]):
+        if len(some) >= FEWEST_RANKED and some["variant"].nunique() > 1:
             of_ranks = some["end"].rank().corr(some["share"].rank())
-            found.append(f"{of_ranks:.2f} over {len(some)} runs on {data}")
+            found.append(f"{of_ranks:.2f} over {len(some)} runs of {steps} steps on {data}")
     return f"Rank correlation of agreement at the end and share kept: {', '.join(found) or 'too few runs'}."

@@ -213,8 +213,25 @@ def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
     ]
     kept.note([str(folder) for folder in made], tree)
     assert kept.shares(tree) == {"yolov5n-gsconv": pytest.approx((0.75 + 0.9) / 2)}
+    assert kept.ranks(tree).endswith("too few runs.")  # one network, for longer and for less long
+
+
+def test_networks_that_learnt_as_long_are_ranked(tree: Path, tmp_path: Path) -> None:
+    ends = (
+        (600, 0.1, 0.1),
+        (600, 0.5, 0.3),
+        (600, 0.6, 0.36),
+        (600, 0.4, 0.12),
+        (600, 0.3, 0.14),
+        (300, 0.1, 0.4),
+    )
+    made = [
+        finished_run(tmp_path / str(number), variant=f"v{number}", steps=steps, end=end, true_map=true_map)
+        for number, (steps, end, true_map) in enumerate(ends)
+    ]
+    kept.note([str(folder) for folder in made], tree)
     # ranks of agreement 1 4 5 3 2, of shares 1 4 5 2 3: 1 - 6 * 2 / (5 * 24)
-    assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs on bccd.")
+    assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs of 600 steps on bccd.")
 
 
 def test_courses_are_named_by_what_differs() -> None:

@@ -86,7 +86,7 @@ def test_steps_move_the_student_towards_the_teacher(its: DetectionModel, images:
     teacher = taught_by(its, student)
     optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
     errors = []
-    for _ in range(6):
+    for _ in range(12):
         error = error_of(teacher, images)
         optimizer.zero_grad()
         error.backward()

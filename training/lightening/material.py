@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 LARGEST_SIDE = 16384
-LARGE = 512  # pixels; of pictures with larger sides parts are learnt from …
+LARGE = 512  # pixels; of pictures with such sides, and larger ones, parts are learnt from …
 ROUND = 64  # … whose sides are multiples of this, as any network takes them
 
 
@@ -118,6 +118,14 @@ def size_of(path: Path) -> int:
     return size if isinstance(size, int) and 1 <= size <= LARGEST_SIDE else 640
 
 
+def window_side(config: LightenConfig, teacher: DetectionModel) -> int | None:
+    """Pixels of a window's side; None where pictures are learnt from whole, as in runs of old."""
+    if config.window is None or config.window >= (config.imgsz or 0):
+        return None
+    window = rounded_size(config.window, teacher.multiple, flag="--window")
+    return window if window < side_of(config, teacher) else None
+
+
 def window_of(imgsz: int) -> int:
     """The side of the parts of pictures that are learnt from; halves, about, take a quarter of the time."""
     return imgsz // 2 // ROUND * ROUND if imgsz >= LARGE else imgsz
@@ -127,19 +135,15 @@ def open_loader(
     config: LightenConfig, hyp: Hyperparameters, process: Process, pictures: Pictures, teacher: DetectionModel
 ) -> Loader:
     """Batches of the pictures that are learnt from: this process' share of each."""
-    imgsz, window = side_of(config, teacher), config.window  # none in runs from before there were any
-    if window is not None:
-        parts = window < (config.imgsz or imgsz)
-        window = rounded_size(window, teacher.multiple, flag="--window") if parts else None
     dataset = DetectionDataset(
         pictures.train,
-        imgsz,
+        side_of(config, teacher),
         hyp=hyp,
         augment=True,
         batch_size=config.batch_size // process.world_size,
         seed=config.seed,
         channels=teacher.channels,
-        window=window if window is not None and window < imgsz else None,
+        window=window_side(config, teacher),
     )
     rank, world_size = process.rank, process.world_size
     return Loader(

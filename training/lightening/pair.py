@@ -58,6 +58,16 @@ class Watched(nn.Module):
 
         return run_layers(self.model.model, self.model.layers, images, call), maps
 
+    def logits(self, images: Tensor, change: Change | None = None) -> tuple[list[Tensor], dict[int, Tensor]]:
+        """The logits of each level alone, and the maps: boxes that nobody asks for are not made."""
+        head = self.model.head
+        before, head.training = head.training, True  # its flag alone: what is in it stays at rest
+        try:
+            logits, maps = self(images, change)
+        finally:
+            head.training = before
+        return logits, maps
+
 
 class Pair:
     """A trained detector, and another one that is to take its place.
@@ -150,12 +160,7 @@ class Pair:
         def change(layer: int, y: Tensor) -> Tensor:
             return y if shares is None or layer not in self._mixing else y * shares(y.shape[1]).to(y)
 
-        head = self.teacher.head
-        head.training = True  # logits alone: nobody asks for boxes
-        try:
-            logits, maps = self._watched(images, change)
-        finally:
-            head.training = False
+        logits, maps = self._watched.logits(images, change)
         for index in maps.keys() & self._chosen.keys():
             maps[index] = maps[index][:, self._chosen[index]]
         return {IMAGE: images, **maps}, logits

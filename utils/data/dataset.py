@@ -57,10 +57,13 @@ class DetectionDataset:
             pad: added to the shape of rectangular batches, in strides.
             cache: keep scaled images in memory or beside their sources.
             channels: of the pictures, those of the network: see `channels.py`.
-            window: side in pixels of the parts of augmented pictures that are shown, instead of the whole.
+            window: side in pixels of the parts that are shown of pictures, instead of the whole; with
+                `augment` and without `rect`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        if window is not None and (rect or not augment):
+            raise ValueError("windows are parts of augmented pictures that are not rectangular")
         self.index, self.size, self.augment, self.rect = index, imgsz, augment, rect
         self.seed, self.batch_size = seed, batch_size
         side = imgsz if window is None else window
