@@ -1,0 +1,69 @@
+"""`benchmark.py maps`: how far the maps of a lighter network are off, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark
+from benchmarks.lightening.maps import Distance
+from models.transfer import inherit
+from models.yolo import DetectionModel
+from tests.models.exporting.weights import lively
+from utils.checkpoints.files import write_checkpoint
+from utils.errors import UserError
+
+
+def saved(model: DetectionModel, file: Path) -> str:
+    names = {0: "blue", 1: "green"}
+    content = {"yaml": model.yaml, "nc": 2, "names": names, "ema": None, "model": model.state_dict()}
+    write_checkpoint(file, content)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> DetectionModel:
+    torch.manual_seed(0)
+    return lively(DetectionModel("yolov5n.yaml", nc=2))
+
+
+def test_by_hand() -> None:
+    """Channels of variance 4 and 1 that are off by 1 and 0: 1 / 5 together, (1 / 4 + 0) / 2 by channel."""
+    wanted = torch.tensor([[-2.0, 2.0], [-1.0, 1.0]])[None, :, None]
+    distance = Distance()
+    for _ in range(3):  # as often as the same comes, the shares stay
+        distance.add(wanted + torch.tensor([1.0, 0.0])[:, None, None], wanted)
+    assert distance.share() == pytest.approx((0.2, 0.125))
+
+
+def test_only_the_stages_behind_a_change_are_off(
+    teacher: DetectionModel, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = DetectionModel("yolov5n.yaml", nc=2)
+    changed.load_state_dict(teacher.state_dict())
+    with torch.no_grad():
+        changed.model[20].cv3.bn.bias += 1.0
+    slim = DetectionModel("yolov5n-slimneck.yaml", nc=2)
+    inherit(slim, teacher, exclude=())
+    pictures = str(tiny_data.parent / "images" / "val")
+    files = [saved(model, tmp_path / f"{i}.pt") for i, model in enumerate((teacher, changed, slim))]
+    flags = ("--source", pictures, "--imgsz", "64", "--workers", "0", "--device", "cpu", "--batch-size", "3")
+    benchmark.main(["maps", "--weights", files[0], "--students", *files, *flags])
+    same, one, all_of_neck = (part.split("\n\n")[0] for part in capsys.readouterr().out.split("source")[1:])
+    assert "layer" not in same and "0.000 (0.000)" in same
+    assert [word for word in one.split() if word.isdigit()] == ["20", "23"]
+    assert [word for word in all_of_neck.split() if word.isdigit()] == ["13", "17", "20", "23"]
+
+
+def test_what_cannot_be_compared(teacher: DetectionModel, tiny_data: Path, tmp_path: Path) -> None:
+    pictures = str(tiny_data.parent / "images" / "val")
+    grey = saved(DetectionModel("yolov5n.yaml", ch=1, nc=2), tmp_path / "grey.pt")
+    weights = saved(teacher, tmp_path / "a.pt")
+    flags = ("maps", "--weights", weights, "--imgsz", "64", "--workers", "0", "--device", "cpu")
+    with pytest.raises(UserError, match=r"grey\.pt: its pictures have 1 channels, not 3"):
+        benchmark.main([*flags, "--students", grey, "--source", pictures])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.png: no picture can be read"):
+        benchmark.main([*flags, "--students", weights, "--source", str(tmp_path / "broken.png")])
