@@ -10,7 +10,7 @@ python benchmark.py commands --weights yolov5n.pt --data coco.yaml # whole comma
 python benchmark.py losses                                         # box losses, by how single boxes converge
 python benchmark.py train --data bccd.yaml --variants yolov5n yolov5n-gsconv --seeds 0 1 2 --epochs 20
 python benchmark.py insert --weights yolov5n.pt --data coco.yaml   # mAP right after blocks were put in
-python benchmark.py maps --weights yolov5n.pt --students lighter.pt --source pictures/   # how far maps are off
+python benchmark.py maps --weights yolov5n.pt --students lighter.pt --source pictures/  # how far maps are off
 python benchmark.py report --latency latency.json --accuracy runs/benchmark/bccd/results.csv   # one HTML page
 python benchmark.py gpu                                            # one check of everything on a GPU
 

@@ -307,7 +307,7 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     how = "" if course.dtype is None else f" in {str(course.dtype).removeprefix('torch.')}"
-    window = course.loader.dataset.shape[0]
+    window = course.loader.dataset.window
     parts = f", in windows of {window} px," if window < imgsz else ""
     LOGGER.info(
         f"{known['steps']} steps of {batch} pictures at {imgsz} px{parts} on {course.device}{how}, "

@@ -13,6 +13,7 @@ from utils.data.augment.objects import Objects
 from utils.data.augment.picture import Draw, Picture
 from utils.data.augment.quad import quadruple
 from utils.data.augment.recipe import recipe
+from utils.data.augment.window import whole_ones
 from utils.data.batch import BatchArrays, BatchKey, Sample
 from utils.data.channels import write_planes
 from utils.data.image_cache import CacheMode, open_store
@@ -57,8 +58,8 @@ class DetectionDataset:
             pad: added to the shape of rectangular batches, in strides.
             cache: keep scaled images in memory or beside their sources.
             channels: of the pictures, those of the network: see `channels.py`.
-            window: side in pixels of the parts that are shown of pictures, instead of the whole; with
-                `augment` and without `rect`.
+            window: side in pixels of the parts that are shown of pictures; some batches have fewer pictures
+                instead, whole. With `augment` and without `rect`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
@@ -66,8 +67,7 @@ class DetectionDataset:
             raise ValueError("windows are parts of augmented pictures that are not rectangular")
         self.index, self.size, self.augment, self.rect = index, imgsz, augment, rect
         self.seed, self.batch_size = seed, batch_size
-        side = imgsz if window is None else window
-        self.shape = (side, side)  # of batches, unless they are rectangular
+        self.window = imgsz if window is None else window
         self.store = open_store(index, imgsz, augment=augment, cache=cache, channels=channels)
         strengths, polygons = hyp or Hyperparameters(), index.has_polygons
         mosaics = augment and not rect and strengths.mosaic > 0
@@ -94,7 +94,7 @@ class DetectionDataset:
         Raises:
             UserError: an image has changed since it was indexed or, with `augment`, cannot be read.
         """
-        shape = self.batch_shapes[key.number] if self.rect else self.shape
+        key, shape = self._shown(key)
         images = np.empty((len(key.positions), self.store.channels, *shape), np.uint8)
         draw_all = pool.map if pool else map
         with reading_ahead(self._needed(key)):  # threads of a pool ask side by side anyway
@@ -108,6 +108,14 @@ class DetectionDataset:
         if not quad:
             return batch
         return quadruple(batch, generator_for(self.seed, key.epoch, int(key.positions[0]), 4))
+
+    def _shown(self, key: BatchKey) -> tuple[BatchKey, tuple[int, int]]:
+        """The samples that a batch shows, and the (height, width) of its pictures."""
+        if self.rect:
+            return key, self.batch_shapes[key.number]
+        whole = whole_ones(key, self.window, self.size) if self.window < self.size else None
+        side = self.window if whole is None else self.size
+        return whole or key, (side, side)
 
     def _needed(self, key: BatchKey) -> Iterator[tuple[str, int, int]]:
         """Where the images of a batch lie, when that is behind an address: those that most samples show."""

@@ -9,7 +9,8 @@ from tests.utils.data.augment.pictures import STILL, check_labels, draw_of, pain
 from utils.data.augment.fit import fit_whole
 from utils.data.augment.picture import Draw, Picture
 from utils.data.augment.recipe import recipe
-from utils.data.augment.window import WHOLE, Window
+from utils.data.augment.window import SMALL as SHARE_SMALL
+from utils.data.augment.window import Window
 from utils.seeding import generator_for
 
 SIDE, SMALL = 128, 64
@@ -51,7 +52,7 @@ def test_most_are_parts_and_some_are_whole() -> None:
         if not part:
             assert sorted(shown.objects.classes) == [0, 1, 2, 3]
             np.testing.assert_allclose(shown.objects.boxes, whole.objects.boxes / 2)
-    assert small == pytest.approx(WHOLE * len(pairs), abs=5) and small > 1
+    assert small == pytest.approx(SHARE_SMALL * len(pairs), abs=5) and small > 1
 
 
 def test_the_recipe_gives_windows_where_a_side_is_named() -> None:
@@ -63,3 +64,10 @@ def test_the_recipe_gives_windows_where_a_side_is_named() -> None:
     places = np.lib.stride_tricks.sliding_window_view(image, (SMALL, SMALL, 3))[:, :, 0]
     parts = sum(bool((places == one).all(axis=(2, 3, 4)).any()) for one in shown)
     assert parts >= 5 and all(one.shape == (SMALL, SMALL, 3) for one in shown)
+
+
+def test_the_size_of_the_picture_gives_all_of_it() -> None:
+    rng = generator_for(10)
+    whole = fit_whole(draw_of(rng, SIDE), painted(rng, [0, 1], SIDE))
+    shown = Window(lambda draw: whole, SIDE)(draw_of(rng, SIDE))
+    assert shown is whole
