@@ -42,7 +42,7 @@ MAP_WEIGHT = {STAGES: 1.0, WHOLE: 5.0}  # what the maps say holds for things tha
 OUTPUT_WEIGHT = 0.1
 SHAKEN = 0.3  # standard deviation of the logarithm of how much a channel of shared maps counts …
 SHAKEN_PICTURES = 0.5  # … for so many of the pictures
-SETTLE = 0.8  # of a phase; then BatchNorm rests, so that what is learnt is what will run; after a fit always
+SETTLE = 0.8  # of a phase; then BatchNorm rests, so that what is learnt is what will run
 WARM = 20  # steps
 FEW_STEPS = 100  # with fewer a student hardly begins
 WEIGHT_DECAY = 1e-4
@@ -128,6 +128,10 @@ class Course:
         """The highest of a phase. Few steps at a high one would undo what the fit has made."""
         return RATES[part.phase] * (min(1.0, part.length / SHORT) if self.fitted else 1.0)
 
+    def batch_statistics(self, part: Part, step: int) -> bool:
+        """Whether BatchNorm of new layers goes by the batch; a fit has left it with what it would learn."""
+        return not self.fitted and step < SETTLE * part.length
+
     def loss(self, batch: Batch, phase: str, shares: Shares | None = None) -> tuple[Tensor, Tensor]:
         """What there is to learn from a batch, and (3,) the mean stage error, output error and their sum.
 
@@ -186,7 +190,7 @@ class Course:
         todo = range(start + state.batch, end)
         with progress(todo, title, total=end - start, done=state.batch, unit=" steps") as bar:
             for step in bar:
-                self.pair.train(batch_statistics=not self.fitted and step < SETTLE * part.length)
+                self.pair.train(self.batch_statistics(part, step))
                 for group in state.optimizer.param_groups:
                     group["lr"] = self.rate(part) * group["pace"] * pace(step, part.length)
                 # several processes stop together; the batch that one of them waits for has to come

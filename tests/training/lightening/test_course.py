@@ -107,7 +107,7 @@ def test_what_is_learnt_in_each_phase(learning: Course) -> None:
     learning.pair.train(batch_statistics=False)
     cuts = len(learning.pair.cuts)
     loss, (stages, outputs, total) = learning.loss(batch, STAGES)
-    assert float(outputs) == 0 and float(loss) == float(total) == pytest.approx(cuts * float(stages))
+    assert outputs.item() == 0 and loss.item() == total.item() == pytest.approx(cuts * float(stages))
     loss, (stages, outputs, total) = learning.loss(batch, WHOLE)
     assert float(outputs) > 0
     assert float(loss) == float(total) == pytest.approx(5 * cuts * float(stages) + 0.1 * float(outputs))
@@ -128,6 +128,13 @@ def test_a_short_run_of_a_fitted_student_is_gentle() -> None:
     others = [course.Course.rate(cast(Course, SimpleNamespace(fitted=False)), part) for part in parts]
     assert others == [course.RATES[WHOLE]] * 3
     assert own == [others[0] / 4, *others[1:]]
+
+
+def test_batchnorm_rests_near_the_end_and_always_after_a_fit() -> None:
+    part = plan(100, stages=False)[0]
+    fitted, other = (cast(Course, SimpleNamespace(fitted=fitted)) for fitted in (True, False))
+    assert [course.Course.batch_statistics(other, part, step) for step in (0, 79, 80, 99)] == [1, 1, 0, 0]
+    assert not any(course.Course.batch_statistics(fitted, part, step) for step in range(100))
 
 
 def sharing(*, rank: int = 0, world_size: int = 1, step: int = 3, seed: int = 5) -> Course:
