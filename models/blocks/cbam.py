@@ -53,7 +53,16 @@ class CBAM(nn.Module):
     """
 
     def __init__(self, c1: int, ratio: int = 16, k: int = 7) -> None:
+        """
+        Raises:
+            ValueError: `ratio` is 3 or 7: in other trees, where CBAM has no ratio, that is the kernel.
+        """
         super().__init__()
+        if ratio in (3, 7):
+            raise ValueError(
+                f"CBAM: {ratio} stands where the ratio of channels does; for a kernel of {ratio}x{ratio} "
+                f"write the ratio in front of it, as in 16, {ratio}"
+            )
         self.channel = ChannelAttention(c1, ratio)
         self.spatial = SpatialAttention(k)
 

@@ -110,7 +110,7 @@ def test_what_is_learnt_in_each_phase(learning: Course) -> None:
     assert outputs.item() == 0 and loss.item() == total.item() == pytest.approx(cuts * float(stages))
     loss, (stages, outputs, total) = learning.loss(batch, WHOLE)
     assert float(outputs) > 0
-    assert float(loss) == float(total) == pytest.approx(5 * cuts * float(stages) + 0.1 * float(outputs))
+    assert loss.item() == total.item() == pytest.approx(5 * cuts * float(stages) + 0.1 * float(outputs))
 
 
 def test_old_layers_learn_at_a_fifth_of_the_pace_of_new_ones(learning: Course) -> None:
