@@ -155,28 +155,30 @@ def test_augmented_pictures_depend_on_their_key_only(index: DatasetIndex) -> Non
     assert not np.array_equal(reseeded.batch(key).images, first.images)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_one_of_three_batches_has_whole_pictures_instead_of_windows(index: DatasetIndex, ranks: int) -> None:
-    """As many as cost the same, the first of what several processes have; over epochs, too, in turn."""
-    dataset = DetectionDataset(index, 128, augment=True, window=64, batch_size=4 // ranks, seed=1)
-    loaders = [
-        Loader(dataset, workers=0, shuffle=True, seed=1, rank=rank, world_size=ranks) for rank in range(ranks)
-    ]
-    numbers = len(loaders[0])
+def test_one_of_three_batches_has_whole_pictures_instead_of_windows(tmp_path: Path) -> None:
+    """As many as cost the same, the first ones, however many processes share them; epochs go on in turn."""
+    index = build(tmp_path, sizes=SIZES * 3)
+
+    def epoch_of(number: int, rank: int, world_size: int) -> list[Batch]:
+        size = 8 // world_size
+        dataset = DetectionDataset(index, 128, augment=True, window=64, batch_size=size, seed=1)
+        loader = Loader(dataset, workers=0, shuffle=True, seed=1, rank=rank, world_size=world_size)
+        loader.set_epoch(number)
+        return list(loader)
+
     for epoch in range(3):
-        for loader in loaders:
-            loader.set_epoch(epoch)
-        for number, parts in enumerate(zip(*loaders, strict=True)):
-            shapes = {tuple(part.images.shape) for part in parts}
-            if (epoch + number) % 3 == 2:
-                assert shapes == {(1, 3, 128, 128)}
-            else:
-                assert {shape[2:] for shape in shapes} == {(64, 64)}
-                assert sum(len(part.images) for part in parts) >= min(4, len(index) - 4 * number)
-            for part in parts:
-                assert len(part.paths) == len(part.images) == len(part.shapes)
-                assert (part.targets[:, 0] < len(part.images)).all()
-    assert numbers == -(-len(index) // 4)
+        alone = epoch_of(epoch, 0, 1)
+        ranks = [epoch_of(epoch, rank, 2) for rank in range(2)]
+        assert [batch.images.shape[2] for batch in alone] == [
+            128 if (epoch + number) % 3 == 2 else 64 for number in range(3)
+        ]
+        for whole, *parts in zip(alone, *ranks, strict=True):
+            assert len(whole.images) == (2 if whole.images.shape[2] == 128 else 8)
+            in_turn = zip(*(part.images for part in parts), strict=True)
+            assert torch.equal(torch.stack([image for pair in in_turn for image in pair]), whole.images)
+            for batch in (whole, *parts):
+                assert len(batch.paths) == len(batch.shapes) == len(batch.images)
+                assert (batch.targets[:, 0] < len(batch.images)).all()
 
 
 @pytest.mark.parametrize(
