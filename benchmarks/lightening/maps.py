@@ -3,9 +3,10 @@
     python benchmark.py maps --weights yolov5n.pt --students runs/lighten/exp/weights/best.pt \
         --source scenes/ coco256/images/val2017
 
-Compared are the ends of stages, on the same pictures, whole and as they are. It takes seconds and tells
-recipes of `lighten.py` apart that a mAP over some hundred pictures does not; several sources show how much of
-what was learnt holds for other pictures than those that were learnt from.
+Compared are the ends of stages that have as many channels in both, on the same pictures, letterboxed as
+`val.py` does it. It takes seconds and tells recipes of `lighten.py` apart that a mAP over some hundred
+pictures does not; several sources show how much of what was learnt holds for other pictures than those that
+were learnt from. Means are over the stages that are not the same in both, so compare those of one variant.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,12 +27,14 @@ from models.yolo import DetectionModel
 from training.lightening.losses import DEAD
 from training.lightening.measure import held_loader
 from training.lightening.pair import Watched, ends_of_stages
+from training.lightening.pictures import whole_pictures
 from utils.console import LOGGER, progress, setup_console, warn
 from utils.data.batch import Batch
+from utils.data.images import IMAGE_SUFFIXES
 from utils.data.index import index_pictures
 from utils.data.letterbox import rounded_size
 from utils.data.loader import Loader
-from utils.data.sources import expand
+from utils.data.sources import expand, is_live, suffix_of
 from utils.device import select_device
 from utils.errors import UserError
 from utils.flags import DEVICE_HELP, IMGSZ, SIDE, CommandConfig, at_least, flag, not_empty
@@ -44,7 +48,7 @@ class Config(CommandConfig):
 
     weights: str = flag("", "the network that they stand for", rule=not_empty)
     students: tuple[str, ...] = flag((), "the lighter networks", rule=not_empty)
-    source: tuple[str, ...] = flag((), "pictures, as detect.py takes them; a row for each", rule=not_empty)
+    source: tuple[str, ...] = flag((), "folders, globs or lists of pictures; a row for each", rule=not_empty)
     pictures: int = flag(48, "the first so many of each source", rule=at_least(1))
     imgsz: int = flag(640, "image size in pixels", *IMGSZ, rule=SIDE)
     batch_size: int = flag(16, "images at once", rule=at_least(1))
@@ -63,11 +67,11 @@ class Distance:
 
     def add(self, own: Tensor, wanted: Tensor) -> None:
         """Take in two maps (B, C, H, W)."""
-        its, over = wanted.double(), (0, 2, 3)
+        its, over = wanted.cpu().double(), (0, 2, 3)  # not every device has float64
         self.count += its.numel() // its.shape[1]
         self.total = self.total + its.sum(over)
         self.squares = self.squares + its.square().sum(over)
-        self.differences = self.differences + (own.double() - its).square().sum(over)
+        self.differences = self.differences + (own.cpu().double() - its).square().sum(over)
 
     def share(self) -> tuple[float, float]:
         """The mean squared difference over the variance of the wanted map: of all channels together, and
@@ -102,8 +106,15 @@ def run(config: Config) -> None:
 
 
 def pictures(config: Config, teacher: DetectionModel, source: str, size: int) -> Loader:
-    """Batches of the first pictures of a source."""
-    index = index_pictures([str(Path(file).absolute()) for file in expand(source)][: config.pictures])
+    """Batches of the first pictures of a source.
+
+    Raises:
+        UserError: it is no source of files, or none of them can be read.
+    """
+    if is_live(source) or "://" in source:
+        raise UserError(f"--source {source}: name a folder, a glob or a list of pictures")
+    files = (Path(file) for file in expand(source) if suffix_of(file) in IMAGE_SUFFIXES)
+    index = whole_pictures(index_pictures([str(file.absolute()) for file in islice(files, config.pictures)]))
     for fault in index.report.faults:
         warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
     if not len(index):
@@ -112,15 +123,26 @@ def pictures(config: Config, teacher: DetectionModel, source: str, size: int) ->
 
 
 def comparable(student: DetectionModel, teacher: DetectionModel, path: str) -> dict[int, int]:
-    """Ends of stages that have as many channels in both: the student's layer, and the teacher's."""
+    """Ends of stages that have as many channels in both: the student's layer, and the teacher's.
+
+    Raises:
+        UserError: there are none, or the two do not take the same pictures.
+    """
     if student.channels != teacher.channels:
         raise UserError(f"{path}: its pictures have {student.channels} channels, not {teacher.channels}")
+    if teacher.multiple % student.multiple:
+        raise UserError(
+            f"{path}: sides of its pictures are multiples of {student.multiple}, not of {teacher.multiple}"
+        )
     ends = ends_of_stages(teacher, align(student, teacher))
     same = {
         own: its for own, its in ends.items() if student.layers[own].channels == teacher.layers[its].channels
     }
     if not same:
         raise UserError(f"{path}: no stage has as many channels as that in its place")
+    others = [str(its) for own, its in ends.items() if own not in same]
+    if others:
+        LOGGER.info(f"{path}: not compared, as it has other channels there: layers {', '.join(others)}")
     return same
 
 
@@ -141,7 +163,7 @@ def distances(
 
 def rows(found: Mapping[str, Shares], ends: Mapping[int, int]) -> list[tuple[str, ...]]:
     """A row for each source: the mean over the stages that are not the same in both, and each of these."""
-    differ = [i for i in range(len(ends)) if any(shares[i][0] > 0 for shares in found.values())]
+    differ = [i for i in range(len(ends)) if any(shares[i][0] != 0 for shares in found.values())]
     layers = [*ends.values()]
 
     def cell(shares: Shares) -> str:

@@ -60,8 +60,9 @@ class CBAM(nn.Module):
         super().__init__()
         if ratio in (3, 7):
             raise ValueError(
-                f"CBAM: {ratio} stands where the ratio of channels does; for a kernel of {ratio}x{ratio} "
-                f"write the ratio in front of it, as in 16, {ratio}"
+                f"CBAM: {ratio}, which other trees take for the kernel, stands in the place of the ratio of "
+                f"channels; for a kernel of {ratio}x{ratio} write 16, {ratio}, "
+                f"for a ratio {ratio - 1} or {ratio + 1}"
             )
         self.channel = ChannelAttention(c1, ratio)
         self.spatial = SpatialAttention(k)

@@ -54,8 +54,8 @@ class LightenConfig(RunConfig):
     )
     window: int | None = flag(
         None,
-        "learn from parts of the pictures, with sides of this many pixels; default: half of --imgsz from 512 "
-        "on, all of it below",
+        "in two of three batches learn from parts of the pictures, with sides of this many pixels, in the "
+        "third from fewer whole ones; default: half of --imgsz from 512 on, all of it below",
         rule=SIDE,
     )
     minutes: float = flag(

@@ -348,8 +348,9 @@ def _move(reader: Reader, solution: Solution) -> None:
 def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
     """Give each BatchNorm the statistics of what it reads, with factor and constant that leave what it makes.
 
-    While it learns it uses those of the batch, and so makes then what it has been fitted with. Channels in
-    which it makes next to nothing keep what they have: with so small a factor they would not learn.
+    So it makes the same with them at rest and with those of a batch. Channels of which it makes next to
+    nothing keep what they have, since with so small a factor they would not learn; those that are silent
+    until something is learnt get the statistics alone, so that they begin to learn as others do.
     """
     read: dict[nn.BatchNorm2d, list[Tensor]] = {}
 
@@ -381,6 +382,9 @@ def _settle(module: nn.Module, inputs: Sequence[Any]) -> None:
             (norm.running_var, variance),
         ):
             tensor[told] = values[told].to(tensor)
+        silent = norm.weight == 0
+        norm.running_mean[silent] = mean.to(norm.running_mean)[silent]
+        norm.running_var[silent] = variance.to(norm.running_var)[silent]
 
 
 def _line(norm: nn.BatchNorm2d) -> Tensor:

@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.hyperparameters import Hyperparameters
 
 LARGEST_SIDE = 16384
-LARGE = 512  # pixels; of pictures with such sides, and larger ones, parts are learnt from …
+LARGE = 512  # pixels; of pictures with such sides, and larger ones, parts are learnt from, too …
 ROUND = 64  # … whose sides are multiples of this, as any network takes them
 
 

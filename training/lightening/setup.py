@@ -308,7 +308,7 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     how = "" if course.dtype is None else f" in {str(course.dtype).removeprefix('torch.')}"
     window = course.loader.dataset.window
-    parts = f", in windows of {window} px," if window < imgsz else ""
+    parts = f", two of three in windows of {window} px," if window < imgsz else ""
     LOGGER.info(
         f"{known['steps']} steps of {batch} pictures at {imgsz} px{parts} on {course.device}{how}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"

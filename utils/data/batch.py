@@ -35,7 +35,7 @@ class BatchKey(NamedTuple):
     """All that a batch depends on, besides the data set: worker processes keep no state of their own."""
 
     epoch: int
-    number: int  # of the batch among the rectangular ones; its shape depends on it
+    number: int  # of the batch in the epoch, or among the rectangular ones; its shape depends on it
     positions: np.ndarray  # (B,) int64: place of each sample in the order of the epoch
     images: np.ndarray  # (B, 1 + PARTNERS) int64: image numbers, the sample's own first
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import benchmark
-from benchmarks.lightening.maps import Distance
+from benchmarks.lightening.maps import Distance, comparable, rows
 from models.transfer import inherit
 from models.yolo import DetectionModel
 from tests.models.exporting.weights import lively
@@ -51,7 +51,9 @@ def test_only_the_stages_behind_a_change_are_off(
     files = [saved(model, tmp_path / f"{i}.pt") for i, model in enumerate((teacher, changed, slim))]
     flags = ("--source", pictures, "--imgsz", "64", "--workers", "0", "--device", "cpu", "--batch-size", "3")
     benchmark.main(["maps", "--weights", files[0], "--students", *files, *flags])
-    same, one, all_of_neck = (part.split("\n\n")[0] for part in capsys.readouterr().out.split("source")[1:])
+    same, one, all_of_neck = (
+        part.split("\n\n")[0] for part in capsys.readouterr().out.split("\nsource  ")[1:]
+    )
     assert "layer" not in same and "0.000 (0.000)" in same
     assert [word for word in one.split() if word.isdigit()] == ["20", "23"]
     assert [word for word in all_of_neck.split() if word.isdigit()] == ["13", "17", "20", "23"]
@@ -62,8 +64,37 @@ def test_what_cannot_be_compared(teacher: DetectionModel, tiny_data: Path, tmp_p
     grey = saved(DetectionModel("yolov5n.yaml", ch=1, nc=2), tmp_path / "grey.pt")
     weights = saved(teacher, tmp_path / "a.pt")
     flags = ("maps", "--weights", weights, "--imgsz", "64", "--workers", "0", "--device", "cpu")
-    with pytest.raises(UserError, match=r"grey\.pt: its pictures have 1 channels, not 3"):
-        benchmark.main([*flags, "--students", grey, "--source", pictures])
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    wide = saved(DetectionModel("yolov5n6.yaml", nc=2), tmp_path / "wide.pt")
+    for student, complaint in (
+        (grey, "its pictures have 1 channels, not 3"),
+        (wide, "sides of its pictures are multiples of 64, not of 32"),
+    ):
+        with pytest.raises(UserError, match=f"{Path(student).name}: {complaint}"):
+            benchmark.main([*flags, "--students", student, "--source", pictures])
+    for source in ("0", "rtsp://camera", "https://example.com/a.jpg"):
+        with pytest.raises(
+            UserError, match=f"--source {source}: name a folder, a glob or a list of pictures"
+        ):
+            benchmark.main([*flags, "--students", weights, "--source", source])
+    picture = next(Path(pictures).iterdir()).read_bytes()
+    (tmp_path / "broken.png").write_bytes(picture[: len(picture) // 2])
     with pytest.raises(UserError, match=r"broken\.png: no picture can be read"):
         benchmark.main([*flags, "--students", weights, "--source", str(tmp_path / "broken.png")])
+
+
+def test_a_stage_that_is_not_finite_is_no_equal_one() -> None:
+    found = {"here": [(0.0, 0.0), (float("nan"), float("nan")), (0.5, 0.25)]}
+    head, row = rows(found, {1: 4, 2: 6, 3: 9})
+    assert head == ("source", "mean", "layer 6", "layer 9")
+    assert row == ("here", "nan (nan)", "nan (nan)", "0.500 (0.250)")
+
+
+def test_stages_of_other_widths_are_named(teacher: DetectionModel, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    foreign = DetectionModel("yolov5n-shufflenetv2-backbone.yaml", nc=2)
+    same = comparable(foreign, teacher, "foreign.pt")
+    assert {13, 17, 20, 23} <= {*same.values()}
+    gone = caplog.messages[-1].removeprefix(
+        "foreign.pt: not compared, as it has other channels there: layers "
+    )
+    assert gone and not {*map(int, gone.split(", "))} & {*same.values()}

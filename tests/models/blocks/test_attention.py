@@ -239,7 +239,7 @@ def test_lska_reaches_about_k_pixels(k: int) -> None:
         ("SE", (65,), "SE: 64 channels squeezed by 65 leave none"),
         ("SE", (0,), "SE: the ratio .* must be an integer >= 1, got 0"),
         ("CBAM", (16, 4), "CBAM pads to keep the map's size: its kernel must be odd, 1 to 63, got 4"),
-        ("CBAM", (7,), "CBAM: 7 stands where the ratio .* write the ratio in front of it, as in 16, 7"),
+        ("CBAM", (7,), "CBAM: 7, .* in the place of the ratio .* write 16, 7, for a ratio 6 or 8"),
         ("ECA", (2,), "ECA pads to keep"),
         ("MLCA", (0,), "MLCA: the grid must have 1 to 63 cells"),
         ("EMA", (7,), "EMA: the number of groups must divide 64 channels, got 7"),

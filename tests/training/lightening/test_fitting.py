@@ -205,3 +205,18 @@ def test_new_layers_make_in_training_what_they_were_fitted_with(
             found.append(pair.errors(pair.lesson(everything)[0], stages=False)[1])
     for own, other in zip(*map(list, found), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("variant", ["yolov5n-slimneck.yaml", "yolov5n-gsconv.yaml"])
+def test_what_is_silent_at_first_has_the_statistics_of_what_it_reads(
+    teacher: DetectionModel, batches: list[Tensor], variant: str
+) -> None:
+    """Else it would learn from maps of any size while BatchNorm rests."""
+    torch.manual_seed(0)
+    pair = pair_of(teacher, variant)
+    fit_readers(pair, batches)
+    for index in pair.new:
+        for norm in pair.student.model[index].modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                assert norm.running_mean.any() and (norm.running_var != 1).any(), index

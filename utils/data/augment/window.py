@@ -12,7 +12,7 @@ from utils.data.augment.picture import Draw, Maker, Picture
 from utils.data.batch import BatchKey
 from utils.data.channels import keep_axis
 
-SMALL = 0.15  # of the pictures are shown whole, but small: what fills a picture fits into no window
+SHOWN_SMALL = 0.15  # of the pictures are shown whole, but small: what fills a picture fits into no window
 WHOLE_EVERY = 3  # of so many batches one has whole pictures at full scale, as many as cost the same
 
 
@@ -31,7 +31,7 @@ class Window:
     def __call__(self, draw: Draw) -> Picture:
         if draw.size == (self.side, self.side):
             return self.make(draw)
-        small = draw.rng.random() < SMALL
+        small = draw.rng.random() < SHOWN_SMALL
         picture = self.make(draw._replace(size=(self.side, self.side)))
         height, width = draw.size
         if small:
@@ -46,11 +46,12 @@ class Window:
 
 
 def whole_ones(key: BatchKey, window: int, side: int) -> BatchKey | None:
-    """The first pictures of a batch, to be shown whole in place of all its windows, where its turn has come.
+    """The first pictures of a batch, to be shown whole in place of all its windows; None where its turn has
+    not come, or where its windows have fewer pixels than one whole picture.
 
-    They cost what the windows do. Layers that look far, at objects that fill a picture, learn more from them.
+    They cost no more than the windows. Layers that look far, at what fills a picture, learn more from them.
     """
-    if (key.epoch + key.number) % WHOLE_EVERY != WHOLE_EVERY - 1:
+    count = len(key.positions) * window**2 // side**2
+    if not count or (key.epoch + key.number) % WHOLE_EVERY != WHOLE_EVERY - 1:
         return None
-    count = max(len(key.positions) * window**2 // side**2, 1)
     return key._replace(positions=key.positions[:count], images=key.images[:count])

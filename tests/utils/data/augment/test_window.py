@@ -9,8 +9,7 @@ from tests.utils.data.augment.pictures import STILL, check_labels, draw_of, pain
 from utils.data.augment.fit import fit_whole
 from utils.data.augment.picture import Draw, Picture
 from utils.data.augment.recipe import recipe
-from utils.data.augment.window import SMALL as SHARE_SMALL
-from utils.data.augment.window import Window
+from utils.data.augment.window import SHOWN_SMALL, Window
 from utils.seeding import generator_for
 
 SIDE, SMALL = 128, 64
@@ -52,7 +51,7 @@ def test_most_are_parts_and_some_are_whole() -> None:
         if not part:
             assert sorted(shown.objects.classes) == [0, 1, 2, 3]
             np.testing.assert_allclose(shown.objects.boxes, whole.objects.boxes / 2)
-    assert small == pytest.approx(SHARE_SMALL * len(pairs), abs=5) and small > 1
+    assert small == pytest.approx(SHOWN_SMALL * len(pairs), abs=5) and small > 1
 
 
 def test_the_recipe_gives_windows_where_a_side_is_named() -> None:
