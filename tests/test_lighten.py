@@ -133,10 +133,19 @@ def test_windows_of_the_pictures(
         shapes.append(tuple(images.shape[2:]))
         return lesson(pair, images, shares)
 
+    modes = list[bool]()
+    train = Pair.train
+
+    def moding(pair: Pair, batch_statistics: bool) -> None:
+        modes.append(batch_statistics)
+        train(pair, batch_statistics)
+
+    monkeypatch.setattr(Pair, "train", moding)
     monkeypatch.setattr(Pair, "lesson", noting)
     lighten.main([*arguments, "--steps", "5", "--imgsz", "128", "--window", "64"])
-    # behind those of the fit; the last batch of an epoch has 2 pictures, whose windows make half of a whole one
+    # behind those of the fit; the last batch of an epoch has 2 pictures, with windows of half of a whole one
     assert shapes[-5:] == [(64, 64)] * 4 + [(128, 128)]
+    assert len(modes) >= 5 and not any(modes)  # the student was fitted well
     assert "at 128 px, two of three in windows of 64 px, on cpu" in capsys.readouterr().out
     settings = read_yaml(tmp_path / "exp" / "opt.yaml")
     assert (settings["imgsz"], settings["window"]) == (128, 64)
