@@ -22,11 +22,15 @@ from utils.plots.canvas import save_figure
 
 FILE = "docs/lighten.csv"
 COLUMNS = (
-    "variant", "data", "imgsz", "pictures", "steps", "seed", "start", "end", "ceiling", "teacher", "student",
+    "variant", "data", "imgsz", "pictures", "steps", "seed", "recipe",
+    "start", "end", "ceiling", "teacher", "student",
 )  # fmt: skip
-SCORES = COLUMNS[6:]
+SCORES = COLUMNS[7:]
 # what else tells two runs on the same data from each other, and how a figure names it
-DIFFERENCES = {"imgsz": "{} px", "pictures": "{} pictures", "steps": "{} steps", "seed": "seed {}"}
+DIFFERENCES = {
+    "imgsz": "{} px", "pictures": "{} pictures", "steps": "{} steps", "seed": "seed {}",
+    "recipe": "recipe {}",
+}  # fmt: skip
 FEWEST_RANKED = 5
 NARROW_TASK = "bccd"  # the data set of the README's column
 
@@ -64,8 +68,17 @@ def noted(folder: Path) -> tuple[Row, Course]:
         page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
         checkpoint = read_checkpoint(folder / "weights" / "best.pt")
         steps, seed = checkpoint["lightened"]["steps"], checkpoint["train_args"]["seed"]
+        recipe = checkpoint["lightened"].get("recipe", "")
         teacher, student = page["variants"][:2]
-        known = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"], steps, seed]
+        known = [
+            student["name"],
+            Path(page["data"]).stem,
+            page["imgsz"],
+            page["pictures"],
+            steps,
+            seed,
+            recipe,
+        ]
         scores = [student["start"], student["end"], page["ceiling"], teacher["true_map"], student["true_map"]]
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{folder}: not the folder of a finished run of lighten.py ({error})") from None
@@ -99,40 +112,51 @@ def read(root: Path) -> list[Row]:
 
 def shares(root: Path) -> dict[str, float]:
     """By variant the student's mAP50-95 over its teacher's, on blood cells: mean over seeds of its longest
-    runs."""
-    found: dict[str, dict[int, list[float]]] = {}
+    runs by the latest recipe."""
+    found: dict[str, dict[tuple[int, int], list[float]]] = {}
     for row in read(root):
         if row["data"] == NARROW_TASK:
             share = float(row["student"]) / float(row["teacher"])
-            found.setdefault(row["variant"], {}).setdefault(int(row["steps"]), []).append(share)
+            which = int(row["recipe"] or 0), int(row["steps"])
+            found.setdefault(row["variant"], {}).setdefault(which, []).append(share)
     return {variant: mean(runs[max(runs)]) for variant, runs in found.items()}
 
 
 def table(root: Path) -> str:
     """All rows, and how far agreement and mAP rank the networks alike."""
     rows: list[tuple[str, ...]] = [
-        ("variant", "data, px", "pictures", "steps", "seed", "agreement at the start", "at the end",
+        ("variant", "data, px", "pictures", "steps", "seed", "recipe", "agreement at the start", "at the end",
          "the teacher's", "mAP50-95 of the teacher", "of the student", "kept")
     ]  # fmt: skip
     for row in read(root):
         first = (f"`{row['variant']}`", f"{row['data']}, {row['imgsz']}", row["pictures"], row["steps"])
         scores = (f"{float(row[name]):.3f}" for name in SCORES)
-        rows.append((*first, row["seed"], *scores, f"{float(row['student']) / float(row['teacher']):.1%}"))
-    return f"{markdown_table(rows, 'll' + 'r' * 9)}\n\n{ranks(root)}"
+        rows.append(
+            (
+                *first,
+                row["seed"],
+                row["recipe"],
+                *scores,
+                f"{float(row['student']) / float(row['teacher']):.1%}",
+            )
+        )
+    return f"{markdown_table(rows, 'll' + 'r' * 10)}\n\n{ranks(root)}"
 
 
 def ranks(root: Path) -> str:
     """A sentence with the rank correlation (Spearman) of agreement and share kept, by data set and setting.
 
-    Ranked are networks that learnt from the same for as long: more steps bring more of both.
+    Ranked are networks that learnt from the same for as long, by one recipe: more steps bring more of both.
     """
     import pandas as pd
 
     runs = pd.DataFrame(read(root)).astype(dict.fromkeys(SCORES, float))
     runs["share"] = runs["student"] / runs["teacher"]
     found = []
-    for (data, *_, steps), some in runs.groupby(["data", "imgsz", "pictures", "steps"]):
+    for (data, *_, recipe, steps), some in runs.groupby(["data", "imgsz", "pictures", "recipe", "steps"]):
         if len(some) >= FEWEST_RANKED and some["variant"].nunique() > 1:
             of_ranks = some["end"].rank().corr(some["share"].rank())
-            found.append(f"{of_ranks:.2f} over {len(some)} runs of {steps} steps on {data}")
+            found.append(
+                f"{of_ranks:.2f} over {len(some)} runs of {steps} steps on {data} by recipe {recipe}"
+            )
     return f"Rank correlation of agreement at the end and share kept: {', '.join(found) or 'too few runs'}."

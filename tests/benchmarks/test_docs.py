@@ -24,10 +24,10 @@ CLAIMS = """
   numbers: [{quantity: parameters, published: 1.9 M}]
   why: its own table
 """
-KEPT = """variant,data,imgsz,pictures,steps,seed,start,end,ceiling,teacher,student
-yolov5n-gsconv,bccd,320,205,600,0,0.0100,0.6500,0.9150,0.5000,0.4800
-yolov5n-gsconv,bccd,320,205,600,1,0.0100,0.6600,0.9150,0.5000,0.5000
-yolov5n-rfb,coco256,640,2000,300,0,0.1000,0.6000,0.9600,0.3000,0.2000
+KEPT = """variant,data,imgsz,pictures,steps,seed,recipe,start,end,ceiling,teacher,student
+yolov5n-gsconv,bccd,320,205,600,0,3,0.0100,0.6500,0.9150,0.5000,0.4800
+yolov5n-gsconv,bccd,320,205,600,1,3,0.0100,0.6600,0.9150,0.5000,0.5000
+yolov5n-rfb,coco256,640,2000,300,0,3,0.1000,0.6000,0.9600,0.3000,0.2000
 """
 MODELS = ("yolov5n", "yolov5n-gsconv", "yolov5s-gsconv", "yolov5n-rfb", "v5lite-e", "yolov5m")
 
@@ -163,7 +163,7 @@ def test_the_documentation_of_the_project_is_up_to_date() -> None:
 def finished_run(folder: Path, *, variant: str = "yolov5n-gsconv", seed: int = 0, **known: Any) -> Path:
     """What a run of lighten.py leaves, as far as it is noted."""
     (folder / "weights").mkdir(parents=True)
-    facts = {"steps": 600, "end": 0.6, "true_map": 0.3, "teacher": 0.4} | known
+    facts = {"steps": 600, "end": 0.6, "true_map": 0.3, "teacher": 0.4, "recipe": 4} | known
     student = {"name": variant, "start": 0.1, "end": facts["end"], "true_map": facts["true_map"]}
     page = {
         "variants": [{"true_map": facts["teacher"]}, student],
@@ -176,7 +176,7 @@ def finished_run(folder: Path, *, variant: str = "yolov5n-gsconv", seed: int = 0
     course = "step,output_error,agreement/mAP_0.5:0.95\n200,0,0.3\n400,9,0.6\n"
     (folder / "results.csv").write_text(course, encoding="utf-8")
     content = {"model": {"a": torch.ones(1)}, "yaml": {}, "nc": 1, "names": {0: "a"}}
-    lightened = {"steps": facts["steps"]}
+    lightened = {"steps": facts["steps"], "recipe": facts["recipe"]}
     write_checkpoint(
         folder / "weights" / "best.pt", content | {"lightened": lightened, "train_args": {"seed": seed}}
     )
@@ -187,7 +187,7 @@ def test_runs_are_noted(tree: Path, tmp_path: Path) -> None:
     folder = finished_run(tmp_path / "0", seed=2)
     assert run("--lightened", str(folder)) == 0
     noted = (tree / "docs" / "lighten.csv").read_text(encoding="utf-8").splitlines()
-    assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,2,0.1000,0.6000,0.9000,0.4000,0.3000"]
+    assert noted[1:] == ["yolov5n-gsconv,bccd,320,205,600,2,4,0.1000,0.6000,0.9000,0.4000,0.3000"]
     page = (tree / "docs" / "lighten.md").read_text(encoding="utf-8")
     assert "| 75.0% |" in page and "share kept: too few runs." in page
     assert (tree / "docs" / "lighten-bccd.png").stat().st_size > 5000
@@ -204,12 +204,11 @@ def test_runs_are_noted(tree: Path, tmp_path: Path) -> None:
     assert contents(tree) == before
 
 
-def test_the_longest_runs_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
+def test_the_longest_runs_by_the_latest_recipe_tell_what_is_kept(tree: Path, tmp_path: Path) -> None:
+    facts = ((300, 0.1, 4), (600, 0.3, 4), (600, 0.36, 4), (300, 0.12, 4), (900, 0.14, 3))
     made = [
-        finished_run(tmp_path / str(number), seed=number, steps=steps, end=end, true_map=true_map)
-        for number, (steps, end, true_map) in enumerate(
-            ((300, 0.1, 0.1), (600, 0.5, 0.3), (600, 0.6, 0.36), (300, 0.4, 0.12), (300, 0.3, 0.14))
-        )
+        finished_run(tmp_path / str(number), seed=number, steps=steps, true_map=true_map, recipe=recipe)
+        for number, (steps, true_map, recipe) in enumerate(facts)
     ]
     kept.note([str(folder) for folder in made], tree)
     assert kept.shares(tree) == {"yolov5n-gsconv": pytest.approx((0.75 + 0.9) / 2)}
@@ -231,12 +230,19 @@ def test_networks_that_learnt_as_long_are_ranked(tree: Path, tmp_path: Path) -> 
     ]
     kept.note([str(folder) for folder in made], tree)
     # ranks of agreement 1 4 5 3 2, of shares 1 4 5 2 3: 1 - 6 * 2 / (5 * 24)
-    assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs of 600 steps on bccd.")
+    assert kept.ranks(tree).endswith("share kept: 0.90 over 5 runs of 600 steps on bccd by recipe 4.")
 
 
 def test_courses_are_named_by_what_differs() -> None:
     def course(variant: str, px: int, steps: int, end: float) -> tuple[kept.Row, kept.Course]:
-        row = {"variant": variant, "imgsz": str(px), "pictures": "205", "steps": str(steps), "seed": "0"}
+        row = {
+            "variant": variant,
+            "imgsz": str(px),
+            "pictures": "205",
+            "steps": str(steps),
+            "seed": "0",
+            "recipe": "4",
+        }
         return row, [(0.0, 0.0), (float(steps), end)]
 
     alike = [course("a", 320, 600, 0.5), course("b", 320, 600, 0.6)]

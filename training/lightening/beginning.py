@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from training.lightening.config import LightenConfig
-from training.lightening.course import FEW_STEPS, Course, average_of, steps_in
+from training.lightening.course import FEW_STEPS, RECIPE, Course, average_of, steps_in
 from training.lightening.fitting import first_images, fit_readers, result_of_fit
 from training.lightening.material import Material, open_loader
 from training.lightening.measure import agreement
@@ -26,6 +26,7 @@ def begin(config: LightenConfig, course: Course, held: Loader | None, material: 
         return
     pictures = material.pictures
     course.state.lightened = {
+        "recipe": RECIPE,
         "teacher": str(path),
         "source": config.source,
         "pictures": len(pictures.all),

@@ -32,6 +32,9 @@ from utils.distributed import any_process, average_gradients, mean_over_processe
 from utils.interrupt import StopRequest
 from utils.seeding import generator_for
 
+RECIPE = (
+    5  # goes up whenever the same settings learn otherwise than before; docs/lighten-choices.md lists them
+)
 STAGES, WHOLE = "stages", "whole"
 STAGE_SHARE = 1 / 3  # of all steps
 RATES = {STAGES: 3e-3, WHOLE: 2e-3}

@@ -19,7 +19,7 @@ from models.yolo import DetectionModel
 from training.engine import NonFiniteLoss
 from training.lightening.beginning import begin, fit, settle_steps
 from training.lightening.config import LightenConfig
-from training.lightening.course import Course, average_of, build_optimizer, plan
+from training.lightening.course import RECIPE, Course, average_of, build_optimizer, plan
 from training.lightening.material import (
     Material,
     check_pictures,
@@ -171,6 +171,8 @@ def _set_up(
         check_pictures(material.pictures, state.lightened["fingerprint"], run)
         done = f"resuming in part {state.epoch + 1}, after {state.batch} steps of it"
         LOGGER.info("the run is finished, nothing is left to learn" if state.finished else done)
+        if not state.finished and state.lightened.get("recipe") != RECIPE:
+            LOGGER.info("this run was begun by an earlier recipe; the rest of it follows the present one")
         if not (state.finished or state.optimizer.param_groups[0]["muon"]):
             LOGGER.info("this run was begun with AdamW and goes on with it; new runs learn faster, by Muon")
     else:
