@@ -17,7 +17,7 @@ import torch
 import lighten
 from tests.test_lighten import arguments, broken, film, teacher  # noqa: F401 - two are fixtures
 from tests.training_runs import PAIR, assert_same_run, rows, run, start, tensors, wait_until
-from training.lightening import material, setup
+from training.lightening import beginning, material, setup
 from training.lightening.config import LightenConfig
 from training.lightening.course import WEIGHT_DECAY, build_optimizer
 from training.lightening.pair import Pair
@@ -109,12 +109,15 @@ def test_a_run_of_old_goes_on_with_its_own_optimizer_and_says_so(
     flags = [*arguments, "--steps", "6", "--measures", "3"]
     with monkeypatch.context() as patch:
         patch.setattr(setup, "build_optimizer", adamw)
+        patch.setattr(beginning, "RECIPE", 1)
         lighten.main([*flags, "--name", "whole"])
         stopped_after(2, patch)
         with pytest.raises(SystemExit):
             lighten.main([*flags, "--name", "stopped"])
     lighten.main(["--resume", str(tmp_path / "stopped" / "weights" / "last.pt")])
-    assert "this run was begun with AdamW and goes on with it; new runs learn" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "this run was begun with AdamW and goes on with it; new runs learn" in said
+    assert "this run was begun by an earlier recipe; the rest of it follows the present one" in said
     left, right = (read_checkpoint(tmp_path / name / "weights" / "last.pt") for name in ("whole", "stopped"))
     assert all(torch.equal(tensor, right["ema"][name]) for name, tensor in left["ema"].items())
 
