@@ -48,6 +48,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "yolov5": ("export.py", "--weights", "best.pt", "--include", "yolov5"),
     "losses": ("benchmark.py", "losses"),
     "insert": ("benchmark.py", "insert", "--weights", "best.pt", "--data", "squares.yaml", "--imgsz", "64"),
+    "maps": ("benchmark.py", "maps", "--weights", "best.pt", "--students", "best.pt", "--source", "sources",
+             "--imgsz", "320"),
     "check": ("dataset.py", "check", "--data", "squares.yaml", "--weights", "best.pt"),
     "stats": ("dataset.py", "stats", "--data", "squares.yaml"),
     "view": ("dataset.py", "view", "--data", "squares.yaml", "--count", "0"),

@@ -25,7 +25,8 @@ COLUMNS = (
     "variant", "data", "imgsz", "pictures", "steps", "seed", "recipe",
     "start", "end", "ceiling", "teacher", "student",
 )  # fmt: skip
-SCORES = COLUMNS[7:]
+SETTING, SCORES = COLUMNS[:7], COLUMNS[7:]
+UNKNOWN = 0  # the recipe of runs from before it was noted
 # what else tells two runs on the same data from each other, and how a figure names it
 DIFFERENCES = {
     "imgsz": "{} px", "pictures": "{} pictures", "steps": "{} steps", "seed": "seed {}",
@@ -39,7 +40,9 @@ Course = list[tuple[float, float]]  # steps and agreement
 
 
 def note(folders: Sequence[str], root: Path) -> None:
-    """Write the file anew from folders of finished runs, and a figure of their courses for each data set.
+    """Add rows of finished runs to the file, and draw a figure of their courses for each data set.
+
+    Rows of the same setting give way, and those of the same network on the same data by an earlier recipe.
 
     Raises:
         UserError: a folder is not that of a finished run with --data.
@@ -50,12 +53,20 @@ def note(folders: Sequence[str], root: Path) -> None:
         row, course = noted(folder)
         rows.append(row)
         courses.setdefault(row["data"], []).append((row, course))
+    rows += [old for old in read(root) if not any(replaces(new, old) for new in rows)]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *sorted([*row.values()] for row in rows)])
     write_text(root / FILE, text.getvalue())
     for data, series in courses.items():
         figure = lines(named(series), f"Lightened on {data}", "steps", "agreement, mAP50-95", width=8)
         save_figure(figure, root / f"docs/lighten-{data}.png")
+
+
+def replaces(new: Row, old: Row) -> bool:
+    """Whether a row tells what another one told."""
+    alike = all(new[name] == old[name] for name in ("variant", "data"))
+    earlier = int(old["recipe"]) < int(new["recipe"])
+    return alike and (earlier or all(new[name] == old[name] for name in SETTING))
 
 
 def noted(folder: Path) -> tuple[Row, Course]:
@@ -67,18 +78,10 @@ def noted(folder: Path) -> tuple[Row, Course]:
     try:
         page = json.loads((folder / "lighten.json").read_text(encoding="utf-8"))
         checkpoint = read_checkpoint(folder / "weights" / "best.pt")
-        steps, seed = checkpoint["lightened"]["steps"], checkpoint["train_args"]["seed"]
-        recipe = checkpoint["lightened"].get("recipe", "")
+        lightened, seed = checkpoint["lightened"], checkpoint["train_args"]["seed"]
         teacher, student = page["variants"][:2]
-        known = [
-            student["name"],
-            Path(page["data"]).stem,
-            page["imgsz"],
-            page["pictures"],
-            steps,
-            seed,
-            recipe,
-        ]
+        known = [student["name"], Path(page["data"]).stem, page["imgsz"], page["pictures"]]
+        known += [lightened["steps"], seed, lightened.get("recipe", UNKNOWN)]
         scores = [student["start"], student["end"], page["ceiling"], teacher["true_map"], student["true_map"]]
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{folder}: not the folder of a finished run of lighten.py ({error})") from None
@@ -89,7 +92,7 @@ def noted(folder: Path) -> tuple[Row, Course]:
             f"{folder}: its teacher has a mAP50-95 of 0 on {page['data']}; there is no share of it"
         )
     row = dict(zip(COLUMNS, [*map(str, known), *(f"{score:.4f}" for score in scores)], strict=True))
-    fitted = checkpoint["lightened"].get("agreement", {}).get("fitted")
+    fitted = lightened.get("agreement", {}).get("fitted")
     begun = [(0.0, float(value)) for value in (student["start"], fitted) if value is not None]
     return row, [*begun, *read_course(folder / "results.csv")]
 
@@ -117,7 +120,7 @@ def shares(root: Path) -> dict[str, float]:
     for row in read(root):
         if row["data"] == NARROW_TASK:
             share = float(row["student"]) / float(row["teacher"])
-            which = int(row["recipe"] or 0), int(row["steps"])
+            which = int(row["recipe"]), int(row["steps"])
             found.setdefault(row["variant"], {}).setdefault(which, []).append(share)
     return {variant: mean(runs[max(runs)]) for variant, runs in found.items()}
 
@@ -129,17 +132,11 @@ def table(root: Path) -> str:
          "the teacher's", "mAP50-95 of the teacher", "of the student", "kept")
     ]  # fmt: skip
     for row in read(root):
-        first = (f"`{row['variant']}`", f"{row['data']}, {row['imgsz']}", row["pictures"], row["steps"])
+        setting = (row[name] for name in ("pictures", "steps", "seed", "recipe"))
         scores = (f"{float(row[name]):.3f}" for name in SCORES)
-        rows.append(
-            (
-                *first,
-                row["seed"],
-                row["recipe"],
-                *scores,
-                f"{float(row['student']) / float(row['teacher']):.1%}",
-            )
-        )
+        share = float(row["student"]) / float(row["teacher"])
+        place = f"{row['data']}, {row['imgsz']}"
+        rows.append((f"`{row['variant']}`", place, *setting, *scores, f"{share:.1%}"))
     return f"{markdown_table(rows, 'll' + 'r' * 10)}\n\n{ranks(root)}"
 
 

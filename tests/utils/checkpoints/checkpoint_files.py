@@ -36,7 +36,7 @@ def content(**changes: Any) -> dict[str, Any]:
     return {**values, **changes}
 
 
-def refuse(path: Path, message: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_checkpoint(path)
     text = str(caught.value)

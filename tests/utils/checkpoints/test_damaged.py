@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.utils.checkpoints.checkpoint_files import content, refuse
+from tests.utils.checkpoints.checkpoint_files import assert_refused, content
 from tests.utils.checkpoints.official_files import fake_module, save_fake
 from utils.checkpoints.archive import TorchArchive
 from utils.checkpoints.files import read_checkpoint, write_checkpoint
@@ -53,17 +53,17 @@ class Hostile:
 def test_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     torch.save({"model": Hostile(canary), "format": "lean5"}, tmp_path / "best.pt")
-    refuse(tmp_path / "best.pt", r"refuses global 'posix.system'")
+    assert_refused(tmp_path / "best.pt", r"refuses global 'posix.system'")
     archive(tmp_path / "own.pt", pickle.dumps({"format": "lean5", "version": 1, "model": Hostile(canary)}))
-    refuse(tmp_path / "own.pt", r"refuses global 'posix.system'")
+    assert_refused(tmp_path / "own.pt", r"refuses global 'posix.system'")
     assert not canary.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_files_that_are_no_checkpoints(tmp_path: Path, official_bytes: bytes) -> None:
     path = tmp_path / "x.pt"
-    refuse(path, "not found")
-    refuse(tmp_path, "is a folder")
+    assert_refused(path, "not found")
+    assert_refused(tmp_path, "is a folder")
     legacy = io.BytesIO()
     torch.save({"a": torch.ones(2)}, legacy, _use_new_zipfile_serialization=False)
     for data, message in [
@@ -77,27 +77,27 @@ def test_files_that_are_no_checkpoints(tmp_path: Path, official_bytes: bytes) ->
         (official_bytes[100:], "is not a checkpoint"),
     ]:
         path.write_bytes(data)
-        refuse(path, message)
+        assert_refused(path, message)
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), path)
-    refuse(path, "TorchScript program")
+    assert_refused(path, "TorchScript program")
 
 
 def test_strange_zips(tmp_path: Path) -> None:
     path, good = tmp_path / "x.pt", pickle.dumps({"format": "lean5"}, 2)
-    refuse(archive(path, good, compression=zipfile.ZIP_DEFLATED), "compressed")
+    assert_refused(archive(path, good, compression=zipfile.ZIP_DEFLATED), "compressed")
     with zipfile.ZipFile(path, "w") as file, pytest.warns(UserWarning, match="Duplicate"):
         file.writestr("archive/data.pkl", good)
         file.writestr("archive/data.pkl", good)
-    refuse(path, "two members of the same name")
+    assert_refused(path, "two members of the same name")
     for names in (("data.pkl",), ("a/b/data.pkl",), ("a/data.pkl", "b/data.pkl"), ("readme.txt",)):
         with zipfile.ZipFile(path, "w") as file:
             for name in names:
                 file.writestr(name, good)
-        refuse(path, "exactly one data.pkl")
+        assert_refused(path, "exactly one data.pkl")
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a/data.pkl", good)
         file.writestr("a/byteorder", "big")
-    refuse(path, "big-endian")
+    assert_refused(path, "big-endian")
     # one stored megabyte that a forged directory lists a hundred times
     archive(path, good, {str(i): b"" for i in range(100)})
     data = bytearray(path.read_bytes())
@@ -106,7 +106,7 @@ def test_strange_zips(tmp_path: Path) -> None:
         data[at + 20 : at + 28] = struct.pack("<II", 1 << 20, 1 << 20)
         at = data.find(b"PK\x01\x02", at + 4)
     path.write_bytes(data)
-    refuse(path, "larger than the file|truncated or damaged")
+    assert_refused(path, "larger than the file|truncated or damaged")
 
 
 def tensor_pickle(kind: str, key: str, numel: int, offset: Any, size: Any, stride: Any) -> bytes:
@@ -154,13 +154,19 @@ def test_tensor_geometry_is_checked(tmp_path: Path) -> None:
         (0, (0, 1 << 39, 1 << 39), (1, 1, 1), "a tensor of 0x549755813888x549755813888 elements"),
     ]
     for offset, size, stride, message in cases:
-        refuse(archive(path, tensor_pickle("FloatStorage", "0", 6, offset, size, stride), storage), message)
+        assert_refused(
+            archive(path, tensor_pickle("FloatStorage", "0", 6, offset, size, stride), storage), message
+        )
     for numel, message in [(5, "24 bytes"), (7, "24 bytes"), (1 << 50, "out of range"), (-6, "out of range")]:
-        refuse(archive(path, tensor_pickle("FloatStorage", "0", numel, 0, (1,), (1,)), storage), message)
+        assert_refused(
+            archive(path, tensor_pickle("FloatStorage", "0", numel, 0, (1,), (1,)), storage), message
+        )
     for key in ("1", "../data.pkl", "", "a" * 1000):
-        refuse(archive(path, tensor_pickle("FloatStorage", key, 6, 0, (1,), (1,)), storage), "is missing")
+        assert_refused(
+            archive(path, tensor_pickle("FloatStorage", key, 6, 0, (1,), (1,)), storage), "is missing"
+        )
     bools = tensor_pickle("BoolStorage", "0", 2, 0, (2,), (1,))
-    refuse(archive(path, bools, {"0": b"\1\2"}), "no booleans")
+    assert_refused(archive(path, bools, {"0": b"\1\2"}), "no booleans")
 
 
 def test_truncation_at_many_places(tmp_path: Path, official_bytes: bytes) -> None:
@@ -168,7 +174,7 @@ def test_truncation_at_many_places(tmp_path: Path, official_bytes: bytes) -> Non
     size = len(official_bytes)
     for cut in [*range(1, 40), *range(100, size, size // 40), *range(size - 60, size)]:
         path.write_bytes(official_bytes[:cut])
-        refuse(path, "truncated or damaged|not a checkpoint")
+        assert_refused(path, "truncated or damaged|not a checkpoint")
 
 
 def read_or_refuse(path: Path) -> bool:
@@ -291,7 +297,7 @@ def test_shared_parts_do_not_multiply(tmp_path: Path, kind: str) -> None:
     path = archive(tmp_path / "x.pt", plain_pickle(resume=SHARED[kind]()))
     tracemalloc.start()
     try:
-        refuse(path, "nested too deeply, too large|where a plain value is needed")
+        assert_refused(path, "nested too deeply, too large|where a plain value is needed")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -305,7 +311,7 @@ def test_shared_modules_do_not_multiply(tmp_path: Path) -> None:
         for _ in range(20):
             module = fake_module("models.common", "C3", {}, {str(i): module for i in range(children)})
         root = fake_module("models.yolo", "Model", {}, {"m": module}, yaml={}, names=["a"], nc=1)
-        refuse(save_fake(tmp_path / "x.pt", {"model": root}), "module tree is too deep, too large")
+        assert_refused(save_fake(tmp_path / "x.pt", {"model": root}), "module tree is too deep, too large")
 
 
 def test_one_storage_has_one_dtype(tmp_path: Path) -> None:
@@ -337,7 +343,7 @@ def test_tensors_whose_elements_share_memory(tmp_path: Path) -> None:
         ((2, 2, 2), (4, 1, 1)),
     ):
         data = tensor_pickle("FloatStorage", "0", 9, 0, size, stride)
-        refuse(archive(tmp_path / "x.pt", data, storage), "share memory")
+        assert_refused(archive(tmp_path / "x.pt", data, storage), "share memory")
     for size, stride in (((3, 3), (1, 3)), ((1, 3), (0, 1)), ((2, 1, 2), (2, 99, 1)), ((2, 2), (4, 2))):
         data = tensor_pickle("FloatStorage", "0", 9, 0, size, stride)
         assert read_checkpoint(archive(tmp_path / "x.pt", data, storage))["model"]["w"].shape == size
@@ -359,7 +365,7 @@ def test_other_kinds_of_tensors_are_refused(tmp_path: Path) -> None:
     }
     for tensor in kinds.values():
         torch.save({"format": "lean5", "version": 1, "model": {"w": tensor}}, path)
-        refuse(path, "refuses global|damaged")
+        assert_refused(path, "refuses global|damaged")
 
 
 def test_sizes_that_only_the_directory_tells(tmp_path: Path) -> None:
@@ -376,13 +382,13 @@ def test_sizes_that_only_the_directory_tells(tmp_path: Path) -> None:
     size, start = struct.unpack_from("<II", data, end + 12)
     tail = data[end : end + 12] + struct.pack("<II", size + len(extra), start) + data[end + 20 :]
     path.write_bytes(data[:entry] + forged + tail)
-    refuse(path, "larger than the file")
+    assert_refused(path, "larger than the file")
     path.write_bytes(data[: end + 12] + struct.pack("<I", 1 << 30) + data[end + 16 :])
-    refuse(path, "directory cannot be read|directory of")
+    assert_refused(path, "directory cannot be read|directory of")
     with zipfile.ZipFile(path, "w") as file:
         for number in range(300):
             file.writestr(f"{number:060000}", b"")
-    refuse(path, "directory of 1")
+    assert_refused(path, "directory of 1")
 
 
 def test_overlapping_members_bring_nothing(tmp_path: Path) -> None:
@@ -397,7 +403,7 @@ def test_overlapping_members_bring_nothing(tmp_path: Path) -> None:
     for at in places[2:]:
         data[at + 42 : at + 46] = data[places[1] + 42 : places[1] + 46]
     path.write_bytes(data)
-    refuse(path, "damaged")
+    assert_refused(path, "damaged")
 
 
 # ---- safetensors ----
@@ -420,27 +426,29 @@ def test_headers_of_safetensors(tmp_path: Path) -> None:
     path, four = tmp_path / "x.safetensors", bytes(4)
     lengths = (1 << 63, (1 << 64) - 1, 100 << 20, 0, 1, 3)
     for length in lengths:
-        refuse(safetensors_file(path, {"w": entry()}, four, length), "header|damaged")
+        assert_refused(safetensors_file(path, {"w": entry()}, four, length), "header|damaged")
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 99_000_000))
         file.truncate(100 << 20)
-    refuse(path, "header would have 99000000 bytes")
+    assert_refused(path, "header would have 99000000 bytes")
     one = json.dumps(entry()).encode()
     twice = b'{"w":%b,"w":%b}' % (one, one)
-    refuse(safetensors_file(path, twice, four), "two entries of the same name")
+    assert_refused(safetensors_file(path, twice, four), "two entries of the same name")
     twice = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"shape":[2]}}'
-    refuse(safetensors_file(path, twice, four), "two entries of the same name")
+    assert_refused(safetensors_file(path, twice, four), "two entries of the same name")
     for wrong in (
         entry(shape=(2,)), entry(shape=(1 << 62, 4)), entry(shape=(1 << 32, 1 << 32)), entry(shape=(-1,)),
         entry(shape=(0, 1 << 63)), entry(offsets=(0, 8)), entry(offsets=(4, 0)), entry(offsets=(0, 1 << 62)),
         entry(dtype="F8_E4M3", offsets=(0, 1)), entry(dtype="C64", offsets=(0, 8)), entry(dtype="x"),
         {"dtype": "F32"}, [], "w", None, entry() | {"shape": "1"},
     ):  # fmt: skip
-        refuse(safetensors_file(path, {"w": wrong}, four), "damaged|dtype")
-    refuse(safetensors_file(path, {"v": entry(), "w": entry()}, four), "damaged")  # one over the other
-    refuse(safetensors_file(path, {"v": entry(), "w": entry(offsets=(8, 12))}, bytes(12)), "damaged")
+        assert_refused(safetensors_file(path, {"w": wrong}, four), "damaged|dtype")
+    assert_refused(
+        safetensors_file(path, {"v": entry(), "w": entry()}, four), "damaged"
+    )  # one over the other
+    assert_refused(safetensors_file(path, {"v": entry(), "w": entry(offsets=(8, 12))}, bytes(12)), "damaged")
     for text in (b"[" * 100_000, b"[]", b"1" * 10_000, b'{"__metadata__":{"lean5":1}}', b"\xff\xfe", b'"w"'):
-        refuse(safetensors_file(path, text), "damaged|no Lean5")
+        assert_refused(safetensors_file(path, text), "damaged|no Lean5")
 
 
 def test_metadata_of_safetensors_brings_no_further_keys(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.utils.checkpoints.checkpoint_files import content, refuse
+from tests.utils.checkpoints.checkpoint_files import assert_refused, content
 from tests.utils.checkpoints.official_files import Stub, fake_detector, fake_module, save_fake, stub
 from utils.checkpoints.files import inference_state, read_checkpoint, write_checkpoint
 from utils.errors import UserError
@@ -297,4 +297,4 @@ def test_a_module_tree_that_is_huge_written_out(tmp_path: Path) -> None:
 
 def test_numpy_object_array_is_refused(tmp_path: Path) -> None:
     root = {"model": fake_detector(), "best_fitness": np.array([{}, None], dtype=object)}
-    refuse(save_fake(tmp_path / "x.pt", root), "dtype 'O8'")
+    assert_refused(save_fake(tmp_path / "x.pt", root), "dtype 'O8'")
