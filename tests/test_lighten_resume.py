@@ -72,13 +72,16 @@ def test_killed_and_resumed_equals_uninterrupted(
 @pytest.mark.slow
 @pytest.mark.parametrize(("amp", "rel"), [("off", 0.01), ("bf16", 0.05)])
 def test_two_processes_learn_what_one_does(
-    arguments: tuple[str, ...], tmp_path: Path, amp: str, rel: float
+    arguments: tuple[str, ...], tmp_path: Path, amp: str, rel: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = (*arguments, "--steps", "6", "--measures", "2", "--amp", amp)
     pair = run(*flags, "--name", "pair", command=(*PAIR[:-1], "lighten.py"))
     assert pair.returncode == 0, pair.stderr
     assert pair.stdout.count("whole 6/6") == 1
     lighten.main([*flags, "--name", "single"])
+    said = capsys.readouterr().out
+    for begins in ("14 convolutions that were taken over are fitted", "13 of 25 layers are the teacher's"):
+        assert begins in pair.stdout and begins in said, begins
     both = [rows(tmp_path / name / "results.csv") for name in ("pair", "single")]
     for mine, its in zip(*both, strict=True):
         for column in ("stage_error", "output_error", "loss"):

@@ -75,7 +75,8 @@ class CommandConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             value, rule = getattr(self, field.name), field.metadata["rule"]
-            for item in value if isinstance(value, tuple) else (value,):
+            several = isinstance(value, tuple) and (value or rule is not not_empty)
+            for item in value if several else (value,):
                 if rule is not None and item is not None and (fault := rule(item)):
                     found = PASSWORD.sub(r"\1…@", repr(item))
                     raise ValueError(f"{option(field)} {fault}, found {found}")

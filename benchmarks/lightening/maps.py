@@ -6,7 +6,9 @@
 Compared are the ends of stages that have as many channels in both, on the same pictures, letterboxed as
 `val.py` does it. It takes seconds and tells recipes of `lighten.py` apart that a mAP over some hundred
 pictures does not; several sources show how much of what was learnt holds for other pictures than those that
-were learnt from. Means are over the stages that are not the same in both, so compare those of one variant.
+were learnt from. In the table 0 is equal and 1 as far off as the mean of the map: of all channels together,
+and in brackets on the average over channels. Layers are those of `--weights`; means are over the stages that
+are not the same in both, so compare those of one variant, at one size. Classes do not matter.
 """
 
 from __future__ import annotations
@@ -31,12 +33,11 @@ from training.lightening.pictures import whole_pictures
 from utils.console import LOGGER, progress, setup_console, warn
 from utils.data.batch import Batch
 from utils.data.images import IMAGE_SUFFIXES
-from utils.data.index import index_pictures
+from utils.data.index import DatasetIndex, index_pictures
 from utils.data.letterbox import rounded_size
-from utils.data.loader import Loader
 from utils.data.sources import expand, is_live, suffix_of
 from utils.device import select_device
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 from utils.flags import DEVICE_HELP, IMGSZ, SIDE, CommandConfig, at_least, flag, not_empty
 
 Shares = Sequence[tuple[float, float]]  # of each stage, as `Distance.share` gives them
@@ -87,12 +88,17 @@ def run(config: Config) -> None:
 
     Raises:
         UserError: weights or pictures that cannot be used, or networks of which no stages can be compared.
+        Incomplete: some pictures cannot be read; the others have been compared.
     """
     setup_console()
     device = select_device(config.device)
     teacher = load_model(find_weights(config.weights), device)
     size = rounded_size(config.imgsz, teacher.multiple)
-    loaders = {source: pictures(config, teacher, source, size) for source in dict.fromkeys(config.source)}
+    opened = {source: pictures(config, source) for source in dict.fromkeys(config.source)}
+    loaders = {
+        source: held_loader(teacher, index, size, config.batch_size, config.workers)
+        for source, index in opened.items()
+    }
     for path in config.students:
         student = load_model(find_weights(path), device)
         ends = comparable(student, teacher, path)
@@ -103,10 +109,14 @@ def run(config: Config) -> None:
         LOGGER.info(f"{path}: error of maps, as a share of their variance (mean over channels of the shares)")
         table = rows(found, ends)
         print(console_table(table, "l" + "r" * (len(table[0]) - 1)))
+    seen = ", ".join(f"{index.report.count()} of {source}" for source, index in opened.items())
+    LOGGER.info(f"{seen} at {size} px on {device}, against {config.weights}")
+    if faults := sum(len(index.report.faults) for index in opened.values()):
+        raise Incomplete(f"{faults} pictures cannot be read; the figures are those of the others")
 
 
-def pictures(config: Config, teacher: DetectionModel, source: str, size: int) -> Loader:
-    """Batches of the first pictures of a source.
+def pictures(config: Config, source: str) -> DatasetIndex:
+    """The first pictures of a source.
 
     Raises:
         UserError: it is no source of files, or none of them can be read.
@@ -119,7 +129,7 @@ def pictures(config: Config, teacher: DetectionModel, source: str, size: int) ->
         warn(f"left out: {fault.file}: {fault.kind} ({fault.detail})")
     if not len(index):
         raise UserError(f"--source {source}: no picture can be read")
-    return held_loader(teacher, index, size, config.batch_size, config.workers)
+    return index
 
 
 def comparable(student: DetectionModel, teacher: DetectionModel, path: str) -> dict[int, int]:
@@ -139,7 +149,7 @@ def comparable(student: DetectionModel, teacher: DetectionModel, path: str) -> d
         own: its for own, its in ends.items() if student.layers[own].channels == teacher.layers[its].channels
     }
     if not same:
-        raise UserError(f"{path}: no stage has as many channels as that in its place")
+        raise UserError(f"{path}: no stage has as many channels as that in its place; val.py compares all")
     others = [str(its) for own, its in ends.items() if own not in same]
     if others:
         LOGGER.info(f"{path}: not compared, as it has other channels there: layers {', '.join(others)}")

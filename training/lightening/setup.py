@@ -38,6 +38,7 @@ from training.state import TrainingState
 from training.teacher import save_teacher
 from utils.console import LOGGER, warn
 from utils.counting.measure import count_parameters
+from utils.data.augment.window import whole_count
 from utils.data.loader import Loader
 from utils.device import amp_dtype, memory_format, select_device
 from utils.distributed import Process, broadcast, share_statistics
@@ -207,9 +208,11 @@ def build_pair(
     device = teacher.stride.device
     student, report = build_student(config, teacher, checkpoint)
     student = student.to(device).to(memory_format=memory_format(device))
-    if process.world_size > 1:
-        share_statistics(student)
     pair = Pair(student, teacher, report)
+    if process.world_size > 1:
+        share_statistics(
+            student
+        )  # of BatchNorms that are of another kind from then on: the two are compared before
     if not pair.new:
         raise UserError(
             f"{config.student} is the teacher's own network; name a lighter one with --cfg or --width"
@@ -309,8 +312,9 @@ def announce(lightening: Lightening, *, costs: bool) -> None:
         LOGGER.info(f"{name}: {summary_line(model, layers, model.yaml['ch'], imgsz)}")
     known, batch = lightening.state.lightened, min(config.batch_size, len(course.loader.dataset))
     how = "" if course.dtype is None else f" in {str(course.dtype).removeprefix('torch.')}"
-    window = course.loader.dataset.window
-    parts = f", two of three in windows of {window} px," if window < imgsz else ""
+    window, mine = course.loader.dataset.window, batch // lightening.process.world_size
+    some = "two of three in" if whole_count(mine, window, imgsz) else "in"
+    parts = f", {some} windows of {window} px," if window < imgsz else ""
     LOGGER.info(
         f"{known['steps']} steps of {batch} pictures at {imgsz} px{parts} on {course.device}{how}, "
         f"{pair.shared} of {len(pair.student.layers)} layers are the teacher's; results in {run.root}"

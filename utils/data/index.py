@@ -278,7 +278,7 @@ def _scan_all(sources: Sequence[Source], names: dict[int, str]) -> Found:
 
 def _scan(images: list[str], labels: Sequence[Row], classes: int) -> Found:
     """Threads wait for the disk together; for a large set, processes parse together as well."""
-    chunks = [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+    chunks = [slice(start, start + CHUNK) for start in range(0, max(len(images), 1), CHUNK)]
     cores = os.cpu_count() or 1
     many = len(images) >= PROCESSES_FROM and cores > 1
     pool: Executor = WorkerPool(min(8, cores)) if many else ThreadPoolExecutor(min(8, cores + 2))

@@ -13,7 +13,7 @@ from models.transfer import inherit
 from models.yolo import DetectionModel
 from tests.models.exporting.weights import lively
 from utils.checkpoints.files import write_checkpoint
-from utils.errors import UserError
+from utils.errors import Incomplete, UserError
 
 
 def saved(model: DetectionModel, file: Path) -> str:
@@ -52,7 +52,7 @@ def test_only_the_stages_behind_a_change_are_off(
     flags = ("--source", pictures, "--imgsz", "64", "--workers", "0", "--device", "cpu", "--batch-size", "3")
     benchmark.main(["maps", "--weights", files[0], "--students", *files, *flags])
     same, one, all_of_neck = (
-        part.split("\n\n")[0] for part in capsys.readouterr().out.split("\nsource  ")[1:]
+        " ".join(part.splitlines()[:2]) for part in capsys.readouterr().out.split("\nsource  ")[1:]
     )
     assert "layer" not in same and "0.000 (0.000)" in same
     assert [word for word in one.split() if word.isdigit()] == ["20", "23"]
@@ -80,6 +80,51 @@ def test_what_cannot_be_compared(teacher: DetectionModel, tiny_data: Path, tmp_p
     (tmp_path / "broken.png").write_bytes(picture[: len(picture) // 2])
     with pytest.raises(UserError, match=r"broken\.png: no picture can be read"):
         benchmark.main([*flags, "--students", weights, "--source", str(tmp_path / "broken.png")])
+
+
+def test_what_is_left_out_is_counted(
+    teacher: DetectionModel, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number, file in enumerate(sorted((tiny_data.parent / "images" / "val").iterdir())):
+        data = file.read_bytes()
+        (folder / file.name).write_bytes(data if number else data[: len(data) // 2])
+    weights = saved(teacher, tmp_path / "a.pt")
+    flags = (
+        "--imgsz",
+        "64",
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--weights",
+        weights,
+        "--students",
+        weights,
+    )
+    with pytest.raises(Incomplete, match="1 pictures cannot be read; the figures are those of the others"):
+        benchmark.main(["maps", *flags, "--source", str(folder)])
+    said = capsys.readouterr().out
+    assert "0.000 (0.000)" in said and f"of {folder} at 64 px on cpu, against {weights}" in said
+
+
+@pytest.mark.parametrize("left_out", ["--students", "--source"])
+def test_what_has_to_be_named(left_out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"--weights": "a.pt", "--students": "b.pt", "--source": "c"}
+    words = [word for name, value in flags.items() if name != left_out for word in (name, value)]
+    with pytest.raises(SystemExit) as caught:
+        benchmark.main(["maps", *words])
+    assert caught.value.code == 2 and f"{left_out} must not be empty" in capsys.readouterr().err
+
+
+def test_a_video_is_no_picture(teacher: DetectionModel, tmp_path: Path) -> None:
+    weights = saved(teacher, tmp_path / "a.pt")
+    (tmp_path / "clip.mp4").write_bytes(b"film")
+    with pytest.raises(UserError, match=r"clip\.mp4: no picture can be read"):
+        benchmark.main(
+            ["maps", "--weights", weights, "--students", weights, "--source", str(tmp_path / "clip.mp4")]
+        )
 
 
 def test_a_stage_that_is_not_finite_is_no_equal_one() -> None:

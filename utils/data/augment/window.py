@@ -51,7 +51,12 @@ def whole_ones(key: BatchKey, window: int, side: int) -> BatchKey | None:
 
     They cost no more than the windows. Layers that look far, at what fills a picture, learn more from them.
     """
-    count = len(key.positions) * window**2 // side**2
+    count = whole_count(len(key.positions), window, side)
     if not count or (key.epoch + key.number) % WHOLE_EVERY != WHOLE_EVERY - 1:
         return None
     return key._replace(positions=key.positions[:count], images=key.images[:count])
+
+
+def whole_count(pictures: int, window: int, side: int) -> int:
+    """How many whole pictures of `side` x `side` have no more pixels than so many windows."""
+    return pictures * window**2 // side**2
